@@ -1,0 +1,1 @@
+"""Names against entries: pure, flat in cost, importing nothing of ours."""
