@@ -1,1 +1,5 @@
 """Names against entries: pure, flat in cost, importing nothing of ours."""
+
+from matcher.hostname import canonical
+
+__all__ = ["canonical"]
