@@ -1,0 +1,32 @@
+"""Tests in real namespaces. One lab serves all of them, as new for each."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab.lab import Lab
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs root where there is none."""
+    if os.geteuid() == 0:
+        return
+    for item in items:
+        if item.get_closest_marker("root"):
+            item.add_marker(pytest.mark.skip(reason="needs root: network namespaces"))
+
+
+@pytest.fixture(scope="session")
+def lab_of_session() -> Iterator[Lab]:
+    """The lab, built once."""
+    with Lab() as lab:
+        yield lab
+        assert lab.errors() == ""
+
+
+@pytest.fixture
+def lab(lab_of_session: Lab) -> Lab:
+    """The lab with its own zone, and nothing logged or captured yet."""
+    lab_of_session.reset()
+    return lab_of_session
