@@ -1,5 +1,6 @@
 """The two namespaces, and that they go: a lab's directory is locked as long as its process lives."""
 
+import contextlib
 import fcntl
 import itertools
 import os
@@ -41,7 +42,7 @@ class Network:
     """``host`` and ``net``, joined by a veth pair, and a directory: built by ``make``, gone by ``remove``."""
 
     def __init__(self) -> None:
-        self.name = f"eg{os.getpid()}-{next(_numbers)}"
+        self.name = f"eg{os.getpid()}-{next(_numbers):03}"
         self.directory = SCRATCH / f"{PREFIX}{self.name}"
         self.host = NETNS / f"{self.name}-host"
         self.net = NETNS / f"{self.name}-net"
@@ -103,6 +104,19 @@ def sweep() -> None:
             _remove(directory.name.removeprefix(PREFIX), directory)
         finally:
             os.close(lock)
+
+
+def traces(name: str) -> list[str]:
+    """What of lab ``name`` is on this machine: namespaces, directories, mounts, processes."""
+    found = [str(path) for place in (NETNS, SCRATCH) if place.exists() for path in place.glob(f"*{name}*")]
+    mounts = Path("/proc/self/mounts").read_text().splitlines()
+    found += [f"mount {line}" for line in mounts if name in line]
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            words = path.read_bytes().split(b"\0")
+            if any(f"{PREFIX}{name}".encode() in word for word in words):
+                found.append(f"process {path.parent.name}: {b' '.join(words).decode(errors='replace')}")
+    return found
 
 
 def _remove(name: str, directory: Path) -> None:

@@ -3,7 +3,6 @@
 Clients here sit in ``host`` without any gateway, so that a failure is the lab's.
 """
 
-import contextlib
 import hashlib
 import json
 import os
@@ -17,7 +16,7 @@ import pytest
 
 from tests.lab import payload, places
 from tests.lab.lab import ROOT, Lab
-from tests.lab.network import NETNS, PREFIX, SCRATCH, sweep
+from tests.lab.network import sweep, traces
 from tests.lab.places import ATTACKER_IP, GOOD_IP, GOOD_IP6, METADATA_IP, WILD_IP, Port
 
 pytestmark = pytest.mark.root
@@ -216,13 +215,3 @@ with Lab() as lab:
     while traces(name) and time.monotonic() < deadline:
         sweep()
     assert not traces(name)
-
-
-def traces(name: str) -> list[str]:
-    """What a lab leaves on a machine: namespaces, a directory, processes."""
-    found = [str(path) for place in (NETNS, SCRATCH) if place.exists() for path in place.glob(f"*{name}*")]
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):  # it ended meanwhile
-            if f"{PREFIX}{name}".encode() in path.read_bytes():
-                found.append(str(path))
-    return found

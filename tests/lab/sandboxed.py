@@ -1,0 +1,99 @@
+"""``egress run`` inside the lab: one command in one sandbox, and what it left on record."""
+
+import itertools
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.lab.lab import Lab
+from tests.lab.places import DNS_IP
+
+EGRESS = Path(sys.executable).parent / "egress"
+DECISIONS = frozenset(("egress_allowed", "egress_blocked"))
+NOTICE = "egress: "
+
+Record = dict[str, Any]
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a sandboxed command ended: ``stderr`` is its own, ``notices`` the lines that ``egress`` added."""
+
+    status: int
+    stdout: str
+    stderr: str
+    notices: list[str]
+    records: list[Record]
+
+    @property
+    def decisions(self) -> list[Record]:
+        """The records that decide, one an accepted socket."""
+        return [record for record in self.records if record["event"] in DECISIONS]
+
+
+def egress_run(
+    lab: Lab,
+    command: Sequence[str | Path],
+    *,
+    allow: Sequence[str] = (),
+    deny: Sequence[str] = (),
+    options: Sequence[str | Path] = (),
+    uid: int | None = None,
+    timeout: float = 30.0,
+    **more: Any,
+) -> Outcome:
+    """Run ``command`` by ``egress run`` in the lab's ``host``; ``more`` goes to ``Lab.run``.
+
+    subprocess.TimeoutExpired after ``timeout`` seconds.
+    """
+    audit = new_audit_dir(lab, uid)
+    argv = egress_argv(audit, command, allow=allow, deny=deny, options=options)
+    done = lab.run(argv, uid=uid, timeout=timeout, **more)
+    lines = done.stderr.splitlines(keepends=True)
+    return Outcome(
+        done.returncode,
+        done.stdout,
+        "".join(line for line in lines if not line.startswith(NOTICE)),
+        [line.removeprefix(NOTICE).rstrip("\n") for line in lines if line.startswith(NOTICE)],
+        read_records(audit),
+    )
+
+
+def egress_argv(
+    audit: Path,
+    command: Sequence[str | Path],
+    *,
+    allow: Sequence[str] = (),
+    deny: Sequence[str] = (),
+    options: Sequence[str | Path] = (),
+) -> list[str | Path]:
+    """The command line, for ``Lab.popen`` too."""
+    argv: list[str | Path] = [EGRESS, "run", "--link", "lo", "--resolver", DNS_IP, "--audit-dir", audit]
+    for entry in allow:
+        argv += ["--allow-out", entry]
+    for entry in deny:
+        argv += ["--deny-out", entry]
+    return [*argv, *options, "--", *command]
+
+
+def new_audit_dir(lab: Lab, uid: int | None = None) -> Path:
+    """An empty directory for records, of ``uid`` if one is given."""
+    directory = lab.directory / f"audit-{next(_numbers)}"
+    directory.mkdir(mode=0o700)
+    if uid is not None:
+        os.chown(directory, uid, uid)
+    return directory
+
+
+def read_records(directory: Path) -> list[Record]:
+    """Every record in an audit directory, file by file in the order of their names."""
+    return [
+        json.loads(line)
+        for path in sorted(directory.glob("egress-*.jsonl"))
+        for line in path.read_text().splitlines()
+    ]
