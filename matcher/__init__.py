@@ -1,5 +1,8 @@
 """Names against entries: pure, flat in cost, importing nothing of ours."""
 
+from matcher.errors import PatternError
 from matcher.hostname import canonical
+from matcher.pattern import Pattern, parse_entry
+from matcher.table import HostTable, Match, compile_table
 
-__all__ = ["canonical"]
+__all__ = ["HostTable", "Match", "Pattern", "PatternError", "canonical", "compile_table", "parse_entry"]
