@@ -110,10 +110,10 @@ def _parse_regex(text: str) -> Pattern:
     if not (expression.isascii() and expression.isprintable()) or " " in expression:
         problem = "a regular expression of names is printable ASCII without spaces"
         raise PatternError(text, problem, "take the rest out, and write U-labels as xn--...")
-    problem = regex_problem(expression)
-    if problem is not None:
+    verdict = regex_problem(expression)
+    if verdict is not None:
         mend = "write it in RE2 syntax, which has no look-around and no back-references"
-        raise PatternError(text, f"RE2 refuses it: {problem}", mend)
+        raise PatternError(text, f"RE2 refuses it: {verdict}", mend)
     return Pattern(Kind.REGEX, expression, ports)
 
 

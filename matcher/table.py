@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from matcher.hostname import canonical
+from matcher.hostname import MAX_HOSTNAME, canonical, is_canonical
 from matcher.pattern import Kind, Pattern, parse_entry
 from matcher.regexes import CacheStatistics, RegexList
 from matcher.trie import NameTrie, Ports
@@ -72,21 +72,20 @@ class HostTable:
         """
         index = self._trie.exact(host, port)
         if index is None:
-            # No exact hit, so nobody has yet vouched for the spelling: the suffix and regexes below rely
-            # on it.
-            name = canonical(host, single=True)
-            if name is None:
-                return None
-            if name != host:
-                return self.match(name, port)
-            if "." not in name:
-                return None
-            index = self._trie.suffix(name, port)
+            # Nobody has yet vouched for the spelling, and suffixes and regexes rely on it.
+            if len(host) > MAX_HOSTNAME or is_canonical(host) is None:
+                return self._match_respelled(host, port)
+            index = self._trie.suffix(host, port)
             if index is None and self._regexes:
-                index = self._first_regex(name, port)
+                index = self._first_regex(host, port)
             if index is None:
                 return None
         return Match(self._entries[index], index)
+
+    def _match_respelled(self, host: str, port: int | None) -> Match | None:
+        name = canonical(host, single=True)
+        # A single label comes back as it went in, and has been held against the exact entries already.
+        return None if name is None or name == host else self.match(name, port)
 
     def covers_port(self, port: int) -> bool:
         """Whether any entry could allow or deny a name at this port."""
