@@ -1,9 +1,9 @@
 """Exact names and suffixes, found at flat cost: a suffix trie whose every node is a key of one dict.
 
-Against nested dicts over reversed labels, a million entries take a third of the memory (161 MiB, not 479) and
-no more time. A lookup is one probe a suffix, and only suffixes of as many labels as some entry has are probed,
-so a hostile name of 127 labels costs what the deepest entry costs, no more. Keys are strings, whose hash is
-keyed (SipHash, PEP 456): nobody outside can aim at collisions.
+Against nested dicts over reversed labels, a million entries take a third of the memory (161 MiB, not 479). A
+lookup is one probe a suffix, and only suffixes of as many labels as some entry has are probed, so a hostile
+name of 127 labels costs what the deepest entry costs, no more. Keys are strings, whose hash is keyed
+(SipHash, PEP 456): nobody outside can aim at collisions.
 """
 
 Ports = frozenset[int] | None
@@ -34,8 +34,7 @@ class NameTrie:
         self._depth = max(self._depth, suffix.count(".") + 1)
 
     def exact(self, name: str, port: int | None) -> int | None:
-        """Position of the first entry for exactly this name that fits the port (None: ports are not
-        asked)."""
+        """Position of the first entry for exactly this name that fits the port (None: any does)."""
         slot = self._exact.get(name)
         return _first_fit(slot, port) if isinstance(slot, list) else slot
 
@@ -44,8 +43,7 @@ class NameTrie:
         suffixes = self._suffixes
         if not suffixes:
             return None
-        # Cut off what stands before the longest suffix worth a probe: at least one label, since a
-        # wildcard wants one.
+        # Cut off what stands before the longest suffix worth a probe: one label at least.
         start = len(name.rsplit(".", self._depth)[0]) + 1
         while start:
             slot = suffixes.get(name[start:])
