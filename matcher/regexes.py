@@ -87,10 +87,10 @@ def _searcher(patterns: Sequence[bytes]) -> Callable[[str], tuple[int, ...]]:
             continue
 
         def search(name: str, together: re2.Set = together) -> tuple[int, ...]:
-            found = together.Match(name) or ()
+            found = together.Match(name.encode("ascii")) or ()
             if everything not in found:
                 return one_by_one(name)
-            return tuple(sorted(found)[:-1])
+            return tuple(sorted(found)[:-1])  # the set has no order; the last is _EVERYTHING
 
         return search
     return one_by_one
