@@ -2,7 +2,16 @@
 
 from matcher.errors import PatternError
 from matcher.hostname import canonical
-from matcher.pattern import Pattern, parse_entry
+from matcher.pattern import Kind, Pattern, parse_entry
 from matcher.table import HostTable, Match, compile_table
 
-__all__ = ["HostTable", "Match", "Pattern", "PatternError", "canonical", "compile_table", "parse_entry"]
+__all__ = [
+    "HostTable",
+    "Kind",
+    "Match",
+    "Pattern",
+    "PatternError",
+    "canonical",
+    "compile_table",
+    "parse_entry",
+]

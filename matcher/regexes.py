@@ -76,8 +76,7 @@ def _options(max_mem: int = SET_MEMORY[0]) -> re2.Options:
 
 
 def _searcher(patterns: Sequence[bytes]) -> Callable[[str], tuple[int, ...]]:
-    """Return the search that the cache stands in front of: by the set where one can be had, else one by
-    one."""
+    """Return the search behind the cache: by the set where one can be had, else pattern by pattern."""
     everything = len(patterns)
     one_by_one = _one_by_one(patterns)
     for max_mem in SET_MEMORY:
