@@ -1,0 +1,300 @@
+"""The decision: what a policy means for one attempt. Pure and total; every door asks here.
+
+First hit wins, and ``row`` says which one it was (docs/policy.md):
+
+1. the destination is in the floor: block, nothing can allow it;
+2. an IP entry of ``allow_out`` holds it: allow, at the address that was asked;
+3. a name entry of ``allow_out`` holds the name seen: allow, at an address of the name's own (``bind``), or at
+the
+   address asked if nothing would have denied it anyway;
+4. an entry of ``deny_out`` holds the address or the name, or no name can be trusted where one would decide:
+block; 5. otherwise: allow.
+
+An attempt is decided in steps, each with what is known by then: ``settle`` by address and port, ``decide``
+with what the sniffer saw, ``bind`` with what the resolver answered. A later step never takes back what an
+earlier one settled.
+"""
+
+from collections.abc import Container, Iterable, Sequence
+from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network
+from typing import Final, NamedTuple
+
+from gateway.addresses import AddressKind, classify, unmapped
+from gateway.flow import Flow, IPAddress
+from gateway.reasons import Reason
+from gateway.sniff.result import Refused, Sniffed
+from matcher import HostTable, Pattern
+from rules.entry import AddressEntry
+from rules.policy import ListName, NetworkPolicy
+
+MAX_ADDRESSES: Final = 3
+"""How many addresses of a name are tried, within one deadline."""
+
+QUIC_PORTS: Final = frozenset((443, 853))
+"""RFC 9114 section 3.1, RFC 9250 section 4.1.1: UDP that carries a name nobody here can read."""
+
+
+class Verdict(StrEnum):
+    """Whether an attempt may leave."""
+
+    ALLOW = "allow"
+    BLOCK = "block"
+
+
+class Target(StrEnum):
+    """Where an allowed attempt is carried to."""
+
+    NONE = "none"
+    ASKED = "asked"
+    """The address that the sandbox dialled."""
+    BOUND = "bound"
+    """An address that the name has by our own resolution, and none else: ``bind``."""
+
+
+class Decision(NamedTuple):
+    """What becomes of one attempt, and which words of the policy say so."""
+
+    verdict: Verdict
+    row: int
+    """Of the table above; 0 where the gateway's own state decided."""
+    entry: str
+    """``rule`` of the record: an entry by list, index and text, or floor, default, limit, unreadable."""
+    reason: Reason
+    target: Target = Target.NONE
+    host: str | None = None
+    """The name that was seen, canonical."""
+    addresses: tuple[IPAddress, ...] = ()
+    """Where to connect to, in order, once a BOUND target is bound."""
+    dest_mismatch: bool = False
+    """The address dialled is not among those that the name may be reached at."""
+
+
+class _Held(NamedTuple):
+    """One IP entry as a lookup finds it."""
+
+    ports: frozenset[int] | None
+    rule: str
+    everything: bool
+
+
+class AddressTable:
+    """IP and CIDR entries of one list: the longest prefix whose ports fit, in a dict lookup for each prefix
+    length in use."""
+
+    __slots__ = ("_levels",)
+
+    def __init__(self, entries: Iterable[tuple[str, AddressEntry]]) -> None:
+        """``entries``: the rule that a record shows, and the entry, in the order of the list."""
+        levels: dict[int, dict[int, dict[int, tuple[_Held, ...]]]] = {4: {}, 6: {}}
+        for rule, entry in entries:
+            ports = None if entry.ports is None else frozenset(entry.ports)
+            held = _Held(ports, rule, entry.everything)
+            for network in entry.networks():
+                _put(levels[network.version], network, held)
+        self._levels = {
+            version: tuple((shift, level) for shift, level in sorted(by_shift.items()))
+            for version, by_shift in levels.items()
+        }
+
+    def find(self, ip: IPAddress, port: int) -> _Held | None:
+        """Return the entry that speaks of ``ip`` at ``port``, the narrowest first, else the earlier."""
+        number = int(ip)
+        for shift, level in self._levels[ip.version]:
+            for held in level.get(number >> shift, ()):
+                if held.ports is None or port in held.ports:
+                    return held
+        return None
+
+
+def _put(
+    by_shift: dict[int, dict[int, tuple[_Held, ...]]], network: IPv4Network | IPv6Network, held: _Held
+) -> None:
+    shift = network.max_prefixlen - network.prefixlen
+    level = by_shift.setdefault(shift, {})
+    key = int(network.network_address) >> shift
+    level[key] = (*level.get(key, ()), held)
+
+
+class NameList:
+    """Name entries of one list, and where in the policy's list each of them stands."""
+
+    __slots__ = ("first", "rules", "table")
+
+    def __init__(self, entries: Iterable[tuple[str, Pattern]]) -> None:
+        """``entries``: the rule that a record shows, and the entry, in the order of the list."""
+        pairs = tuple(entries)
+        self.rules = tuple(rule for rule, _ in pairs)
+        self.table = HostTable(pattern for _, pattern in pairs)
+        self.first = self.rules[0] if self.rules else None
+
+    def find(self, host: str, port: int) -> str | None:
+        """Return the rule that holds ``host`` at ``port``."""
+        match = self.table.match(host, port)
+        return None if match is None else self.rules[match.index]
+
+
+class CompiledPolicy:
+    """A ``NetworkPolicy`` made ready for the path. Immutable."""
+
+    __slots__ = ("allow_ips", "allow_names", "deny_ips", "deny_names", "ech_refused")
+
+    def __init__(self, policy: NetworkPolicy | None) -> None:
+        source = NetworkPolicy() if policy is None else policy
+        self.allow_ips, self.allow_names = _tables("allow_out", source)
+        self.deny_ips, self.deny_names = _tables("deny_out", source)
+        self.ech_refused = source.ech == "refuse"
+
+
+def compile_policy(policy: NetworkPolicy | None) -> CompiledPolicy:
+    """Make ``policy`` ready for the path; ``None`` is full egress, for which the floor holds all the same."""
+    return CompiledPolicy(policy)
+
+
+def _tables(name: ListName, policy: NetworkPolicy) -> tuple[AddressTable, NameList]:
+    entries = policy.allowed if name == "allow_out" else policy.denied
+    named = [(f"{name}[{index}] {entry}", entry) for index, entry in enumerate(entries)]
+    return (
+        AddressTable((rule, entry) for rule, entry in named if isinstance(entry, AddressEntry)),
+        NameList((rule, entry) for rule, entry in named if isinstance(entry, Pattern)),
+    )
+
+
+def settle(policy: CompiledPolicy, flow: Flow, local: Container[IPAddress] = frozenset()) -> Decision | None:
+    """Decide by address and port alone; None means that a name must be read first."""
+    decision, _ = _by_address(policy, flow, local)
+    return decision
+
+
+def decide(
+    policy: CompiledPolicy,
+    flow: Flow,
+    seen: Sniffed | Refused | None,
+    local: Container[IPAddress] = frozenset(),
+) -> Decision:
+    """Decide with what the sniffer saw; ``seen=None`` (nothing was read) blocks where a name is needed."""
+    settled, denied = _by_address(policy, flow, local)
+    if settled is not None:
+        if settled.row == 5 and isinstance(seen, Sniffed):
+            return _named_default(policy, settled, seen, flow.dest.port)
+        return settled
+    if seen is None:
+        return _unreadable(Reason.NO_HELLO)
+    if isinstance(seen, Refused):
+        return _unreadable(seen.reason)
+    return _by_name(policy, flow, seen, denied)
+
+
+def _by_address(
+    policy: CompiledPolicy, flow: Flow, local: Container[IPAddress]
+) -> tuple[Decision | None, _Held | None]:
+    """The decision where no name is needed for it, and the entry of ``deny_out`` that holds the address."""
+    port = flow.dest.port
+    ip = unmapped(flow.dest.ip)
+    if classify(ip, local) is AddressKind.FLOOR:
+        return _FLOOR, None
+    allowed = policy.allow_ips.find(ip, port)
+    if allowed is not None:
+        return Decision(Verdict.ALLOW, 2, allowed.rule, Reason.ALLOWED_ADDRESS, Target.ASKED), None
+    denied = policy.deny_ips.find(ip, port)
+    if flow.proto != "tcp":
+        return _without_names(policy, port, denied), denied
+    if denied is not None:
+        if policy.allow_names.table.covers_port(port):
+            return None, denied
+        return _denied_address(denied, None), denied
+    return (None if policy.deny_names.table.covers_port(port) else _DEFAULT), None
+
+
+def _without_names(policy: CompiledPolicy, port: int, denied: _Held | None) -> Decision:
+    """UDP and the rest, whose names are never read."""
+    if denied is not None:
+        return _denied_address(denied, None)
+    if policy.deny_names.first is not None and port in QUIC_PORTS:
+        return Decision(Verdict.BLOCK, 4, policy.deny_names.first, Reason.DENIED_NAME)
+    return _DEFAULT
+
+
+def _named_default(policy: CompiledPolicy, settled: Decision, seen: Sniffed, port: int) -> Decision:
+    """What was allowed without its name is allowed with it, and the record may as well say by which entry."""
+    rule = policy.allow_names.find(seen.host, port)
+    if rule is None:
+        return settled._replace(host=seen.host)
+    return Decision(Verdict.ALLOW, 3, rule, Reason.ALLOWED_NAME, Target.ASKED, seen.host)
+
+
+def _by_name(policy: CompiledPolicy, flow: Flow, seen: Sniffed, denied: _Held | None) -> Decision:
+    """Rows 3 to 5 for a destination that a name decides."""
+    host, port = seen.host, flow.dest.port
+    if seen.port is not None and seen.port != port:
+        return _unreadable(Reason.PORT_MISMATCH, host)
+    allow_rule = policy.allow_names.find(host, port)
+    deny_rule = policy.deny_names.find(host, port)
+    if allow_rule is None:
+        if deny_rule is not None:
+            return Decision(Verdict.BLOCK, 4, deny_rule, Reason.DENIED_NAME, host=host)
+        if denied is not None:
+            return _denied_address(denied, host)
+        if "." not in host:
+            return _unreadable(Reason.BAD_NAME, host)
+    if seen.ech and policy.ech_refused:
+        return _unreadable(Reason.ECH, host)
+    if allow_rule is None:
+        return _DEFAULT._replace(host=host)
+    target = Target.ASKED if denied is None and deny_rule is None else Target.BOUND
+    return Decision(Verdict.ALLOW, 3, allow_rule, Reason.ALLOWED_NAME, target, host)
+
+
+def bind(
+    policy: CompiledPolicy,
+    decision: Decision,
+    flow: Flow,
+    answers: Sequence[IPAddress],
+    local: Container[IPAddress] = frozenset(),
+) -> Decision:
+    """Give a BOUND ``decision`` its addresses: those of ``answers`` that may be dialled, the one asked for
+    first.
+
+    The floor is never dialled, a private address only where an IP entry allows it too. None left is a
+    refusal.
+    """
+    if decision.target is not Target.BOUND:
+        return decision
+    if not answers:
+        return unresolved(decision, Reason.RESOLVE_FAILED)
+    asked, port = unmapped(flow.dest.ip), flow.dest.port
+    usable: list[IPAddress] = []
+    for ip in sorted(dict.fromkeys(map(unmapped, answers)), key=asked.__ne__):
+        kind = classify(ip, local)
+        if kind is AddressKind.PUBLIC or (
+            kind is AddressKind.PRIVATE and policy.allow_ips.find(ip, port) is not None
+        ):
+            usable.append(ip)
+            if len(usable) == MAX_ADDRESSES:
+                break
+    if not usable:
+        return unresolved(decision, Reason.FORBIDDEN_ANSWER)
+    return decision._replace(addresses=tuple(usable), dest_mismatch=usable[0] != asked)
+
+
+def unresolved(decision: Decision, reason: Reason) -> Decision:
+    """Block what ``decision`` would have allowed by name, because the name has no address to go to."""
+    return decision._replace(verdict=Verdict.BLOCK, reason=reason, target=Target.NONE)
+
+
+def refuse(reason: Reason, entry: str = "limit") -> Decision:
+    """Block for a reason of the gateway's own: a cap, an error, a stop. No row of the table decided it."""
+    return Decision(Verdict.BLOCK, 0, entry, reason)
+
+
+def _unreadable(reason: Reason, host: str | None = None) -> Decision:
+    return Decision(Verdict.BLOCK, 4, "unreadable", reason, host=host)
+
+
+def _denied_address(denied: _Held, host: str | None) -> Decision:
+    reason = Reason.NO_ALLOW_ENTRY if denied.everything else Reason.DENIED_ADDRESS
+    return Decision(Verdict.BLOCK, 4, denied.rule, reason, host=host)
+
+
+_FLOOR: Final = Decision(Verdict.BLOCK, 1, "floor", Reason.FLOOR)
+_DEFAULT: Final = Decision(Verdict.ALLOW, 5, "default", Reason.DEFAULT_ALLOW, Target.ASKED)

@@ -1,0 +1,139 @@
+"""One entry of ``allow_out`` or ``deny_out``: an address, a network, or what ``matcher`` reads as a name.
+
+Addresses first, by their outline: what could be one to any reader is never a name. ``EntryError`` says in one
+line what is wrong and what to write instead.
+"""
+
+import re
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Final
+
+from matcher import Pattern, PatternError, parse_entry
+from matcher.pattern import parse_ports
+
+ALL_TRAFFIC: Final = "0.0.0.0/0"
+"""Everything, of both families, in either list."""
+
+EntryError = PatternError
+
+_V4_OUTLINE: Final = re.compile(r"[0-9]+(?:\.[0-9]+)+\.?(?:/.*)?", re.DOTALL)
+_LENGTH: Final = re.compile(r"[0-9]{1,3}")
+
+
+@dataclass(frozen=True, slots=True)
+class AddressEntry:
+    """An IP or CIDR entry. ``str()`` is its canonical text, and ``read_entry`` of that text gives it back."""
+
+    network: IPv4Network | IPv6Network
+    ports: tuple[int, ...] | None = None
+    """Ascending, each once, 1-65535; None is every port."""
+
+    def __str__(self) -> str:
+        network = self.network
+        text = str(network) if network.prefixlen < network.max_prefixlen else str(network.network_address)
+        if self.ports is None:
+            return text
+        ports = ",".join(map(str, self.ports))
+        return f"[{text}]:{ports}" if network.version == 6 else f"{text}:{ports}"
+
+    @property
+    def everything(self) -> bool:
+        """Whether it holds every address of its family: ``0.0.0.0/0`` (which speaks of both) or ``::/0``."""
+        return self.network.prefixlen == 0
+
+    def networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """What it holds, by family."""
+        if self.everything and self.network.version == 4:
+            return (self.network, IPv6Network("::/0"))
+        return (self.network,)
+
+    def fits(self, port: int) -> bool:
+        """Whether the entry speaks of this port."""
+        return self.ports is None or port in self.ports
+
+    def holds(self, ip: IPv4Address | IPv6Address, port: int) -> bool:
+        """Whether the entry speaks of this address and port."""
+        return self.fits(port) and any(ip in network for network in self.networks())
+
+
+Entry = AddressEntry | Pattern
+
+
+def read_entry(text: str) -> Entry:
+    """Read one entry; raises ``EntryError``."""
+    if text.startswith("["):
+        return _bracketed(text)
+    if text.startswith("~"):
+        return parse_entry(text)
+    if text.count(":") > 1 and "://" not in text and not text.startswith("*"):
+        return _v6(text, text, None)
+    host, colon, digits = text.partition(":")
+    if not _V4_OUTLINE.fullmatch(host):
+        return parse_entry(text)
+    return AddressEntry(_v4(host, text), parse_ports(digits, text) if colon else None)
+
+
+def _v4(host: str, entry: str) -> IPv4Network:
+    address, slash, length = host.partition("/")
+    try:
+        ip = IPv4Address(address)
+    except ValueError:
+        raise EntryError(
+            entry,
+            "it looks like an IPv4 address and is none",
+            "write four numbers from 0 to 255, no leading zero",
+        ) from None
+    prefix = _prefix(length, 32, entry) if slash else 32
+    network = IPv4Network((ip, prefix), strict=False)
+    if network.network_address != ip:
+        raise EntryError(entry, "bits are set behind the prefix", _network_meant(network, ip, entry))
+    return network
+
+
+def _bracketed(text: str) -> AddressEntry:
+    inside, bracket, after = text[1:].partition("]")
+    if not bracket or (after and not after.startswith(":")):
+        raise EntryError(
+            text, "brackets hold an IPv6 address, and a colon and ports follow", "write [2001:db8::1]:443"
+        )
+    if after:
+        ports = parse_ports(after[1:], text)
+        return _v6(inside, text, ports)
+    return _v6(inside, text, None)
+
+
+def _v6(host: str, entry: str, ports: tuple[int, ...] | None) -> AddressEntry:
+    address, slash, length = host.partition("/")
+    if "%" in address:
+        raise EntryError(entry, "an address here has no zone", "drop the % and what follows it")
+    try:
+        ip = IPv6Address(address)
+    except ValueError:
+        raise EntryError(entry, "it looks like an IPv6 address and is none", _V6_MEND) from None
+    prefix = _prefix(length, 128, entry) if slash else 128
+    if ip.ipv4_mapped is not None and prefix >= 96:
+        v4 = IPv4Network((ip.ipv4_mapped, prefix - 96), strict=False)
+        mend = f"write {AddressEntry(v4, ports)}"
+        raise EntryError(entry, "an IPv4 address in IPv6 form is never seen on a wire", mend)
+    network = IPv6Network((ip, prefix), strict=False)
+    if network.network_address != ip:
+        raise EntryError(entry, "bits are set behind the prefix", _network_meant(network, ip, entry))
+    return AddressEntry(network, ports)
+
+
+_V6_MEND: Final = "write 2001:db8::1, or with ports [2001:db8::1]:443"
+
+
+def _prefix(length: str, most: int, entry: str) -> int:
+    if not _LENGTH.fullmatch(length) or int(length) > most or (length[0] == "0" and length != "0"):
+        raise EntryError(
+            entry,
+            "what follows the slash is no prefix length",
+            f"write a number from 0 to {most}, no leading zero",
+        )
+    return int(length)
+
+
+def _network_meant(network: IPv4Network | IPv6Network, ip: IPv4Address | IPv6Address, entry: str) -> str:
+    return f"write {AddressEntry(network)} for the network, {ip} for the one address"
