@@ -4,14 +4,14 @@ A policy is checked whole when it is made: it exists only if every entry has exa
 ``PolicyError`` lists every entry that has not. Pure; ``rules.document`` reads files.
 """
 
+import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Final, Literal, TypeVar, cast, get_args
 
-from matcher import Pattern
+from matcher import Kind, Pattern
 from matcher.errors import quoted
-from matcher.pattern import Kind
 from rules.entry import ALL_TRAFFIC, AddressEntry, Entry, EntryError, read_entry
 from rules.errors import PolicyError
 from rules.multitenant import tenants_under
@@ -236,10 +236,12 @@ def _known_keys(section: str, data: object, keys: tuple[str, ...], errors: list[
         return {}
     known = {}
     for key, value in data.items():
-        if isinstance(key, str) and key in keys:
-            known[key] = value
-        else:
+        if not isinstance(key, str) or key not in keys:
             errors.append(f"{where}: unknown key {_shown(key)}; {_key_meant(section, key, keys)}")
+        elif value is None and section:
+            errors.append(f"{section}.{key}: has no value; write one, or drop the key")
+        else:
+            known[key] = value
     return known
 
 
@@ -313,4 +315,5 @@ def _warnings(policy: NetworkPolicy) -> Iterator[str]:
 
 
 def _shown(value: object) -> str:
-    return quoted(value) if isinstance(value, str) else quoted(repr(value))
+    """One short line, whatever it is: a file's aliases can make a small text into an enormous value."""
+    return quoted(value if isinstance(value, str) else reprlib.repr(value))
