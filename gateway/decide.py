@@ -25,7 +25,7 @@ from gateway.flow import Flow, IPAddress
 from gateway.reasons import Reason
 from gateway.sniff.result import Refused, Sniffed
 from matcher import HostTable, Pattern
-from rules.entry import AddressEntry
+from rules.entry import ALL_TRAFFIC, AddressEntry, Entry
 from rules.policy import ListName, NetworkPolicy
 
 MAX_ADDRESSES: Final = 3
@@ -82,13 +82,17 @@ class AddressTable:
     """IP and CIDR entries of one list: the longest prefix whose ports fit, in a dict lookup for each prefix
     length in use."""
 
-    __slots__ = ("_levels",)
+    __slots__ = ("_any_port", "_levels", "_ports")
 
     def __init__(self, entries: Iterable[tuple[str, AddressEntry]]) -> None:
         """``entries``: the rule that a record shows, and the entry, in the order of the list."""
         levels: dict[int, dict[int, dict[int, tuple[_Held, ...]]]] = {4: {}, 6: {}}
+        self._any_port = False
+        self._ports: frozenset[int] = frozenset()
         for rule, entry in entries:
             ports = None if entry.ports is None else frozenset(entry.ports)
+            self._any_port |= ports is None
+            self._ports |= ports or frozenset()
             held = _Held(ports, rule, entry.everything)
             for network in entry.networks():
                 _put(levels[network.version], network, held)
@@ -96,6 +100,10 @@ class AddressTable:
             version: tuple((shift, level) for shift, level in sorted(by_shift.items()))
             for version, by_shift in levels.items()
         }
+
+    def covers_port(self, port: int) -> bool:
+        """Whether any entry speaks of an address at this port."""
+        return self._any_port or port in self._ports
 
     def find(self, ip: IPAddress, port: int) -> _Held | None:
         """Return the entry that speaks of ``ip`` at ``port``, the narrowest first, else the earlier."""
@@ -137,13 +145,25 @@ class NameList:
 class CompiledPolicy:
     """A ``NetworkPolicy`` made ready for the path. Immutable."""
 
-    __slots__ = ("allow_ips", "allow_names", "deny_ips", "deny_names", "ech_refused")
+    __slots__ = ("allow_ips", "allow_names", "deny_ips", "deny_names", "ech_refused", "forwards_all")
 
     def __init__(self, policy: NetworkPolicy | None) -> None:
         source = NetworkPolicy() if policy is None else policy
         self.allow_ips, self.allow_names = _tables("allow_out", source)
         self.deny_ips, self.deny_names = _tables("deny_out", source)
         self.ech_refused = source.ech == "refuse"
+        self.forwards_all = _holds_everything(source.allowed) or not _holds_everything(source.denied)
+        """Whether DNS forwards every name: under default allow, and where ``allow_out`` holds every
+        address."""
+
+    def forwards(self, host: str) -> bool:
+        """Whether DNS forwards a query for ``host``: any port of an entry will do, since a query names
+        none."""
+        return self.forwards_all or self.allow_names.table.match(host) is not None
+
+
+def _holds_everything(entries: Iterable[Entry]) -> bool:
+    return any(str(entry) == ALL_TRAFFIC for entry in entries)
 
 
 def compile_policy(policy: NetworkPolicy | None) -> CompiledPolicy:
@@ -183,6 +203,13 @@ def decide(
     if isinstance(seen, Refused):
         return _unreadable(seen.reason)
     return _by_name(policy, flow, seen, denied)
+
+
+def denied_by_address(policy: CompiledPolicy, flow: Flow) -> Decision | None:
+    """What ``deny_out`` says to the address alone: the answer where ``settle`` is None and no allowed name
+    comes."""
+    denied = policy.deny_ips.find(unmapped(flow.dest.ip), flow.dest.port)
+    return None if denied is None else _denied_address(denied, None)
 
 
 def _by_address(
