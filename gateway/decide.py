@@ -24,7 +24,7 @@ from gateway.addresses import AddressKind, classify, unmapped
 from gateway.flow import Flow, IPAddress
 from gateway.reasons import Reason
 from gateway.sniff.result import Refused, Sniffed
-from matcher import HostTable, Pattern
+from matcher import HostTable, Pattern, canonical
 from rules.entry import ALL_TRAFFIC, AddressEntry, Entry
 from rules.policy import ListName, NetworkPolicy
 
@@ -262,7 +262,7 @@ def _by_name(policy: CompiledPolicy, flow: Flow, seen: Sniffed, denied: _Held | 
             return Decision(Verdict.BLOCK, 4, deny_rule, Reason.DENIED_NAME, host=host)
         if denied is not None:
             return _denied_address(denied, host)
-        if "." not in host:
+        if canonical(host) is None:  # a single label, and whatever a sniffer should not have passed on
             return _unreadable(Reason.BAD_NAME, host)
     if seen.ech and policy.ech_refused:
         return _unreadable(Reason.ECH, host)
