@@ -128,7 +128,7 @@ _ENTRIES = st.sampled_from(
 )  # fmt: skip
 _LISTS = st.lists(_ENTRIES, max_size=4)
 _POLICIES = st.none() | st.builds(NetworkPolicy, _LISTS, _LISTS, ech=st.sampled_from(["allow", "refuse"]))
-_FLOWS = st.builds(_flow, _ADDRESSES, st.sampled_from([80, 443, 853, 22]), st.sampled_from(["tcp", "udp"]))
+_FLOWS = st.builds(flow_to, _ADDRESSES, st.sampled_from([80, 443, 853, 22]), st.sampled_from(["tcp", "udp"]))
 _SEEN = (
     st.none()
     | st.builds(Refused, st.sampled_from(Reason))
