@@ -69,38 +69,53 @@ def read_entry(text: str) -> Entry:
     if text.count(":") > 1 and "://" not in text and not text.startswith("*"):
         return _v6(text, text, None)
     host, colon, digits = text.partition(":")
-    if not _V4_OUTLINE.fullmatch(host):
+    if _V4_OUTLINE.fullmatch(host):
+        return AddressEntry(
+            _v4(host, text, f":{digits}" if colon else ""), parse_ports(digits, text) if colon else None
+        )
+    try:
         return parse_entry(text)
-    return AddressEntry(_v4(host, text), parse_ports(digits, text) if colon else None)
+    except EntryError as error:
+        address = _address_within(text)
+        raise (EntryError(text, error.problem, f"write {address}") if address else error) from None
 
 
-def _v4(host: str, entry: str) -> IPv4Network:
+def _address_within(text: str) -> AddressEntry | None:
+    """The address entry that a URL or stray white space hides."""
+    bare = "".join(text.split())
+    if "://" in bare:
+        bare = re.split(r"[/?#]", bare.partition("://")[2])[0].rpartition("@")[2]
+    try:
+        entry = read_entry(bare) if bare != text else None
+    except EntryError:
+        return None
+    return entry if isinstance(entry, AddressEntry) else None
+
+
+def _v4(host: str, entry: str, ports: str) -> IPv4Network:
+    """``ports`` is the rest of the entry, for the mend."""
     address, slash, length = host.partition("/")
     try:
         ip = IPv4Address(address)
     except ValueError:
-        raise EntryError(
-            entry,
-            "it looks like an IPv4 address and is none",
-            "write four numbers from 0 to 255, no leading zero",
-        ) from None
+        mend = "write four numbers from 0 to 255, no leading zero"
+        raise EntryError(entry, "it looks like an IPv4 address and is none", mend) from None
     prefix = _prefix(length, 32, entry) if slash else 32
     network = IPv4Network((ip, prefix), strict=False)
     if network.network_address != ip:
-        raise EntryError(entry, "bits are set behind the prefix", _network_meant(network, ip, entry))
+        mend = f"write {network}{ports} for the network, {ip}{ports} for the one address"
+        raise EntryError(entry, _HOST_BITS, mend)
     return network
 
 
 def _bracketed(text: str) -> AddressEntry:
     inside, bracket, after = text[1:].partition("]")
     if not bracket or (after and not after.startswith(":")):
-        raise EntryError(
-            text, "brackets hold an IPv6 address, and a colon and ports follow", "write [2001:db8::1]:443"
-        )
-    if after:
-        ports = parse_ports(after[1:], text)
-        return _v6(inside, text, ports)
-    return _v6(inside, text, None)
+        problem = "brackets hold an IPv6 address, and a colon and ports follow"
+        raise EntryError(text, problem, "write [2001:db8::1]:443")
+    if _V4_OUTLINE.fullmatch(inside):
+        raise EntryError(text, "brackets are for IPv6", f"write {inside}{after}")
+    return _v6(inside, text, parse_ports(after[1:], text) if after else None)
 
 
 def _v6(host: str, entry: str, ports: tuple[int, ...] | None) -> AddressEntry:
@@ -110,30 +125,34 @@ def _v6(host: str, entry: str, ports: tuple[int, ...] | None) -> AddressEntry:
     try:
         ip = IPv6Address(address)
     except ValueError:
-        raise EntryError(entry, "it looks like an IPv6 address and is none", _V6_MEND) from None
+        mend = "write 2001:db8::1, or with ports [2001:db8::1]:443"
+        raise EntryError(entry, "it looks like an IPv6 address and is none", mend) from None
     prefix = _prefix(length, 128, entry) if slash else 128
     if ip.ipv4_mapped is not None and prefix >= 96:
-        v4 = IPv4Network((ip.ipv4_mapped, prefix - 96), strict=False)
-        mend = f"write {AddressEntry(v4, ports)}"
-        raise EntryError(entry, "an IPv4 address in IPv6 form is never seen on a wire", mend)
+        raise EntryError(
+            entry, "an IPv4 address in IPv6 form is never seen on a wire", _v4_meant(ip, prefix, ports)
+        )
     network = IPv6Network((ip, prefix), strict=False)
     if network.network_address != ip:
-        raise EntryError(entry, "bits are set behind the prefix", _network_meant(network, ip, entry))
+        one = AddressEntry(IPv6Network(ip), ports)
+        mend = f"write {AddressEntry(network, ports)} for the network, {one} for the one address"
+        raise EntryError(entry, _HOST_BITS, mend)
     return AddressEntry(network, ports)
 
 
-_V6_MEND: Final = "write 2001:db8::1, or with ports [2001:db8::1]:443"
+_HOST_BITS: Final = "bits are set behind the prefix"
+
+
+def _v4_meant(ip: IPv6Address, prefix: int, ports: tuple[int, ...] | None) -> str:
+    if prefix == 96:  # all of IPv4, which 0.0.0.0/0 is not: that is both families
+        halves = (AddressEntry(IPv4Network(half), ports) for half in ("0.0.0.0/1", "128.0.0.0/1"))
+        return "write " + " and ".join(map(str, halves))
+    network = IPv4Network((int(ip) & 0xFFFFFFFF, prefix - 96), strict=False)
+    return f"write {AddressEntry(network, ports)}"
 
 
 def _prefix(length: str, most: int, entry: str) -> int:
     if not _LENGTH.fullmatch(length) or int(length) > most or (length[0] == "0" and length != "0"):
-        raise EntryError(
-            entry,
-            "what follows the slash is no prefix length",
-            f"write a number from 0 to {most}, no leading zero",
-        )
+        mend = f"write a number from 0 to {most}, no leading zero"
+        raise EntryError(entry, "what follows the slash is no prefix length", mend)
     return int(length)
-
-
-def _network_meant(network: IPv4Network | IPv6Network, ip: IPv4Address | IPv6Address, entry: str) -> str:
-    return f"write {AddressEntry(network)} for the network, {ip} for the one address"

@@ -176,7 +176,7 @@ class SecurityPolicy:
         parts: dict[str, Any] = {}
         for name, part in (("network", NetworkPolicy), ("audit", AuditConfig)):
             value = known.get(name)
-            if value is None:
+            if name not in known or (value is None and name == "network"):
                 continue
             try:
                 parts[name] = part.from_dict(value)

@@ -1,4 +1,4 @@
-"""The decision table, with every expectation written out by hand, and what must hold for every policy."""
+"""The decision table, with every expectation written out by hand."""
 
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
@@ -24,8 +24,7 @@ from tests.gateway.deciding import NAME, OTHER, UNREADABLE, flow_to, said, tls
 # Then whether a name is needed, and the outcome for a client that shows the entry's name, another name, or
 # none that can be read.
 #
-#   1    block  row 1, floor                          3B   allow  row 3, the entry, at the name's own
-# addresses
+#   1    block  row 1, floor                          3B   allow  row 3, the entry, at the name's
 #   2    allow  row 2, the entry, at the address      3A   allow  row 3, the entry, at the address asked
 #   4i   block  row 4, the entry, as an address       4n   block  row 4, the entry, as a name
 #   4*   block  row 4, ALL_TRAFFIC                    4?   block  row 4, unreadable
