@@ -24,6 +24,8 @@ SINKHOLE: Final = IPv4Address("192.0.0.8")
 """RFC 7600's dummy address: where guarded DNS sends every name that the policy does not allow."""
 
 _USUAL_PORT: Final = 443
+_OTHER_PORT: Final = 0
+"""No entry can name it, so it stands for every port that none does."""
 _NOWHERE: Final = Endpoint(IPv4Address("0.0.0.0"), 0)
 _ORDINARY: Final = tuple(map(IPv4Address, ("192.0.2.1", "198.51.100.1", "203.0.113.1", "8.8.4.4", "1.0.0.1")))
 """Public addresses, of which one stands for "an address that no entry speaks of"."""
@@ -35,6 +37,9 @@ class Outlook(StrEnum):
     ALLOW = "allow"
     BLOCK = "block"
     UNKNOWN = "unknown"
+
+
+_WORD: Final = {Outlook.ALLOW: "allowed", Outlook.BLOCK: "blocked"}
 
 
 class Question(NamedTuple):
@@ -113,21 +118,19 @@ class Forecaster:
         }
         if len({forecast.outlook for forecast in forecasts.values()}) == 1:
             return forecasts[_USUAL_PORT]
-        named = [port for port, one in forecasts.items() if one.outlook is Outlook.ALLOW]
-        return Forecast(
-            Outlook.UNKNOWN,
-            note="it depends on the port: allowed at "
-            + (", ".join(map(str, named)) if forecasts[0].outlook is not Outlook.ALLOW else "most")
-            + "; ask with one, as in NAME:443",
-        )
+        rest = forecasts[_OTHER_PORT].outlook
+        told = Outlook.BLOCK if rest is Outlook.ALLOW else Outlook.ALLOW
+        ports = [str(port) for port, one in forecasts.items() if one.outlook is told and port != _OTHER_PORT]
+        which = f": {_WORD[told]} at {', '.join(ports)}" if ports else ""
+        return Forecast(Outlook.UNKNOWN, note=f"it depends on the port{which}; ask with one, as in NAME:443")
 
     def _telling_ports(self, question: Question) -> list[int]:
-        """Ports that stand for all: every one that an entry names, and 0 for all those that none does."""
+        """Ports that stand for all: every one that an entry names, and one for all those that none does."""
         entries = (*self._source.allowed, *self._source.denied)
         named = {port for entry in entries for port in entry.ports or ()}
         if question.what == self._source.resolver_ip:
             named.add(DNS_PORT)
-        return [*sorted(named | {_USUAL_PORT}), 0]
+        return [*sorted(named | {_USUAL_PORT}), _OTHER_PORT]
 
     def _at_port(self, what: str | IPAddress, port: int, answers: Sequence[IPAddress] | None) -> Forecast:
         if not isinstance(what, str):

@@ -175,11 +175,10 @@ class SecurityPolicy:
         known = _known_keys("", data, ("network", "audit"), errors)
         parts: dict[str, Any] = {}
         for name, part in (("network", NetworkPolicy), ("audit", AuditConfig)):
-            value = known.get(name)
-            if name not in known or (value is None and name == "network"):
+            if name not in known or (name == "network" and known[name] is None):
                 continue
             try:
-                parts[name] = part.from_dict(value)
+                parts[name] = part.from_dict(known[name])
             except PolicyError as error:
                 errors += error.errors
         if errors:
