@@ -17,7 +17,6 @@ earlier one settled.
 
 from collections.abc import Container, Iterable, Sequence
 from enum import StrEnum
-from ipaddress import IPv4Network, IPv6Network
 from typing import Final, NamedTuple
 
 from gateway.addresses import AddressKind, classify, unmapped
@@ -27,6 +26,7 @@ from gateway.sniff.result import Refused, Sniffed
 from matcher import HostTable, Pattern, canonical
 from rules.entry import ALL_TRAFFIC, AddressEntry, Entry
 from rules.policy import ListName, NetworkPolicy
+from rules.table import AddressTable, Held
 
 MAX_ADDRESSES: Final = 3
 """How many addresses of a name are tried, within one deadline."""
@@ -68,60 +68,6 @@ class Decision(NamedTuple):
     """Where to connect to, in order, once a BOUND target is bound."""
     dest_mismatch: bool = False
     """The address dialled is not among those that the name may be reached at."""
-
-
-class _Held(NamedTuple):
-    """One IP entry as a lookup finds it."""
-
-    ports: frozenset[int] | None
-    rule: str
-    everything: bool
-
-
-class AddressTable:
-    """IP and CIDR entries of one list: the longest prefix whose ports fit, in a dict lookup for each prefix
-    length in use."""
-
-    __slots__ = ("_any_port", "_levels", "_ports")
-
-    def __init__(self, entries: Iterable[tuple[str, AddressEntry]]) -> None:
-        """``entries``: the rule that a record shows, and the entry, in the order of the list."""
-        levels: dict[int, dict[int, dict[int, tuple[_Held, ...]]]] = {4: {}, 6: {}}
-        self._any_port = False
-        self._ports: frozenset[int] = frozenset()
-        for rule, entry in entries:
-            ports = None if entry.ports is None else frozenset(entry.ports)
-            self._any_port |= ports is None
-            self._ports |= ports or frozenset()
-            held = _Held(ports, rule, entry.everything)
-            for network in entry.networks():
-                _put(levels[network.version], network, held)
-        self._levels = {
-            version: tuple((shift, level) for shift, level in sorted(by_shift.items()))
-            for version, by_shift in levels.items()
-        }
-
-    def covers_port(self, port: int) -> bool:
-        """Whether any entry speaks of an address at this port."""
-        return self._any_port or port in self._ports
-
-    def find(self, ip: IPAddress, port: int) -> _Held | None:
-        """Return the entry that speaks of ``ip`` at ``port``, the narrowest first, else the earlier."""
-        number = int(ip)
-        for shift, level in self._levels[ip.version]:
-            for held in level.get(number >> shift, ()):
-                if held.ports is None or port in held.ports:
-                    return held
-        return None
-
-
-def _put(
-    by_shift: dict[int, dict[int, tuple[_Held, ...]]], network: IPv4Network | IPv6Network, held: _Held
-) -> None:
-    shift = network.max_prefixlen - network.prefixlen
-    level = by_shift.setdefault(shift, {})
-    key = int(network.network_address) >> shift
-    level[key] = (*level.get(key, ()), held)
 
 
 class NameList:
@@ -214,7 +160,7 @@ def denied_by_address(policy: CompiledPolicy, flow: Flow) -> Decision | None:
 
 def _by_address(
     policy: CompiledPolicy, flow: Flow, local: Container[IPAddress]
-) -> tuple[Decision | None, _Held | None]:
+) -> tuple[Decision | None, Held | None]:
     """The decision where no name is needed for it, and the entry of ``deny_out`` that holds the address."""
     port = flow.dest.port
     ip = unmapped(flow.dest.ip)
@@ -233,7 +179,7 @@ def _by_address(
     return (None if policy.deny_names.table.covers_port(port) else _DEFAULT), None
 
 
-def _without_names(policy: CompiledPolicy, port: int, denied: _Held | None) -> Decision:
+def _without_names(policy: CompiledPolicy, port: int, denied: Held | None) -> Decision:
     """UDP and the rest, whose names are never read."""
     if denied is not None:
         return _denied_address(denied, None)
@@ -250,7 +196,7 @@ def _named_default(policy: CompiledPolicy, settled: Decision, seen: Sniffed, por
     return Decision(Verdict.ALLOW, 3, rule, Reason.ALLOWED_NAME, Target.ASKED, seen.host)
 
 
-def _by_name(policy: CompiledPolicy, flow: Flow, seen: Sniffed, denied: _Held | None) -> Decision:
+def _by_name(policy: CompiledPolicy, flow: Flow, seen: Sniffed, denied: Held | None) -> Decision:
     """Rows 3 to 5 for a destination that a name decides."""
     host, port = seen.host, flow.dest.port
     if seen.port is not None and seen.port != port:
@@ -318,7 +264,7 @@ def _unreadable(reason: Reason, host: str | None = None) -> Decision:
     return Decision(Verdict.BLOCK, 4, "unreadable", reason, host=host)
 
 
-def _denied_address(denied: _Held, host: str | None) -> Decision:
+def _denied_address(denied: Held, host: str | None) -> Decision:
     reason = Reason.NO_ALLOW_ENTRY if denied.everything else Reason.DENIED_ADDRESS
     return Decision(Verdict.BLOCK, 4, denied.rule, reason, host=host)
 
