@@ -1,0 +1,41 @@
+"""Connecting to numeric addresses. No name ever comes here, so none can be resolved behind the decision's back."""
+
+import errno
+import os
+import socket
+from collections.abc import Sequence
+
+from gateway.flow import IPAddress
+from gateway.net.sockets import writable
+
+
+async def connect(addresses: Sequence[IPAddress], port: int) -> tuple[socket.socket, IPAddress]:
+    """The first of ``addresses`` that answers, tried in order, and its connected socket. The last OSError if none does.
+
+    The caller sets the deadline over all of them; a cancelled wait closes what was under way.
+    """
+    failure: OSError = OSError(errno.EADDRNOTAVAIL, "no address to connect to")
+    for ip in addresses:
+        family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
+        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            await _finish_connect(sock, (str(ip), port))
+        except OSError as error:
+            sock.close()
+            failure = error
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock, ip
+    raise failure
+
+
+async def _finish_connect(sock: socket.socket, address: tuple[str, int]) -> None:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    status = sock.connect_ex(address)
+    if status == errno.EINPROGRESS:
+        await writable(sock)
+        status = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if status:
+        raise OSError(status, os.strerror(status))

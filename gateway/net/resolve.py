@@ -1,0 +1,104 @@
+"""Names to addresses, by dnspython: workload bytes never reach the C resolver, which stops at a NUL and reads files of its own.
+
+One resolver answers for one sandbox, so one sandbox cannot fill another's cache. Only answers to our own questions are kept.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from ipaddress import IPv4Address
+from typing import Final
+
+import dns.asyncbackend
+import dns.asyncquery
+import dns.exception
+import dns.flags
+import dns.message
+import dns.name
+import dns.rcode
+import dns.rdatatype
+
+from gateway.flow import Endpoint, IPAddress
+from gateway.tasks import spawn
+
+ATTEMPT_S: Final = 1.5
+"""How long one packet is waited for before it is sent again."""
+ATTEMPTS: Final = 3
+TTL_MIN_S: Final = 5
+TTL_MAX_S: Final = 300
+"""A TTL is clamped: zero would ask for each connection, a week would pin a name to an address long gone."""
+CACHED_NAMES: Final = 4096
+UDP_PAYLOAD_BYTES: Final = 1232  # DNS flag day 2020
+
+BACKEND: Final = dns.asyncbackend.get_backend("asyncio")
+"""Named, so that dnspython imports it here and now: a worker that has given up its privileges may not read its own installation."""
+
+
+class ResolveError(Exception):
+    """There is no usable answer: NXDOMAIN, no A record, a server's error, a malformed message."""
+
+
+class ResolveTimeout(ResolveError):
+    """The resolver did not answer in time."""
+
+
+class Resolver:
+    """Asks one server for A records, sharing questions in flight and remembering answers."""
+
+    def __init__(self, server: Endpoint, clock: Callable[[], float] = time.monotonic) -> None:
+        self._server = server
+        self._clock = clock
+        self._answers: OrderedDict[str, tuple[float, tuple[IPAddress, ...]]] = OrderedDict()
+        self._asking: dict[str, asyncio.Task[tuple[IPAddress, ...]]] = {}
+
+    async def addresses(self, name: str) -> tuple[IPAddress, ...]:
+        """The addresses of ``name`` (canonical) in the order that the server gave. ResolveError or ResolveTimeout if there are none.
+
+        A cancelled caller leaves the question under way for the others that wait for it.
+        """
+        known = self._answers.get(name)
+        if known is not None and known[0] > self._clock():
+            return known[1]
+        task = self._asking.get(name)
+        if task is None:
+            task = self._asking[name] = spawn(self._ask(name), f"resolve {name}")
+            task.add_done_callback(lambda done: self._asked(name, done))
+        return await asyncio.shield(task)
+
+    def _asked(self, name: str, task: "asyncio.Task[tuple[IPAddress, ...]]") -> None:
+        self._asking.pop(name, None)
+        if not task.cancelled():
+            task.exception()  # every waiter may have gone: then nobody else looks at it
+
+    async def _ask(self, name: str) -> tuple[IPAddress, ...]:
+        query = dns.message.make_query(
+            dns.name.from_text(name), dns.rdatatype.A, use_edns=0, payload=UDP_PAYLOAD_BYTES
+        )
+        answer = await self._exchange(query)
+        try:
+            chain = answer.resolve_chaining()
+        except dns.exception.DNSException as error:
+            raise ResolveError(f"{name}: {error}") from error
+        if chain.answer is None:
+            raise ResolveError(f"{name}: {dns.rcode.to_text(answer.rcode())}, no address")
+        found = tuple(IPv4Address(record.address) for record in chain.answer)
+        ttl = min(max(chain.minimum_ttl, TTL_MIN_S), TTL_MAX_S)
+        self._answers[name] = (self._clock() + ttl, found)
+        if len(self._answers) > CACHED_NAMES:
+            self._answers.popitem(last=False)
+        return found
+
+    async def _exchange(self, query: dns.message.QueryMessage) -> dns.message.Message:
+        where, port = str(self._server.ip), self._server.port
+        for _ in range(ATTEMPTS):
+            try:
+                answer, _used_tcp = await dns.asyncquery.udp_with_fallback(
+                    query, where, timeout=ATTEMPT_S, port=port, backend=BACKEND
+                )
+            except dns.exception.Timeout:
+                continue
+            except (dns.exception.DNSException, OSError, EOFError) as error:
+                raise ResolveError(f"{where}: {error}") from error
+            return answer
+        raise ResolveTimeout(f"{where} does not answer")

@@ -1,0 +1,70 @@
+"""Waiting for a descriptor, and the few socket operations of the path. Sockets here are non-blocking, always."""
+
+import asyncio
+import socket
+import struct
+from ipaddress import ip_address
+from typing import Final
+
+from gateway.flow import Endpoint
+
+RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, 0 s (socket(7))
+
+
+async def readable(sock: socket.socket) -> None:
+    """Return when ``sock`` has bytes, an end of file or an error to read."""
+    loop = asyncio.get_running_loop()
+    woken: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(sock, _wake, woken)
+    try:
+        await woken
+    finally:
+        loop.remove_reader(sock)
+
+
+async def writable(sock: socket.socket) -> None:
+    """Return when ``sock`` takes bytes, when its connect has ended, or when it has an error."""
+    loop = asyncio.get_running_loop()
+    woken: asyncio.Future[None] = loop.create_future()
+    loop.add_writer(sock, _wake, woken)
+    try:
+        await woken
+    finally:
+        loop.remove_writer(sock)
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+async def receive(sock: socket.socket, into: bytearray, most: int) -> int:
+    """Append up to ``most`` bytes to ``into`` and say how many; 0 is the end of file. OSError as the kernel reports it."""
+    while True:
+        try:
+            chunk = sock.recv(most)
+        except BlockingIOError:
+            await readable(sock)
+            continue
+        into += chunk
+        return len(chunk)
+
+
+async def send_all(sock: socket.socket, data: bytes | memoryview) -> None:
+    """Send ``data`` whole. OSError as the kernel reports it."""
+    rest = memoryview(data)
+    while rest:
+        try:
+            rest = rest[sock.send(rest) :]
+        except BlockingIOError:
+            await writable(sock)
+
+
+def endpoint(address: tuple[str, int] | tuple[str, int, int, int]) -> Endpoint:
+    """What ``getsockname`` or ``accept`` said, as a value; a zone (``%eth0``) is dropped."""
+    return Endpoint(ip_address(address[0].partition("%")[0]), address[1])
+
+
+def reset_on_close(sock: socket.socket) -> None:
+    """Make the coming ``close`` send RST: the other side must see an abort as an abort."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
