@@ -1,0 +1,179 @@
+"""The kernel plan of one cell, as a value: what ``egress rules show`` prints and what a ``Firewall`` installs.
+
+Pure. A packet of the sandbox meets ``mangle PREROUTING`` first. There it is either redirected (TPROXY, which marks it) or left alone; what was left alone
+lands in ``filter INPUT``, whose last rules refuse it at once, from the address that was dialled. So "refuse" needs no rule of its own: it is what
+happens to everything that nothing else took.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import Final, Literal
+
+from rules.policy import NetworkPolicy
+
+LinkKind = Literal["lo"]
+
+PROXY_MARK: Final = "0x4/0xf"
+"""Set by TPROXY on every packet that it gives to the listener; a workload cannot set marks (CAP_NET_ADMIN)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What a sandbox is joined by, and the addresses that belong to the link itself."""
+
+    kind: LinkKind = "lo"
+    device: str = "lo"
+    address: str = "192.0.0.2"
+    """The sandbox's own address: of RFC 7335's continuity prefix, which no host on any network has, and not in the floor."""
+    listen_ip: str = "127.86.0.1"
+    """Where TPROXY hands connections over: a loopback address that no workload uses by habit."""
+    listen_port: int = 1
+    """Below ip_unprivileged_port_start, so that a workload without capabilities can neither hold nor share it."""
+
+
+LO: Final = Link()
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One iptables rule. None means "any"; ``target`` is a name of iptables-extensions(8)."""
+
+    target: Literal["ACCEPT", "DROP", "RETURN", "REJECT", "TPROXY"]
+    in_interface: str | None = None
+    out_interface: str | None = None
+    destination: str | None = None
+    protocol: Literal["tcp", "udp"] | None = None
+    dport: int | None = None
+    mark: str | None = None
+    reject_with: str | None = None
+    on_ip: str | None = None
+    on_port: int | None = None
+    tproxy_mark: str | None = None
+
+    def __str__(self) -> str:
+        words = [
+            (self.in_interface, "-i {}"),
+            (self.out_interface, "-o {}"),
+            (self.destination, "-d {}"),
+            (self.protocol, "-p {}"),
+            (self.dport, "-m {0.protocol} --dport {0.dport}"),
+            (self.mark, "-m mark --mark {}"),
+            (self.target, "-j {}"),
+            (self.reject_with, "--reject-with {}"),
+            (self.on_port, "--on-port {}"),
+            (self.on_ip, "--on-ip {}"),
+            (self.tproxy_mark, "--tproxy-mark {}"),
+        ]
+        return " ".join(
+            text.format(self if "{0." in text else value) for value, text in words if value is not None
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A built-in chain, whole: installing a plan replaces what the chain held."""
+
+    table: Literal["mangle", "filter"]
+    name: str
+    rules: tuple[Rule, ...]
+    policy: Literal["ACCEPT", "DROP"] = "ACCEPT"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that iptables holds for one cell in one family."""
+
+    link: Link
+    family: Literal[4, 6]
+    chains: tuple[Chain, ...]
+    resolver: str | None
+    """The address whose port 53 the gateway answers for the sandbox; None where the policy gives it no DNS."""
+
+    def __str__(self) -> str:
+        """iptables-save(8) text."""
+        lines: list[str] = []
+        for table in dict.fromkeys(chain.table for chain in self.chains):
+            chains = [chain for chain in self.chains if chain.table == table]
+            lines.append(f"*{table}")
+            lines += [f":{chain.name} {chain.policy} [0:0]" for chain in chains]
+            lines += [f"-A {chain.name} {rule}" for chain in chains for rule in chain.rules]
+            lines.append("COMMIT")
+        return "\n".join(lines) + "\n"
+
+
+def build_plan(policy: NetworkPolicy | None, link: Link | LinkKind = "lo") -> Plan:
+    """The plan that enforces ``policy`` on ``link``; ``None`` is full egress, which is still proxied and recorded.
+
+    On ``lo`` the kernel redirects every TCP connection and refuses everything else, whatever the policy: there is no way out of the namespace
+    but through the listener, so addresses are decided there, by the same code that reads names.
+    """
+    joined = LO if link == "lo" else link
+    if not isinstance(joined, Link):
+        raise ValueError(f"link {link!r}: the only link yet is 'lo'")
+    resolver = _resolver(policy)
+    mangle = Chain("mangle", "PREROUTING", tuple(_redirect(joined, resolver)))
+    accept = Chain("filter", "INPUT", tuple(_admit(joined, resolver)), "DROP")
+    forward = Chain("filter", "FORWARD", (), "DROP")
+    output = Chain("filter", "OUTPUT", (Rule("ACCEPT", out_interface=joined.device),), "DROP")
+    return Plan(joined, 4, (mangle, accept, forward, output), resolver)
+
+
+def _resolver(policy: NetworkPolicy | None) -> str | None:
+    """The resolver's address if DNS to it needs no entry (P9: a name entry asks for it, full egress includes it)."""
+    if policy is None:
+        return NetworkPolicy().resolver
+    return policy.resolver if policy.allows_dns() else None
+
+
+def _redirect(link: Link, resolver: str | None) -> Iterator[Rule]:
+    lo = link.device
+    # A direct dial of the listener would arrive with the listener's own address as the "original" destination.
+    yield Rule("DROP", lo, destination=link.listen_ip, protocol="tcp", dport=link.listen_port)
+    yield Rule("RETURN", lo, destination="127.0.0.0/8")
+    yield Rule("RETURN", lo, destination=link.address)
+    if resolver is not None:
+        yield Rule("RETURN", lo, destination=resolver, protocol="tcp", dport=53)
+    yield Rule(
+        "TPROXY",
+        lo,
+        protocol="tcp",
+        on_ip=link.listen_ip,
+        on_port=link.listen_port,
+        tproxy_mark=PROXY_MARK,
+    )
+
+
+def _admit(link: Link, resolver: str | None) -> Iterator[Rule]:
+    lo = link.device
+    yield Rule("ACCEPT", lo, destination="127.0.0.0/8")
+    yield Rule("ACCEPT", lo, destination=link.address)
+    yield Rule("ACCEPT", lo, protocol="tcp", mark=PROXY_MARK)
+    if resolver is not None:
+        yield Rule("ACCEPT", lo, destination=resolver, protocol="udp", dport=53)
+        yield Rule("ACCEPT", lo, destination=resolver, protocol="tcp", dport=53)
+    yield Rule("REJECT", lo, protocol="tcp", reject_with="tcp-reset")
+    yield Rule("REJECT", lo, reject_with="icmp-admin-prohibited")
+
+
+def faults(plan: Plan) -> list[str]:
+    """Why the privileged process must not install ``plan``; empty where it may. The asker is not trusted to have used ``build_plan``."""
+    found: list[str] = []
+    by_name = {(chain.table, chain.name): chain for chain in plan.chains}
+    if len(by_name) != len(plan.chains):
+        found.append("a chain is named twice")
+    for name in ("INPUT", "FORWARD", "OUTPUT"):
+        chain = by_name.get(("filter", name))
+        if chain is None or chain.policy != "DROP":
+            found.append(f"filter {name} does not drop by policy")
+    admit = by_name.get(("filter", "INPUT"))
+    if admit is not None and (not admit.rules or admit.rules[-1].target != "REJECT"):
+        found.append("filter INPUT does not end in a refusal")
+    if any(chain.rules for chain in plan.chains if chain.name == "FORWARD"):
+        found.append("filter FORWARD lets packets through on a link that has no uplink")
+    for rule in (rule for chain in plan.chains for rule in chain.rules if rule.target == "TPROXY"):
+        if (rule.on_ip, rule.on_port) != (plan.link.listen_ip, plan.link.listen_port):
+            found.append("TPROXY leads elsewhere than to the link's listener")
+    if not IPv4Address(plan.link.listen_ip).is_loopback:
+        found.append(f"the listener's address {plan.link.listen_ip} is not loopback")
+    return found
