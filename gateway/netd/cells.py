@@ -1,0 +1,75 @@
+"""Making a cell: one forked process enters a new network namespace, builds it, and hands out its sockets.
+
+A process of its own because python-iptables caches tables by process and must first be touched inside the namespace, and because a process that
+has entered a namespace never has to come back: it ends.
+"""
+
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from ctypes import CDLL, get_errno
+from typing import Final
+
+from gateway.netd.requests import MAX_MESSAGE_BYTES, Answer, CellOpened, Failed, decode_answer, encode
+from rules.plan import Plan, faults
+
+CLONE_NEWNET: Final = 0x40000000  # linux/sched.h
+MAX_DESCRIPTORS: Final = 8
+
+
+def open_cell(plan: Plan) -> tuple[Answer, list[int]]:
+    """The cell of ``plan`` and its descriptors, which the caller owns; or why not, and nothing is left. Never raises."""
+    if wrong := faults(plan):
+        return Failed("refused plan: " + "; ".join(wrong)), []
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours:
+        pid = os.fork()
+        if pid == 0:
+            ours.close()
+            _in_child(lambda: _build(plan), theirs)
+        theirs.close()
+        message, descriptors, _, _ = socket.recv_fds(ours, MAX_MESSAGE_BYTES, MAX_DESCRIPTORS)
+        os.waitpid(pid, 0)
+    if not message:
+        return Failed("the process that builds the cell died; dmesg may say why"), []
+    return decode_answer(message), descriptors
+
+
+def _build(plan: Plan) -> dict[str, int]:
+    """Order: rules that drop, then the listener, then the redirection to it, then the link."""
+    from gateway.netd.links import raise_lo
+    from gateway.netd.sockets import open_sockets
+    from rules.iptables import Iptables
+
+    libc = CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWNET):
+        errno = get_errno()
+        raise OSError(errno, f"a new network namespace: {os.strerror(errno)}")
+    Iptables().install(plan)
+    raise_lo(plan.link)
+    sockets = open_sockets(plan)
+    descriptors = {"netns": os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)}
+    descriptors.update((name, sock.detach()) for name, sock in sockets.items())
+    return descriptors
+
+
+def _in_child(build: Callable[[], dict[str, int]], channel: socket.socket) -> None:
+    """Answer on ``channel`` and end this process, whatever happens."""
+    status = 1
+    try:
+        try:
+            made = build()
+        except PermissionError as error:
+            socket.send_fds(channel, [encode(Failed(str(error), privilege=True))], [])
+        except Exception as error:
+            if os.environ.get("EGRESS_DEBUG"):
+                traceback.print_exc()
+            socket.send_fds(channel, [encode(Failed(f"the cell could not be built: {error}"))], [])
+        else:
+            socket.send_fds(channel, [encode(CellOpened(tuple(made)))], list(made.values()))
+            status = 0
+    finally:
+        sys.stderr.flush()
+        os._exit(status)

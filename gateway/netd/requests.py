@@ -1,0 +1,51 @@
+"""What may be asked of netd, and what it answers: typed values, as JSON, one a SOCK_SEQPACKET message. Pure."""
+
+import msgspec
+
+from rules.plan import Plan
+
+MAX_MESSAGE_BYTES = 256 * 1024
+"""A plan is a few KiB; a message that is longer is nonsense and refused."""
+
+
+class OpenCell(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Make a cell: a network namespace with the link's far end, the plan's rules and the sockets that the gateway listens on."""
+
+    plan: Plan
+
+
+class CellOpened(msgspec.Struct, frozen=True, tag=True):
+    """The cell stands. The message carries descriptors in the order of ``descriptors``."""
+
+    descriptors: tuple[str, ...]
+    """Of ``netns``, ``listener``, ``dns_udp``, ``dns_tcp``; the last two only where the plan has a resolver."""
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """Nothing was made. ``privilege`` tells a missing capability from everything else."""
+
+    message: str
+    privilege: bool = False
+
+
+Request = OpenCell
+Answer = CellOpened | Failed
+
+_encoder = msgspec.json.Encoder()
+_requests = msgspec.json.Decoder(Request)
+_answers: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(CellOpened | Failed)
+
+
+def encode(message: Request | Answer) -> bytes:
+    """One message as it goes over the socket."""
+    return _encoder.encode(message)
+
+
+def decode_request(raw: bytes) -> Request:
+    """``msgspec.MsgspecError`` for anything that is not a request."""
+    return _requests.decode(raw)
+
+
+def decode_answer(raw: bytes) -> Answer:
+    """``msgspec.MsgspecError`` for anything that is not an answer."""
+    return _answers.decode(raw)

@@ -1,0 +1,86 @@
+"""The privileged process itself: reads typed requests from its one socket, answers each, and ends when the socket does."""
+
+import os
+import signal
+import socket
+
+import msgspec
+
+from gateway.errors import EgressError, PrivilegeError, SetupError
+from gateway.netd.cells import open_cell
+from gateway.netd.requests import (
+    MAX_MESSAGE_BYTES,
+    CellOpened,
+    Failed,
+    OpenCell,
+    decode_answer,
+    decode_request,
+    encode,
+)
+from rules.plan import Plan
+
+ANSWER_TIMEOUT_S = 30.0
+
+
+class Netd:
+    """The asking side: a forked netd process and the socket to it."""
+
+    def __init__(self) -> None:
+        """Fork it. It shares no descriptor with this process but the socket and the standard three."""
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.pid = os.fork()
+        if self.pid == 0:
+            keep = os.dup2(theirs.fileno(), 3)
+            os.closerange(4, 1 << 16)
+            serve(socket.socket(fileno=keep))
+        theirs.close()
+        self._socket.settimeout(ANSWER_TIMEOUT_S)
+
+    def open_cell(self, plan: Plan) -> dict[str, int]:
+        """Descriptors by name (``CellOpened.descriptors``), owned by the caller. PrivilegeError or SetupError, with the reason."""
+        try:
+            self._socket.send(encode(OpenCell(plan)))
+            message, descriptors, _, _ = socket.recv_fds(self._socket, MAX_MESSAGE_BYTES, 8)
+        except OSError as error:
+            raise SetupError(f"netd does not answer: {error}") from error
+        answer = decode_answer(message) if message else Failed("netd died")
+        if isinstance(answer, CellOpened):
+            return dict(zip(answer.descriptors, descriptors, strict=True))
+        raise _error(answer)
+
+    def close(self) -> None:
+        """End the process; what it made lives on in the descriptors that it gave."""
+        self._socket.close()
+        os.waitpid(self.pid, 0)
+
+
+def _error(failed: Failed) -> EgressError:
+    if failed.privilege:
+        return PrivilegeError(f"{failed.message}; this link needs root (CAP_SYS_ADMIN, CAP_NET_ADMIN)")
+    return SetupError(failed.message)
+
+
+def serve(channel: socket.socket) -> None:
+    """Answer requests until the other side closes; never returns. Nonsense is answered with ``Failed`` and changes nothing."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C belongs to the command
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    status = 0
+    try:
+        # Imported once, before any cell is asked for: a cell's process then forks with them loaded.
+        import gateway.netd.links  # noqa: F401
+
+        while raw := channel.recv(MAX_MESSAGE_BYTES):
+            try:
+                request = decode_request(raw)
+            except (msgspec.MsgspecError, ValueError) as error:
+                channel.send(encode(Failed(f"not a request: {error}")))
+                continue
+            answer, descriptors = open_cell(request.plan)
+            socket.send_fds(channel, [encode(answer)], descriptors)
+            for descriptor in descriptors:
+                os.close(descriptor)
+    except BaseException:
+        status = 1
+        raise
+    finally:
+        os._exit(status)

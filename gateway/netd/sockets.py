@@ -1,0 +1,37 @@
+"""The sockets that the gateway listens on, opened inside a cell and handed out as descriptors."""
+
+import socket
+from typing import Final
+
+from rules.plan import Plan
+
+BACKLOG: Final = 4096
+DNS_PORT: Final = 53
+
+
+def open_sockets(plan: Plan) -> dict[str, socket.socket]:
+    """By name, in the order in which they are handed over. Every socket is bound to the link's device; OSError where the kernel refuses."""
+    opened = {"listener": _listener(plan)}
+    if plan.resolver is not None:
+        opened["dns_udp"] = _bound(plan, socket.SOCK_DGRAM, plan.resolver, DNS_PORT)
+        opened["dns_tcp"] = _bound(plan, socket.SOCK_STREAM, plan.resolver, DNS_PORT)
+        opened["dns_tcp"].listen(BACKLOG)
+    return opened
+
+
+def _listener(plan: Plan) -> socket.socket:
+    """Where TPROXY delivers: an accepted socket's own name is the destination that the workload dialled."""
+    listener = _bound(plan, socket.SOCK_STREAM, plan.link.listen_ip, plan.link.listen_port, transparent=True)
+    listener.listen(BACKLOG)
+    return listener
+
+
+def _bound(
+    plan: Plan, kind: socket.SocketKind, ip: str, port: int, *, transparent: bool = False
+) -> socket.socket:
+    sock = socket.socket(socket.AF_INET, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, plan.link.device.encode() + b"\0")
+    if transparent:
+        sock.setsockopt(socket.SOL_IP, socket.IP_TRANSPARENT, 1)
+    sock.bind((ip, port))
+    return sock
