@@ -1,0 +1,71 @@
+"""Attempts that were accepted and not yet recorded, in memory that outlives the process that accepted them.
+
+A slot is written at accept and cleared once the decision has been handed over. Whoever survives reads what is left, and writes it down.
+The survivor does not trust what it finds: a process that was taken over may have scribbled on it.
+"""
+
+import mmap
+from typing import Final, NamedTuple
+
+FREE: Final = 0
+OPEN: Final = 1
+SENDING: Final = 2
+"""The decision is being handed over right now: it may or may not have arrived."""
+
+SLOTS: Final = 4096
+SLOT_BYTES: Final = 160
+HEAD_BYTES: Final = 2  # state, length
+
+
+class Leftover(NamedTuple):
+    """One attempt that has no record yet, or may have none (``sending``)."""
+
+    sending: bool
+    payload: bytes
+
+
+class Ledger:
+    """Fixed slots in anonymous shared memory, which a forked process shares."""
+
+    def __init__(self, slots: int = SLOTS) -> None:
+        self._memory = mmap.mmap(-1, slots * SLOT_BYTES)
+        self._slots = slots
+        self._free = list(range(slots - 1, -1, -1))
+
+    def open(self, payload: bytes) -> int | None:
+        """Note an attempt; its slot, or None where all are taken. ``payload``: at most 158 bytes."""
+        if not self._free:
+            return None
+        slot = self._free.pop()
+        at = slot * SLOT_BYTES
+        body = payload[: SLOT_BYTES - HEAD_BYTES]
+        self._memory[at + HEAD_BYTES : at + HEAD_BYTES + len(body)] = body
+        self._memory[at + 1] = len(body)
+        self._memory[at] = OPEN
+        return slot
+
+    def sending(self, slot: int) -> None:
+        """Its decision is being handed over."""
+        self._memory[slot * SLOT_BYTES] = SENDING
+
+    def close(self, slot: int) -> None:
+        """Its decision has been handed over."""
+        self._memory[slot * SLOT_BYTES] = FREE
+        self._free.append(slot)
+
+    def leftovers(self) -> list[Leftover]:
+        """What a dead process left, for the one that survived it."""
+        found = []
+        for slot in range(self._slots):
+            at = slot * SLOT_BYTES
+            state = self._memory[at]
+            if state:
+                length = min(self._memory[at + 1], SLOT_BYTES - HEAD_BYTES)
+                found.append(Leftover(state == SENDING, self._memory[at + HEAD_BYTES : at + HEAD_BYTES + length]))
+        return found
+
+    def reset(self) -> None:
+        """Free every slot, for the next process."""
+        for slot in range(self._slots):
+            self._memory[slot * SLOT_BYTES] = FREE
+        self._free = list(range(self._slots - 1, -1, -1))

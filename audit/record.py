@@ -1,0 +1,149 @@
+"""The records, as mappings in the order of the published format. Pure: time comes in as nanoseconds."""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Final
+
+SCHEMA: Final = "egress/v1"
+MAX_RAW_NAME: Final = 253
+MAX_LINE_BYTES: Final = 4096
+"""PIPE_BUF (limits.h): a line up to this length goes into a pipe whole or not at all."""
+
+Record = dict[str, Any]
+
+
+class Event(StrEnum):
+    """What a record tells of."""
+
+    ALLOWED = "egress_allowed"
+    BLOCKED = "egress_blocked"
+    CLOSED = "egress_closed"
+    LOST = "audit_lost"
+
+
+class EndedBy(StrEnum):
+    """Who or what ended an allowed connection."""
+
+    CLIENT = "client"
+    UPSTREAM = "upstream"
+    POLICY = "policy"
+    LIMIT = "limit"
+    TIMEOUT = "timeout"
+    SHUTDOWN = "shutdown"
+    ERROR = "error"
+
+
+class Phase(StrEnum):
+    """How far a connection had come."""
+
+    SNIFF = "sniff"
+    DECIDE = "decide"
+    RESOLVE = "resolve"
+    CONNECT = "connect"
+    RELAY = "relay"
+
+
+def timestamp(ns: int) -> str:
+    """RFC 3339, UTC, microseconds, from nanoseconds since the epoch."""
+    seconds, rest = divmod(ns, 1_000_000_000)
+    moment = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{moment}.{rest // 1000:06d}Z"
+
+
+def printable(raw: bytes) -> str:
+    """A name that is no hostname, escaped so that it can harm neither a terminal nor a log reader."""
+    return raw.decode("latin-1").encode("unicode_escape").decode("ascii")[:MAX_RAW_NAME]
+
+
+def decision(
+    ns: int,
+    event: Event,
+    *,
+    sandbox: str,
+    flow: str,
+    source: tuple[str, int],
+    dest: tuple[str, int],
+    rule: str,
+    reason: str,
+    domain: str | None = None,
+    domain_source: str | None = None,
+    domain_raw: bytes = b"",
+    upstream_ip: str | None = None,
+    proto: str = "tcp",
+    app: str | None = None,
+    layer: str = "proxy",
+    generation: int = 1,
+    ech: bool = False,
+    dest_mismatch: bool = False,
+) -> Record:
+    """``egress_allowed`` or ``egress_blocked``: one an attempt, when it is decided."""
+    record: Record = {
+        "schema": SCHEMA,
+        "timestamp": timestamp(ns),
+        "event": event,
+        "sandbox": sandbox,
+        "src_ip": source[0],
+        "src_port": source[1],
+        "domain": domain,
+        "domain_source": domain_source,
+        "dest_ip": dest[0],
+        "dest_port": dest[1],
+        "upstream_ip": upstream_ip,
+        "proto": proto,
+        "app": app,
+        "layer": layer,
+        "rule": rule[:1024],
+        "reason": reason,
+        "flow": flow,
+        "generation": generation,
+    }
+    if domain_raw:
+        record["domain_raw"] = printable(domain_raw)
+    if ech:
+        record["ech"] = True
+    if dest_mismatch:
+        record["dest_mismatch"] = True
+    return record
+
+
+def closed(
+    ns: int,
+    *,
+    decided: Record,
+    upstream_ip: str | None,
+    bytes_up: int,
+    bytes_down: int,
+    duration_ms: float,
+    ended_by: EndedBy,
+    phase: Phase,
+) -> Record:
+    """``egress_closed``: how the allowed connection that ``decided`` tells of ended."""
+    record = {
+        name: decided[name]
+        for name in ("schema", "timestamp", "event", "sandbox", "src_ip", "src_port", "domain", "dest_ip", "dest_port")
+    }
+    record |= {
+        "timestamp": timestamp(ns),
+        "event": Event.CLOSED,
+        "upstream_ip": upstream_ip,
+        "proto": decided["proto"],
+        "flow": decided["flow"],
+        "generation": decided["generation"],
+        "bytes_up": bytes_up,
+        "bytes_down": bytes_down,
+        "duration_ms": round(duration_ms, 3),
+        "ended_by": ended_by,
+        "phase": phase,
+    }
+    return record
+
+
+def lost(ns: int, count: int, sandbox: str | None = None) -> Record:
+    """``audit_lost``: how many records could not be written."""
+    return {
+        "schema": SCHEMA,
+        "timestamp": timestamp(ns),
+        "event": Event.LOST,
+        "sandbox": sandbox,
+        "count": count,
+    }
