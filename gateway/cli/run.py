@@ -1,0 +1,98 @@
+"""``egress run``: one sandbox, one command."""
+
+import argparse
+import os
+import secrets
+import sys
+from pathlib import Path
+from typing import Any
+
+from audit.files import default_directory
+from gateway.cli.arguments import add_policy_arguments, policy_from
+from gateway.errors import PrivilegeError
+
+EPILOG = """\
+examples:
+  egress run --allow-out api.openai.com -- python agent.py
+  egress run --allow-out '*.anthropic.com' --allow-out api.github.com:443 -- bash
+  egress run --policy policy.yaml --bind ./out -- make test
+
+The command sees the whole machine read-only; the current directory and what --bind names are writable.
+Exit status: the command's own; 126 and 127 as a shell; 128+N for signal N; before it starts:
+2 usage, 78 bad policy, 77 missing privilege, 125 anything else.
+"""
+
+
+def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb."""
+    parser = subparsers.add_parser(
+        "run",
+        help="run one command in a sandbox that reaches only what the policy allows",
+        description="Run one command in a sandbox that reaches only what the policy allows; every attempt is recorded.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_policy_arguments(parser)
+    parser.add_argument(
+        "--link", choices=("lo",), default="lo", help="how the sandbox is joined (default: lo)"
+    )
+    parser.add_argument(
+        "--bind",
+        action="append",
+        default=[],
+        metavar="PATH",
+        type=Path,
+        help="make PATH writable for the command (repeatable)",
+    )
+    parser.add_argument(
+        "--user", metavar="UID:GID", help="as root: who the command runs as (default: SUDO_UID, else 65534)"
+    )
+    parser.add_argument("--name", metavar="N", help="the sandbox's name in the records (default: made up)")
+    parser.add_argument(
+        "--audit-dir",
+        metavar="DIR",
+        type=Path,
+        help="where records go (default: $EGRESS_AUDIT_DIR, else the system's place)",
+    )
+    parser.add_argument(
+        "command", nargs=argparse.REMAINDER, metavar="-- CMD...", help="the command and its arguments"
+    )
+    parser.set_defaults(run=run, parser=parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check everything that can be wrong first, then build, run, and take down."""
+    command = args.command[1:] if args.command[:1] == ["--"] else args.command
+    if not command:
+        args.parser.error(
+            "no command: write it after --, as in: egress run --allow-out api.openai.com -- curl ..."
+        )
+    policy = policy_from(args, default_deny=True)
+    if os.geteuid() != 0:
+        raise PrivilegeError("the lo link needs root for now: sudo egress run ...")
+    return _carry(args, policy, command)
+
+
+def _carry(args: argparse.Namespace, policy: Any, command: list[str]) -> int:
+    # Only here: what these import is not needed to say what is wrong with a policy.
+    from gateway.launch import launch
+    from gateway.supervisor import Supervisor
+    from gateway.view import plan_view
+
+    audit_dir = (args.audit_dir or default_directory()).absolute()
+    name = args.name or f"run-{secrets.token_hex(3)}"
+    with Supervisor(policy, name, audit_dir) as supervisor:
+        view = plan_view(
+            cwd=Path.cwd(), binds=args.bind, protected=[audit_dir], user=args.user, resolver=policy.network
+        )
+        for notice in view.notices:
+            _say(notice)
+        supervisor.open()
+        status = supervisor.wait(launch(view, command, netns_fd=supervisor.netns))
+    for line in supervisor.summary.lines(str(supervisor.log.path) if supervisor.log else None):
+        _say(line)
+    return status
+
+
+def _say(line: str) -> None:
+    print(f"egress: {line}", file=sys.stderr)

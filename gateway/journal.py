@@ -1,0 +1,159 @@
+"""From accept to record: each accepted connection leaves exactly one decision, whatever becomes of it or of this process.
+
+An attempt is noted in the ledger, which outlives this process, before anything else happens; its decision is handed to the process that keeps the
+records before anything is sent upstream; only then is the note cleared.
+"""
+
+import asyncio
+import time
+from types import TracebackType
+
+from audit.feed import Feed
+from audit.ledger import Ledger
+from audit.log import AuditLog
+from audit.record import EndedBy, Event, Phase, Record, closed, decision
+from gateway.decide import Decision, Verdict, refuse
+from gateway.flow import Flow, IPAddress
+from gateway.net.relay import Counts
+from gateway.reasons import Reason
+from gateway.sniff.result import Refused, Sniffed
+from gateway.summary import Summary
+
+SOURCES = {"tls": "tls_sni", "http": "http_host"}
+
+
+class Attempt:
+    """One accepted connection's way into the records. Leaving it as a context manager writes what is still owed."""
+
+    __slots__ = (
+        "_decided",
+        "_flow",
+        "_journal",
+        "_record",
+        "_slot",
+        "_started_ns",
+        "counts",
+        "ended_by",
+        "phase",
+        "upstream_ip",
+    )
+
+    def __init__(self, journal: "Journal", flow: Flow, slot: int) -> None:
+        self._journal = journal
+        self._flow = flow
+        self._slot = slot
+        self._started_ns = time.monotonic_ns()
+        self._record: Record | None = None
+        self._decided = False
+        self.phase = Phase.SNIFF
+        self.counts: Counts | None = None
+        self.ended_by = EndedBy.ERROR
+        self.upstream_ip: IPAddress | None = None
+
+    def __enter__(self) -> "Attempt":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        stopping = kind is not None and issubclass(kind, asyncio.CancelledError)
+        if not self._decided:
+            self.decided(refuse(Reason.SHUTDOWN if stopping else Reason.INTERNAL_ERROR), None)
+        if self._record is None:
+            return
+        counts = self.counts or Counts()
+        self._journal.feed.send(
+            closed(
+                time.time_ns(),
+                decided=self._record,
+                upstream_ip=None if self.upstream_ip is None else str(self.upstream_ip),
+                bytes_up=counts.up,
+                bytes_down=counts.down,
+                duration_ms=(time.monotonic_ns() - self._started_ns) / 1e6,
+                ended_by=EndedBy.SHUTDOWN if stopping else self.ended_by,
+                phase=self.phase,
+            )
+        )
+
+    def decided(self, made: Decision, seen: Sniffed | Refused | None) -> bool:
+        """Hand the decision to the keeper of the records. False where it was not taken: then nothing may be carried."""
+        self._decided = True
+        record = decision_record(self._flow, made, seen)
+        self._journal.ledger.sending(self._slot)
+        taken = self._journal.feed.send(record)
+        self._journal.ledger.close(self._slot)
+        if taken and made.verdict is Verdict.ALLOW:
+            self._record = record
+        return taken
+
+
+class Journal:
+    """The records of one worker."""
+
+    def __init__(self, feed: Feed, ledger: Ledger) -> None:
+        self.feed = feed
+        self.ledger = ledger
+
+    def open(self, flow: Flow) -> Attempt | None:
+        """Note an accepted connection; None where no more can be noted, so that it must be refused."""
+        slot = self.ledger.open(_pack(flow))
+        return None if slot is None else Attempt(self, flow, slot)
+
+    def blocked(self, flow: Flow, reason: Reason) -> None:
+        """Record a refusal that never became an attempt."""
+        self.feed.send(decision_record(flow, refuse(reason), None))
+
+
+def decision_record(flow: Flow, made: Decision, seen: Sniffed | Refused | None) -> Record:
+    """The record of one decision."""
+    allowed = made.verdict is Verdict.ALLOW
+    upstream = made.addresses[0] if made.addresses else flow.dest.ip
+    return decision(
+        time.time_ns(),
+        Event.ALLOWED if allowed else Event.BLOCKED,
+        sandbox=flow.sandbox,
+        flow=flow.id,
+        source=(str(flow.source.ip), flow.source.port),
+        dest=(str(flow.dest.ip), flow.dest.port),
+        rule=made.entry,
+        reason=str(made.reason),
+        domain=made.host,
+        domain_source=SOURCES[seen.app] if seen is not None and seen.app and made.host else None,
+        domain_raw=seen.raw if isinstance(seen, Refused) else b"",
+        upstream_ip=str(upstream) if allowed else None,
+        app=seen.app if seen is not None else None,
+        ech=isinstance(seen, Sniffed) and seen.ech,
+        dest_mismatch=made.dest_mismatch,
+    )
+
+
+def _pack(flow: Flow) -> bytes:
+    return "|".join(
+        (flow.id, str(flow.source.ip), str(flow.source.port), str(flow.dest.ip), str(flow.dest.port))
+    ).encode()
+
+
+def bury(ledger: Ledger, log: AuditLog | None, sandbox: str, summary: Summary) -> None:
+    """Write down what a dead worker left undecided, and make the ledger ready for the next."""
+    for left in ledger.leftovers():
+        parts = left.payload.decode("ascii", "replace").split("|")
+        if len(parts) != 5 or not (parts[2].isdigit() and parts[4].isdigit()):
+            if log is not None:
+                log.count_lost(1)
+            continue
+        if left.sending and log is not None and log.has_flow(parts[0]):
+            continue
+        record = decision(
+            time.time_ns(),
+            Event.BLOCKED,
+            sandbox=sandbox,
+            flow=parts[0],
+            source=(parts[1], int(parts[2])),
+            dest=(parts[3], int(parts[4])),
+            rule="limit",
+            reason=str(Reason.WORKER_DIED),
+        )
+        if log is not None:
+            log.write(record)
+        summary.count(record)
+    ledger.reset()

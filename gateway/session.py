@@ -1,0 +1,183 @@
+"""One connection's way: accept, sniff, decide, connect, splice, audit.
+
+``run_session`` is the whole path, top to bottom. It awaits only what ``gateway.net`` offers, so the driver underneath can change, and it
+leaves exactly one decision record whatever happens: a connection that ends without one is written as blocked by ``Attempt``.
+"""
+
+import logging
+import socket
+from collections.abc import Container
+from dataclasses import dataclass
+from typing import Final
+
+from audit.record import EndedBy, Phase
+from gateway.decide import (
+    CompiledPolicy,
+    Decision,
+    Target,
+    Verdict,
+    bind,
+    decide,
+    settle,
+    unresolved,
+)
+from gateway.flow import Flow, IPAddress
+from gateway.journal import Attempt
+from gateway.net.connect import connect
+from gateway.net.deadline import deadline, now
+from gateway.net.relay import Counts, relay
+from gateway.net.resolve import ResolveError, Resolver, ResolveTimeout
+from gateway.net.sockets import receive, reset_on_close, send_all
+from gateway.reasons import Reason
+from gateway.refusal import refusal
+from gateway.sniff import sniff
+from gateway.sniff.result import NeedMore, Refused, Sniffed
+
+DECIDE_S: Final = 5.0
+"""From accept to the decision: one absolute deadline, however the client drips (security G)."""
+CONNECT_S: Final = 10.0
+MAX_FIRST_MESSAGE_BYTES: Final = 64 * 1024
+READ_BYTES: Final = 16 * 1024
+
+log = logging.getLogger("egress.session")
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What every connection of one sandbox is decided and carried with."""
+
+    policy: CompiledPolicy
+    resolver: Resolver
+    local: Container[IPAddress]
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What the client said before the decision: the name it shows, and the bytes to pass on first."""
+
+    seen: Sniffed | Refused | None
+    first: bytes
+
+
+async def run_session(client: socket.socket, flow: Flow, gate: Gate, attempt: Attempt) -> None:
+    """Carry ``client``, an accepted non-blocking socket, to where the policy says, or refuse it. Closes it; never raises but for cancellation."""
+    with client, attempt:
+        heard, decision = await _decide(client, flow, gate, attempt)
+        if not attempt.decided(decision, heard.seen):
+            decision = attempt.unrecorded
+        if decision.verdict is not Verdict.ALLOW:
+            await _refuse(client, heard, decision)
+            return
+        upstream = await _connect(flow, decision, attempt)
+        if upstream is None:
+            reset_on_close(client)
+            return
+        with upstream:
+            await _relay(client, upstream, heard.first, attempt)
+
+
+async def _decide(client: socket.socket, flow: Flow, gate: Gate, attempt: Attempt) -> tuple[Heard, Decision]:
+    """Read only what the decision needs; whatever goes wrong on the way is a refusal."""
+    heard = Heard(None, b"")
+    try:
+        async with deadline(now() + DECIDE_S):
+            decision = settle(gate.policy, flow, gate.local)
+            if decision is None:
+                attempt.phase = Phase.SNIFF
+                heard = await _listen(client)
+                attempt.phase = Phase.DECIDE
+                decision = decide(gate.policy, flow, heard.seen, gate.local)
+            if decision.target is Target.BOUND:
+                attempt.phase = Phase.RESOLVE
+                decision = await _bind(flow, gate, decision)
+            return heard, decision
+    except TimeoutError:
+        if attempt.phase is Phase.RESOLVE and decision is not None:
+            return heard, unresolved(decision, Reason.RESOLVE_TIMEOUT)
+        return heard, decide(gate.policy, flow, Refused(Reason.NO_HELLO), gate.local)
+    except Exception:
+        log.exception("flow %s: refused after an unexpected error", flow.id)
+        return heard, attempt.failed
+
+
+async def _listen(client: socket.socket) -> Heard:
+    """The first message, as far as it takes to read a name or to know that there is none to trust."""
+    buffer = bytearray()
+    scanned = 0
+    while True:
+        try:
+            got = await receive(client, buffer, READ_BYTES)
+        except OSError:
+            return Heard(Refused(Reason.CLIENT_CLOSED), b"")
+        if not got:
+            return Heard(Refused(Reason.CLIENT_CLOSED), b"")
+        seen = sniff(buffer, scanned=scanned)
+        if not isinstance(seen, NeedMore):
+            return Heard(seen, bytes(buffer))
+        scanned = len(buffer)
+        if scanned >= MAX_FIRST_MESSAGE_BYTES:
+            return Heard(Refused(Reason.TOO_LONG), bytes(buffer))
+
+
+async def _bind(flow: Flow, gate: Gate, decision: Decision) -> Decision:
+    """The name is a claim until its own addresses are known."""
+    assert decision.host is not None, "a bound target has a name"  # noqa: S101 - what decide() promises
+    try:
+        answers = await gate.resolver.addresses(decision.host)
+    except ResolveTimeout:
+        return unresolved(decision, Reason.RESOLVE_TIMEOUT)
+    except ResolveError:
+        return unresolved(decision, Reason.RESOLVE_FAILED)
+    return bind(gate.policy, decision, flow, answers, gate.local)
+
+
+async def _refuse(client: socket.socket, heard: Heard, decision: Decision) -> None:
+    """Say no in the client's own protocol where it has one; a reset otherwise."""
+    said = refusal(heard.seen, decision)
+    if not said:
+        reset_on_close(client)
+        return
+    try:
+        client.send(said)
+        client.shutdown(socket.SHUT_WR)
+        # Closing over unread bytes would send a reset that overtakes the answer: read on, a little, until the client has it.
+        async with deadline(now() + 1.0):
+            spare = bytearray()
+            while len(spare) < MAX_FIRST_MESSAGE_BYTES and await receive(client, spare, READ_BYTES):
+                pass
+    except (OSError, TimeoutError):
+        return
+
+
+async def _connect(flow: Flow, decision: Decision, attempt: Attempt) -> socket.socket | None:
+    attempt.phase = Phase.CONNECT
+    addresses = decision.addresses if decision.target is Target.BOUND else (flow.dest.ip,)
+    try:
+        async with deadline(now() + CONNECT_S):
+            upstream, attempt.upstream_ip = await connect(addresses, flow.dest.port)
+    except TimeoutError:
+        attempt.ended_by = EndedBy.TIMEOUT
+        return None
+    except OSError:
+        attempt.ended_by = EndedBy.UPSTREAM
+        return None
+    return upstream
+
+
+async def _relay(client: socket.socket, upstream: socket.socket, first: bytes, attempt: Attempt) -> None:
+    attempt.phase = Phase.RELAY
+    counts = attempt.counts = Counts()
+    try:
+        await send_all(upstream, first)
+        counts.up += len(first)
+        relayed = await relay(client, upstream, counts)
+    except OSError:
+        attempt.ended_by = EndedBy.UPSTREAM
+        reset_on_close(client)
+        return
+    if relayed.failed is None:
+        attempt.ended_by = EndedBy.CLIENT if relayed.client_first else EndedBy.UPSTREAM
+        return
+    attempt.ended_by = EndedBy.CLIENT if relayed.failed is client else EndedBy.UPSTREAM
+    reset_on_close(client)
+    reset_on_close(upstream)

@@ -1,0 +1,46 @@
+"""What the person who ran a command wants to know at its end: how much was let out, and what was refused."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+DISTINCT: Final = 1000
+"""A workload can invent names without end; beyond these only the number is kept."""
+SHOWN: Final = 10
+
+
+class Summary:
+    """Counts decision records as they are kept."""
+
+    def __init__(self) -> None:
+        self.allowed = 0
+        self.blocked = 0
+        self.lost = 0
+        self._refused: Counter[str] = Counter()
+
+    def count(self, record: Mapping[str, object]) -> None:
+        """Take one record into account; events that decide nothing are ignored."""
+        event = record.get("event")
+        if event == "egress_allowed":
+            self.allowed += 1
+        elif event == "egress_blocked":
+            many = record.get("count")
+            self.blocked += many if isinstance(many, int) else 1
+            what = f"{record.get('domain') or record.get('dest_ip')}:{record.get('dest_port')} ({record.get('reason')})"
+            if what in self._refused or len(self._refused) < DISTINCT:
+                self._refused[what] += 1
+        elif event == "audit_lost":
+            many = record.get("count")
+            self.lost += many if isinstance(many, int) else 1
+
+    def lines(self, records: str | None) -> Iterator[str]:
+        """For stderr; ``records`` is where they were written, None if audit is off."""
+        yield f"{self.allowed} allowed, {self.blocked} blocked" + (
+            f"; records in {records}" if records else ""
+        )
+        for what, times in self._refused.most_common(SHOWN):
+            yield f"blocked {what}" + (f", {times} times" if times > 1 else "")
+        if len(self._refused) > SHOWN:
+            yield f"... and {len(self._refused) - SHOWN} other destinations: see the records"
+        if self.lost:
+            yield f"{self.lost} records could not be written"

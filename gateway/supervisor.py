@@ -1,0 +1,227 @@
+"""Everything around one sandboxed command: netd and its cell, a worker that is replaced when it dies, and the keeping of its records.
+
+One thread and one selector, no asyncio: this process must be able to fork a worker at any moment. It holds what a worker must not lose (listeners, the ledger
+of undecided attempts) and what a worker must not touch (the audit files).
+"""
+
+import os
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Protocol
+
+from audit.feed import Intake, open_pipe
+from audit.ledger import Ledger
+from audit.log import AuditLog
+from gateway import worker
+from gateway.errors import SetupError
+from gateway.flow import Endpoint
+from gateway.journal import bury
+from gateway.netd.server import Netd
+from gateway.summary import Summary
+from rules.plan import build_plan
+from rules.policy import SecurityPolicy
+
+READY_TIMEOUT_S: Final = 15.0
+STOP_TIMEOUT_S: Final = 5.0
+REPLACE_PAUSE_S: Final = 0.5
+"""Between the death of a worker that did not live long and the next one: no fork loop."""
+FORWARDED: Final = (
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
+
+
+class Command(Protocol):
+    """What the supervisor waits for."""
+
+    @property
+    def pid(self) -> int:
+        """The process to wait for."""
+
+    def forward(self, signum: int) -> None:
+        """Send a signal to the command itself."""
+
+    def finish(self) -> int:
+        """Reap it; its exit status, as a shell would say it."""
+
+
+class Supervisor:
+    """One sandbox's gateway. Use as a context manager: leaving it stops the worker, keeps the last records, and lets the cell go."""
+
+    def __init__(self, policy: SecurityPolicy, sandbox: str, audit_dir: Path) -> None:
+        """Nothing starts yet but netd, whose imports then run beside the caller's."""
+        self._policy = policy
+        self._sandbox = sandbox
+        self.summary = Summary()
+        self.log = AuditLog(audit_dir) if policy.audit.enabled else None
+        self._netd = Netd()
+        self._selector = selectors.DefaultSelector()
+        self._pidfds: dict[int, int] = {}
+        self._command: Command | None = None
+        self._stopping = False
+        self._worker_pid = 0
+        self._worker_started = 0.0
+        self.netns = -1
+
+    def __enter__(self) -> "Supervisor":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def open(self) -> None:
+        """Make the cell and start the worker; afterwards ``netns`` is the descriptor of the sandbox's namespace. EgressError if it cannot be."""
+        network = self._policy.network
+        cell = self._netd.open_cell(build_plan(network))
+        self.netns = cell.pop("netns")
+        sockets = {name: socket.socket(fileno=descriptor) for name, descriptor in cell.items()}
+        read_end, write_end = open_pipe()
+        self._ledger = Ledger.create()
+        self._intake = Intake(read_end, self.log, self.summary.count)
+        self._bundle = worker.Bundle(
+            self._sandbox,
+            network,
+            Endpoint(self._policy.resolver_ip, 53),
+            sockets["listener"],
+            sockets.get("dns_udp"),
+            sockets.get("dns_tcp"),
+            self._ledger,
+            write_end,
+        )
+        self._selector.register(read_end, selectors.EVENT_READ, self._keep_records)
+        self._start_worker()
+        if not self._control_says_ready():
+            raise SetupError("the worker did not start; its own message is above")
+
+    def wait(self, command: Command) -> int:
+        """Keep everything going until ``command`` ends; its exit status."""
+        self._command = command
+        descriptor = os.pidfd_open(command.pid)
+        ended: list[int] = []
+        self._selector.register(descriptor, selectors.EVENT_READ, lambda: ended.append(command.finish()))
+        restore = self._forward_signals(command)
+        try:
+            while not ended:
+                self._turn(None)
+        finally:
+            restore()
+            self._selector.unregister(descriptor)
+            os.close(descriptor)
+        return ended[0]
+
+    def close(self) -> None:
+        """Stop the worker, write what is left to write, close everything. Safe to call twice."""
+        self._stopping = True
+        if self._worker_pid:
+            self._stop_worker()
+        if self._intake is not None:
+            self._keep_records()
+            self._intake.close()
+            self._intake = None
+        if self.log is not None:
+            self.log.close()
+        if self.netns >= 0:
+            os.close(self.netns)
+            self.netns = -1
+        self._netd.close()
+        self._selector.close()
+
+    # -- the worker
+
+    def _start_worker(self) -> None:
+        self._worker_started = time.monotonic()
+        self._worker_pid, self._control = worker.fork_worker(self._bundle)
+        self._worker_pidfd = os.pidfd_open(self._worker_pid)
+        self._selector.register(self._worker_pidfd, selectors.EVENT_READ, self._worker_died)
+
+    def _await_ready(self) -> bool:
+        self._control.settimeout(READY_TIMEOUT_S)
+        try:
+            return self._control.recv(16) == worker.READY
+        except OSError:
+            return False
+
+    def _worker_died(self) -> None:
+        """Reap it, write down what it left undecided, and put another in its place: the listeners' queues are still here."""
+        self._reap_worker()
+        if self._stopping:
+            return
+        if time.monotonic() - self._worker_started < REPLACE_PAUSE_S:
+            time.sleep(REPLACE_PAUSE_S)
+        self._start_worker()
+
+    def _reap_worker(self) -> None:
+        os.waitpid(self._worker_pid, 0)
+        self._worker_pid = 0
+        self._selector.unregister(self._worker_pidfd)
+        os.close(self._worker_pidfd)
+        self._control.close()
+        self._keep_records()
+        bury(self._ledger, self.log, self.summary)
+
+    def _stop_worker(self) -> None:
+        """Ask it to drain while its records are taken in; a worker that does not end is killed."""
+        try:
+            self._control.send(worker.STOP)
+        except OSError:
+            pass  # it is dead already: the pidfd says so next
+        give_up = time.monotonic() + STOP_TIMEOUT_S
+        while self._worker_pid and (left := give_up - time.monotonic()) > 0:
+            self._turn(left)
+        if self._worker_pid:
+            signal.pidfd_send_signal(self._worker_pidfd, signal.SIGKILL)
+            self._reap_worker()
+
+    # -- the loop
+
+    def _turn(self, timeout: float | None) -> None:
+        for key, _ in self._selector.select(timeout):
+            act: Callable[[], object] = key.data
+            act()
+
+    def _keep_records(self) -> None:
+        if self._intake is not None:
+            self._intake.drain()
+        if self.log is not None:
+            self.log.flush()
+
+    def _forward_signals(self, command: Command) -> Callable[[], None]:
+        """Pass on what is sent to this process; what a terminal sends reaches the command by itself, as it shares our process group."""
+        woken, wake = socket.socketpair()
+        for end in (woken, wake):
+            end.setblocking(False)
+
+        def forward() -> None:
+            for number in woken.recv(64):
+                if number in (signal.SIGINT, signal.SIGQUIT) and _owns_terminal():
+                    continue
+                command.forward(number)
+
+        before = {number: signal.signal(number, lambda *_: None) for number in FORWARDED}
+        old_fd = signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+        self._selector.register(woken, selectors.EVENT_READ, forward)
+
+        def restore() -> None:
+            self._selector.unregister(woken)
+            signal.set_wakeup_fd(old_fd)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            woken.close()
+            wake.close()
+
+        return restore
+
+
+def _owns_terminal() -> bool:
+    try:
+        return os.tcgetpgrp(0) == os.getpgrp()
+    except OSError:
+        return False

@@ -1,0 +1,208 @@
+"""The worker: the one process that reads what a workload sends. It accepts, runs a session for each connection, and drains when told to stop.
+
+It is forked with everything it needs already open and imported, and then gives up what it was forked with: root, and every descriptor that is not its own.
+"""
+
+import asyncio
+import ctypes
+import errno
+import logging
+import os
+import signal
+import socket
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+import uvloop
+
+from audit.feed import Feed
+from audit.ledger import Ledger
+from gateway.decide import compile_policy
+from gateway.dns.server import DnsForwarder
+from gateway.flow import Endpoint, Flow
+from gateway.journal import Journal
+from gateway.net.local import LocalAddresses
+from gateway.net.resolve import Resolver
+from gateway.net.sockets import endpoint, reset_on_close
+from gateway.reasons import Reason
+from gateway.session import Gate, run_session
+from gateway.tasks import spawn
+from rules.policy import NetworkPolicy
+
+ACCEPTS_A_TURN: Final = 32
+"""So that a flood of connections leaves the loop to those that stand."""
+PAUSE_S: Final = 0.1
+"""How long accepting rests when descriptors or memory have run out: no busy loop, and others' closes make room."""
+SETTLE_S: Final = 1.0
+"""At a stop: how long sessions that are under way may still end by themselves."""
+UNPRIVILEGED: Final = 65534
+PR_SET_DUMPABLE: Final = 4  # linux/prctl.h
+PR_SET_NO_NEW_PRIVS: Final = 38
+OUT_OF_ROOM: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+READY: Final = b"ready"
+STOP: Final = b"stop"
+
+log = logging.getLogger("egress.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """One sandbox, as it is handed to a worker: everything is open already, and outlives the worker in the process that forked it."""
+
+    sandbox: str
+    policy: NetworkPolicy | None
+    resolver: Endpoint
+    listener: socket.socket
+    dns_udp: socket.socket | None
+    dns_tcp: socket.socket | None
+    ledger: Ledger
+    feed: int
+    """Write end of the pipe to whoever keeps the records."""
+
+
+class Worker:
+    """Serves one bundle until it is told to stop, or the process that forked it is gone."""
+
+    def __init__(self, bundle: Bundle, control: socket.socket) -> None:
+        """Must be made in the running loop."""
+        self._bundle = bundle
+        self._control = control
+        self._loop = asyncio.get_running_loop()
+        self._feed = Feed(bundle.feed)
+        self._journal = Journal(self._feed, bundle.ledger)
+        self._gate = Gate(compile_policy(bundle.policy), Resolver(bundle.resolver), LocalAddresses())
+        self._sessions: set[asyncio.Task[None]] = set()
+        self._life = os.urandom(3).hex()
+        self._accepted = 0
+        self._stopped = self._loop.create_future()
+
+    async def serve(self) -> None:
+        """Accept until stopped, then drain: what waits in the queue is still judged, what stands is closed."""
+        self._loop.add_reader(self._bundle.listener, self._accept)
+        self._loop.add_reader(self._control, self._on_control)
+        forwarder = self._dns()
+        if forwarder is not None:
+            forwarder.start()
+        self._control.send(READY)
+        await self._stopped
+        self._accept()
+        self._loop.remove_reader(self._bundle.listener)
+        if self._sessions:
+            await asyncio.wait(self._sessions, timeout=SETTLE_S)
+        if forwarder is not None:
+            forwarder.stop()
+        for task in tuple(self._sessions):
+            task.cancel()
+        if self._sessions:
+            await asyncio.wait(self._sessions)
+        self._feed.flush()
+
+    def _dns(self) -> DnsForwarder | None:
+        bundle = self._bundle
+        if bundle.dns_udp is None or bundle.dns_tcp is None:
+            return None
+        return DnsForwarder(bundle.dns_udp, bundle.dns_tcp, bundle.resolver)
+
+    def _on_control(self) -> None:
+        """A word, or the end of the process that would have said it."""
+        if not self._stopped.done():
+            self._stopped.set_result(None)
+        self._loop.remove_reader(self._control)
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTS_A_TURN):
+            try:
+                client, peer = self._bundle.listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in OUT_OF_ROOM:
+                    self._pause()
+                    return
+                continue  # ECONNABORTED and the like: that client is gone, the next may not be
+            self._begin(client, endpoint(peer))
+
+    def _begin(self, client: socket.socket, source: Endpoint) -> None:
+        client.setblocking(False)
+        self._accepted += 1
+        flow = Flow(
+            f"{self._life}-{self._accepted:x}", self._bundle.sandbox, source, endpoint(client.getsockname())
+        )
+        attempt = self._journal.open(flow)
+        if attempt is None:
+            self._journal.blocked(flow, Reason.LIMIT)
+            reset_on_close(client)
+            client.close()
+            return
+        task = spawn(run_session(client, flow, self._gate, attempt), f"session {flow.id}")
+        self._sessions.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._sessions.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("%s ended by an error after its decision", task.get_name(), exc_info=error)
+
+    def _pause(self) -> None:
+        self._loop.remove_reader(self._bundle.listener)
+        self._loop.call_later(PAUSE_S, self._resume)
+
+    def _resume(self) -> None:
+        if not self._stopped.done():
+            self._loop.add_reader(self._bundle.listener, self._accept)
+
+
+def fork_worker(bundle: Bundle) -> tuple[int, socket.socket]:
+    """Start a worker for ``bundle``: its process id, and the control socket on which it says READY and hears STOP."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if pid == 0:
+        _run_in_child(bundle, theirs)
+    theirs.close()
+    return pid, ours
+
+
+def _run_in_child(bundle: Bundle, control: socket.socket) -> NoReturn:
+    status = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C belongs to the command
+        _close_all_but(bundle, control)
+        uvloop.run(_serve(bundle, control))
+        status = 0
+    except BaseException:
+        log.exception("the worker ended by an error")
+    finally:
+        os._exit(status)
+
+
+async def _serve(bundle: Bundle, control: socket.socket) -> None:
+    worker = Worker(bundle, control)
+    _give_up_privilege()
+    await worker.serve()
+
+
+def _close_all_but(bundle: Bundle, control: socket.socket) -> None:
+    keep = {0, 1, 2, control.fileno(), bundle.listener.fileno(), bundle.feed}
+    keep |= {sock.fileno() for sock in (bundle.dns_udp, bundle.dns_tcp) if sock is not None}
+    for name in os.listdir("/proc/self/fd"):
+        descriptor = int(name)
+        if descriptor not in keep:
+            try:
+                os.close(descriptor)
+            except OSError:
+                continue  # the listing's own descriptor, closed already
+
+
+def _give_up_privilege() -> None:
+    """A worker that is taken over should hold nothing worth having: no capability, no way to gain one, no core to read."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setresgid(UNPRIVILEGED, UNPRIVILEGED, UNPRIVILEGED)
+        os.setresuid(UNPRIVILEGED, UNPRIVILEGED, UNPRIVILEGED)
+    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
