@@ -1,0 +1,38 @@
+# What people type. Every target makes its own set-up; `make` alone lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PY := .venv/bin/python
+SOURCES := gateway matcher rules audit tests bench
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+setup:  ## install what is missing (apt packages as root, .venv), nothing else
+	@scripts/setup
+
+demo: setup  ## as root: a small internet in namespaces, and what `egress run` does with it
+	$(PY) -m tests.lab.demo
+
+test: setup lint types layers  ## everything; as root the namespace tests too
+	$(PY) -m pytest
+
+test-root: setup  ## the namespace tests alone (root)
+	$(PY) -m pytest -m root
+
+lint: setup  ## ruff: format and lint
+	.venv/bin/ruff format --check $(SOURCES)
+	.venv/bin/ruff check $(SOURCES)
+
+types: setup  ## mypy, strict
+	.venv/bin/mypy $(SOURCES)
+
+layers: setup  ## who may import whom
+	.venv/bin/lint-imports
+
+fuzz: setup  ## atheris: the fast parsers against the plain ones
+	@scripts/fuzz
+
+bench: setup  ## pytest-benchmark: the parts, one by one
+	$(PY) -m pytest bench/micro --benchmark-enable --benchmark-only -o timeout=600
+
+.PHONY: help setup demo test test-root lint types layers fuzz bench
