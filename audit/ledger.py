@@ -61,7 +61,9 @@ class Ledger:
             state = self._memory[at]
             if state:
                 length = min(self._memory[at + 1], SLOT_BYTES - HEAD_BYTES)
-                found.append(Leftover(state == SENDING, self._memory[at + HEAD_BYTES : at + HEAD_BYTES + length]))
+                found.append(
+                    Leftover(state == SENDING, self._memory[at + HEAD_BYTES : at + HEAD_BYTES + length])
+                )
         return found
 
     def reset(self) -> None:

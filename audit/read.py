@@ -19,7 +19,11 @@ def read(
     domain: str | None = None,
 ) -> Iterator[Record]:
     """Every whole record in ``directory`` that has the given values, oldest first. A torn line (a crash's last) is passed over."""
-    wanted = {name: value for name, value in (("sandbox", sandbox), ("event", event), ("domain", domain)) if value is not None}
+    wanted = {
+        name: value
+        for name, value in (("sandbox", sandbox), ("event", event), ("domain", domain))
+        if value is not None
+    }
     files = [_records(path) for path in sorted(Path(directory).glob(PATTERN))]
     for record in heapq.merge(*files, key=lambda record: str(record.get("timestamp", ""))):
         if all(record.get(name) == value for name, value in wanted.items()):

@@ -120,7 +120,17 @@ def closed(
     """``egress_closed``: how the allowed connection that ``decided`` tells of ended."""
     record = {
         name: decided[name]
-        for name in ("schema", "timestamp", "event", "sandbox", "src_ip", "src_port", "domain", "dest_ip", "dest_port")
+        for name in (
+            "schema",
+            "timestamp",
+            "event",
+            "sandbox",
+            "src_ip",
+            "src_port",
+            "domain",
+            "dest_ip",
+            "dest_port",
+        )
     }
     record |= {
         "timestamp": timestamp(ns),

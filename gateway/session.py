@@ -18,6 +18,7 @@ from gateway.decide import (
     Verdict,
     bind,
     decide,
+    refuse,
     settle,
     unresolved,
 )
@@ -60,11 +61,11 @@ class Heard:
 
 
 async def run_session(client: socket.socket, flow: Flow, gate: Gate, attempt: Attempt) -> None:
-    """Carry ``client``, an accepted non-blocking socket, to where the policy says, or refuse it. Closes it; never raises but for cancellation."""
+    """Carry ``client``, an accepted non-blocking socket, to where the policy says, or refuse it. Closes it; raises nothing but cancellation."""
     with client, attempt:
-        heard, decision = await _decide(client, flow, gate, attempt)
+        heard, decision = await _judge(client, flow, gate, attempt)
         if not attempt.decided(decision, heard.seen):
-            decision = attempt.unrecorded
+            decision = refuse(Reason.INTERNAL_ERROR)  # what cannot be recorded is not carried
         if decision.verdict is not Verdict.ALLOW:
             await _refuse(client, heard, decision)
             return
@@ -73,48 +74,52 @@ async def run_session(client: socket.socket, flow: Flow, gate: Gate, attempt: At
             reset_on_close(client)
             return
         with upstream:
-            await _relay(client, upstream, heard.first, attempt)
+            await _splice(client, upstream, heard.first, attempt)
 
 
-async def _decide(client: socket.socket, flow: Flow, gate: Gate, attempt: Attempt) -> tuple[Heard, Decision]:
+async def _judge(client: socket.socket, flow: Flow, gate: Gate, attempt: Attempt) -> tuple[Heard, Decision]:
     """Read only what the decision needs; whatever goes wrong on the way is a refusal."""
     heard = Heard(None, b"")
+    named: Decision | None = None
     try:
         async with deadline(now() + DECIDE_S):
             decision = settle(gate.policy, flow, gate.local)
             if decision is None:
-                attempt.phase = Phase.SNIFF
-                heard = await _listen(client)
+                heard = await _sniff(client)
                 attempt.phase = Phase.DECIDE
                 decision = decide(gate.policy, flow, heard.seen, gate.local)
             if decision.target is Target.BOUND:
                 attempt.phase = Phase.RESOLVE
-                decision = await _bind(flow, gate, decision)
+                named = decision
+                decision = await _bind(flow, gate, named)
             return heard, decision
     except TimeoutError:
-        if attempt.phase is Phase.RESOLVE and decision is not None:
-            return heard, unresolved(decision, Reason.RESOLVE_TIMEOUT)
+        if named is not None:
+            return heard, unresolved(named, Reason.RESOLVE_TIMEOUT)
         return heard, decide(gate.policy, flow, Refused(Reason.NO_HELLO), gate.local)
     except Exception:
         log.exception("flow %s: refused after an unexpected error", flow.id)
-        return heard, attempt.failed
+        return heard, refuse(Reason.INTERNAL_ERROR)
 
 
-async def _listen(client: socket.socket) -> Heard:
+async def _sniff(client: socket.socket) -> Heard:
     """The first message, as far as it takes to read a name or to know that there is none to trust."""
     buffer = bytearray()
-    scanned = 0
+    scanned = worth = 0
     while True:
         try:
             got = await receive(client, buffer, READ_BYTES)
         except OSError:
-            return Heard(Refused(Reason.CLIENT_CLOSED), b"")
+            got = 0
         if not got:
             return Heard(Refused(Reason.CLIENT_CLOSED), b"")
+        if len(buffer) < worth:
+            continue
         seen = sniff(buffer, scanned=scanned)
         if not isinstance(seen, NeedMore):
             return Heard(seen, bytes(buffer))
         scanned = len(buffer)
+        worth = scanned + seen.at_least
         if scanned >= MAX_FIRST_MESSAGE_BYTES:
             return Heard(Refused(Reason.TOO_LONG), bytes(buffer))
 
@@ -164,20 +169,19 @@ async def _connect(flow: Flow, decision: Decision, attempt: Attempt) -> socket.s
     return upstream
 
 
-async def _relay(client: socket.socket, upstream: socket.socket, first: bytes, attempt: Attempt) -> None:
+async def _splice(client: socket.socket, upstream: socket.socket, first: bytes, attempt: Attempt) -> None:
+    """Pass on what was read, then everything, both ways, until both sides have ended."""
     attempt.phase = Phase.RELAY
     counts = attempt.counts = Counts()
     try:
         await send_all(upstream, first)
-        counts.up += len(first)
-        relayed = await relay(client, upstream, counts)
     except OSError:
         attempt.ended_by = EndedBy.UPSTREAM
         reset_on_close(client)
         return
-    if relayed.failed is None:
-        attempt.ended_by = EndedBy.CLIENT if relayed.client_first else EndedBy.UPSTREAM
-        return
-    attempt.ended_by = EndedBy.CLIENT if relayed.failed is client else EndedBy.UPSTREAM
-    reset_on_close(client)
-    reset_on_close(upstream)
+    counts.up += len(first)
+    relayed = await relay(client, upstream, counts)
+    attempt.ended_by = EndedBy.CLIENT if relayed.first is client else EndedBy.UPSTREAM
+    if relayed.failed:
+        reset_on_close(client)
+        reset_on_close(upstream)

@@ -1,7 +1,7 @@
 """Everything around one sandboxed command: netd and its cell, a worker that is replaced when it dies, and the keeping of its records.
 
-One thread and one selector, no asyncio: this process must be able to fork a worker at any moment. It holds what a worker must not lose (listeners, the ledger
-of undecided attempts) and what a worker must not touch (the audit files).
+One thread and one selector, no asyncio: this process must be able to fork a worker at any moment. It holds what a
+worker must not lose (listeners, the ledger of undecided attempts) and what a worker must not touch (the audit files).
 """
 
 import os
@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from audit.feed import Intake, open_pipe
 from audit.ledger import Ledger
@@ -20,6 +20,7 @@ from gateway import worker
 from gateway.errors import SetupError
 from gateway.flow import Endpoint
 from gateway.journal import bury
+from gateway.launch import FORWARDED, Command
 from gateway.netd.server import Netd
 from gateway.summary import Summary
 from rules.plan import build_plan
@@ -29,43 +30,20 @@ READY_TIMEOUT_S: Final = 15.0
 STOP_TIMEOUT_S: Final = 5.0
 REPLACE_PAUSE_S: Final = 0.5
 """Between the death of a worker that did not live long and the next one: no fork loop."""
-FORWARDED: Final = (
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGINT,
-    signal.SIGQUIT,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-)
-
-
-class Command(Protocol):
-    """What the supervisor waits for."""
-
-    @property
-    def pid(self) -> int:
-        """The process to wait for."""
-
-    def forward(self, signum: int) -> None:
-        """Send a signal to the command itself."""
-
-    def finish(self) -> int:
-        """Reap it; its exit status, as a shell would say it."""
 
 
 class Supervisor:
     """One sandbox's gateway. Use as a context manager: leaving it stops the worker, keeps the last records, and lets the cell go."""
 
     def __init__(self, policy: SecurityPolicy, sandbox: str, audit_dir: Path) -> None:
-        """Nothing starts yet but netd, whose imports then run beside the caller's."""
+        """Nothing starts yet but netd, whose imports then run beside the caller's. SetupError where no records can be kept."""
         self._policy = policy
         self._sandbox = sandbox
         self.summary = Summary()
-        self.log = AuditLog(audit_dir) if policy.audit.enabled else None
+        self.log = _open_log(audit_dir) if policy.audit.enabled else None
         self._netd = Netd()
         self._selector = selectors.DefaultSelector()
-        self._pidfds: dict[int, int] = {}
-        self._command: Command | None = None
+        self._intake: Intake | None = None
         self._stopping = False
         self._worker_pid = 0
         self._worker_started = 0.0
@@ -84,7 +62,7 @@ class Supervisor:
         self.netns = cell.pop("netns")
         sockets = {name: socket.socket(fileno=descriptor) for name, descriptor in cell.items()}
         read_end, write_end = open_pipe()
-        self._ledger = Ledger.create()
+        self._ledger = Ledger()
         self._intake = Intake(read_end, self.log, self.summary.count)
         self._bundle = worker.Bundle(
             self._sandbox,
@@ -98,12 +76,11 @@ class Supervisor:
         )
         self._selector.register(read_end, selectors.EVENT_READ, self._keep_records)
         self._start_worker()
-        if not self._control_says_ready():
+        if not self._await_ready():
             raise SetupError("the worker did not start; its own message is above")
 
     def wait(self, command: Command) -> int:
         """Keep everything going until ``command`` ends; its exit status."""
-        self._command = command
         descriptor = os.pidfd_open(command.pid)
         ended: list[int] = []
         self._selector.register(descriptor, selectors.EVENT_READ, lambda: ended.append(command.finish()))
@@ -165,7 +142,7 @@ class Supervisor:
         os.close(self._worker_pidfd)
         self._control.close()
         self._keep_records()
-        bury(self._ledger, self.log, self.summary)
+        bury(self._ledger, self.log, self._sandbox, self.summary)
 
     def _stop_worker(self) -> None:
         """Ask it to drain while its records are taken in; a worker that does not end is killed."""
@@ -218,6 +195,15 @@ class Supervisor:
             wake.close()
 
         return restore
+
+
+def _open_log(directory: Path) -> AuditLog:
+    try:
+        return AuditLog(directory)
+    except OSError as error:
+        raise SetupError(
+            f"no records can be kept in {directory}: {error.strerror}; name another with --audit-dir"
+        ) from error
 
 
 def _owns_terminal() -> bool:

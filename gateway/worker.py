@@ -1,6 +1,7 @@
 """The worker: the one process that reads what a workload sends. It accepts, runs a session for each connection, and drains when told to stop.
 
-It is forked with everything it needs already open and imported, and then gives up what it was forked with: root, and every descriptor that is not its own.
+It is forked with everything it needs already open and imported, and then gives up what it was forked with: root, and
+every descriptor that is not its own.
 """
 
 import asyncio
@@ -31,6 +32,8 @@ from rules.policy import NetworkPolicy
 
 ACCEPTS_A_TURN: Final = 32
 """So that a flood of connections leaves the loop to those that stand."""
+DRAINED_TURNS: Final = 256
+"""At a stop: more than the listener's queue holds."""
 PAUSE_S: Final = 0.1
 """How long accepting rests when descriptors or memory have run out: no busy loop, and others' closes make room."""
 SETTLE_S: Final = 1.0
@@ -86,8 +89,10 @@ class Worker:
             forwarder.start()
         self._control.send(READY)
         await self._stopped
-        self._accept()
         self._loop.remove_reader(self._bundle.listener)
+        for _ in range(DRAINED_TURNS):
+            if not self._accept():
+                break
         if self._sessions:
             await asyncio.wait(self._sessions, timeout=SETTLE_S)
         if forwarder is not None:
@@ -110,18 +115,20 @@ class Worker:
             self._stopped.set_result(None)
         self._loop.remove_reader(self._control)
 
-    def _accept(self) -> None:
+    def _accept(self) -> bool:
+        """Take what waits, a turn's worth at the most; False where no more can be taken now."""
         for _ in range(ACCEPTS_A_TURN):
             try:
                 client, peer = self._bundle.listener.accept()
             except BlockingIOError:
-                return
+                return False
             except OSError as error:
                 if error.errno in OUT_OF_ROOM:
                     self._pause()
-                    return
+                    return False
                 continue  # ECONNABORTED and the like: that client is gone, the next may not be
             self._begin(client, endpoint(peer))
+        return True
 
     def _begin(self, client: socket.socket, source: Endpoint) -> None:
         client.setblocking(False)
@@ -167,9 +174,9 @@ def _run_in_child(bundle: Bundle, control: socket.socket) -> NoReturn:
     status = 1
     try:
         signal.set_wakeup_fd(-1)
+        os.setpgid(0, 0)  # what a terminal or a shell sends to the group belongs to the command
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C belongs to the command
         _close_all_but(bundle, control)
         uvloop.run(_serve(bundle, control))
         status = 0

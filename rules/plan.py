@@ -1,8 +1,8 @@
 """The kernel plan of one cell, as a value: what ``egress rules show`` prints and what a ``Firewall`` installs.
 
-Pure. A packet of the sandbox meets ``mangle PREROUTING`` first. There it is either redirected (TPROXY, which marks it) or left alone; what was left alone
-lands in ``filter INPUT``, whose last rules refuse it at once, from the address that was dialled. So "refuse" needs no rule of its own: it is what
-happens to everything that nothing else took.
+Pure. A packet of the sandbox meets ``mangle PREROUTING`` first. There it is either redirected (TPROXY, which marks it)
+or left alone; what was left alone lands in ``filter INPUT``, whose last rules refuse it at once, from the address that
+was dialled. So "refuse" needs no rule of its own: it is what happens to everything that nothing else took.
 """
 
 from collections.abc import Iterator
@@ -171,9 +171,11 @@ def faults(plan: Plan) -> list[str]:
         found.append("filter INPUT does not end in a refusal")
     if any(chain.rules for chain in plan.chains if chain.name == "FORWARD"):
         found.append("filter FORWARD lets packets through on a link that has no uplink")
-    for rule in (rule for chain in plan.chains for rule in chain.rules if rule.target == "TPROXY"):
-        if (rule.on_ip, rule.on_port) != (plan.link.listen_ip, plan.link.listen_port):
-            found.append("TPROXY leads elsewhere than to the link's listener")
+    redirected = {
+        (rule.on_ip, rule.on_port) for chain in plan.chains for rule in chain.rules if rule.target == "TPROXY"
+    }
+    if redirected - {(plan.link.listen_ip, plan.link.listen_port)}:
+        found.append("TPROXY leads elsewhere than to the link's listener")
     if not IPv4Address(plan.link.listen_ip).is_loopback:
         found.append(f"the listener's address {plan.link.listen_ip} is not loopback")
     return found

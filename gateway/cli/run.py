@@ -5,11 +5,11 @@ import os
 import secrets
 import sys
 from pathlib import Path
-from typing import Any
 
 from audit.files import default_directory
 from gateway.cli.arguments import add_policy_arguments, policy_from
 from gateway.errors import PrivilegeError
+from rules import SecurityPolicy
 
 EPILOG = """\
 examples:
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     return _carry(args, policy, command)
 
 
-def _carry(args: argparse.Namespace, policy: Any, command: list[str]) -> int:
+def _carry(args: argparse.Namespace, policy: SecurityPolicy, command: list[str]) -> int:
     # Only here: what these import is not needed to say what is wrong with a policy.
     from gateway.launch import launch
     from gateway.supervisor import Supervisor
@@ -83,9 +83,15 @@ def _carry(args: argparse.Namespace, policy: Any, command: list[str]) -> int:
     name = args.name or f"run-{secrets.token_hex(3)}"
     with Supervisor(policy, name, audit_dir) as supervisor:
         view = plan_view(
-            cwd=Path.cwd(), binds=args.bind, protected=[audit_dir], user=args.user, resolver=policy.network
+            cwd=Path.cwd(),
+            binds=args.bind,
+            protected=[audit_dir],
+            user=args.user,
+            resolver=str(policy.resolver_ip),
+            environment=os.environ,
         )
-        for notice in view.notices:
+        notices = [*(supervisor.log.warnings if supervisor.log else ()), *view.notices]
+        for notice in notices:
             _say(notice)
         supervisor.open()
         status = supervisor.wait(launch(view, command, netns_fd=supervisor.netns))

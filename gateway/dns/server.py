@@ -7,7 +7,7 @@ question is handed back, under the sandbox's own id.
 import asyncio
 import os
 import socket
-from typing import Final
+from typing import Any, Final
 
 from gateway.flow import Endpoint
 from gateway.net.sockets import readable, send_all
@@ -67,12 +67,12 @@ class DnsForwarder:
     def _admits(self, query: bytes) -> bool:
         return len(query) > HEADER_BYTES and not query[2] & QR and self._in_flight < MAX_IN_FLIGHT
 
-    async def _answer_udp(self, query: bytes, client: object) -> None:
+    async def _answer_udp(self, query: bytes, client: tuple[Any, ...]) -> None:
         self._in_flight += 1
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 answer = await self._ask_udp(query)
-            self._udp.sendto(answer, client)  # type: ignore[arg-type]  # what recvfrom gave
+            self._udp.sendto(answer, client)
         except (OSError, TimeoutError):
             pass  # the client asks again, as it would of any resolver that lost a packet
         finally:

@@ -1,7 +1,8 @@
 """Copying bytes both ways between two connected sockets, until both sides have ended or one has failed.
 
-Strategy: bytes go from ``recv`` straight to ``send``; what the slower side does not take at once (one read at the most) is kept, and its source is not
-read until it is gone. So nothing queues here, and the kernel's own buffers press back on a fast sender. An end of file is passed on as a half-close.
+Strategy: bytes go from ``recv`` straight to ``send``; what the slower side does not take at once (one read at the most)
+is kept, and its source is not read until it is gone. So nothing queues here, and the kernel's own buffers press back on
+a fast sender. An end of file is passed on as a half-close.
 """
 
 import asyncio

@@ -89,7 +89,7 @@ class Resolver:
             self._answers.popitem(last=False)
         return found
 
-    async def _exchange(self, query: dns.message.QueryMessage) -> dns.message.Message:
+    async def _exchange(self, query: dns.message.QueryMessage) -> dns.message.QueryMessage:
         where, port = str(self._server.ip), self._server.port
         for _ in range(ATTEMPTS):
             try:
@@ -100,5 +100,7 @@ class Resolver:
                 continue
             except (dns.exception.DNSException, OSError, EOFError) as error:
                 raise ResolveError(f"{where}: {error}") from error
+            if not isinstance(answer, dns.message.QueryMessage):
+                raise ResolveError(f"{where}: its answer is no answer to a query")
             return answer
         raise ResolveTimeout(f"{where} does not answer")

@@ -1,7 +1,6 @@
 """The privileged process itself: reads typed requests from its one socket, answers each, and ends when the socket does."""
 
 import os
-import signal
 import socket
 
 import msgspec
@@ -62,8 +61,7 @@ def _error(failed: Failed) -> EgressError:
 
 def serve(channel: socket.socket) -> None:
     """Answer requests until the other side closes; never returns. Nonsense is answered with ``Failed`` and changes nothing."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C belongs to the command
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.setpgid(0, 0)  # what a terminal or a shell sends to the group belongs to the command
     status = 0
     try:
         # Imported once, before any cell is asked for: a cell's process then forks with them loaded.

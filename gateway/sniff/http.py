@@ -15,7 +15,9 @@ TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"  # RFC 9110 section 5.6.2
 
 _BEGINNING = re.compile(TOKEN + rb"{1,32}(?: |\Z)")
 _REQUEST_LINE = re.compile(b"(" + TOKEN + rb"{1,32}) ([!-~]+) HTTP/1\.([01])")
-_FIELD = re.compile(b"(" + TOKEN + rb"+):[ \t]*((?:[!-~\x80-\xff](?:[ \t!-~\x80-\xff]*[!-~\x80-\xff])?)?)[ \t]*")
+_FIELD = re.compile(
+    b"(" + TOKEN + rb"+):[ \t]*((?:[!-~\x80-\xff](?:[ \t!-~\x80-\xff]*[!-~\x80-\xff])?)?)[ \t]*"
+)
 _AUTHORITY = re.compile(rb"([^:@,/?#\[\]\s]+)(?::([0-9]{1,5}))?")
 _ABSOLUTE = re.compile(rb"http://([^/?#]*)(?:[/?].*)?", re.IGNORECASE)
 

@@ -1,0 +1,184 @@
+"""What a sandboxed command sees of this machine, worked out before anything is started.
+
+``/`` read-only; ``/run``, ``/tmp``, ``/dev`` and ``/proc`` its own; the current directory and ``--bind`` paths writable; what enforces the policy
+and what records it never writable, wherever it lies. A view only says what is to be; ``gateway.launch`` makes it.
+"""
+
+import os
+import pwd
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from gateway.errors import EgressError
+
+NOBODY: Final = 65534
+OWN: Final = tuple(map(Path, ("/run", "/tmp", "/dev/shm")))  # noqa: S108 - mounted anew, not used here
+KERNEL: Final = tuple(map(Path, ("/proc", "/sys", "/dev")))
+"""Never handed in from outside, whatever lies below."""
+
+
+class ViewError(EgressError):
+    """``--bind`` or ``--user`` asks for what cannot be."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who the command runs as."""
+
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One command's world."""
+
+    identity: Identity
+    cwd: Path
+    writable: tuple[Path, ...]
+    """Bound writable, an outer path before those inside it."""
+    pinned: tuple[Path, ...]
+    """Directories between a writable path and a protected one: mount points of their own, since a directory that is none could be renamed, and the
+    protected path inside it replaced."""
+    protected: tuple[Path, ...]
+    """Inside a writable path and read-only all the same."""
+    resolver: str
+    environment: Mapping[str, str]
+    notices: tuple[str, ...]
+
+
+def plan_view(
+    *,
+    cwd: Path,
+    binds: Iterable[Path],
+    protected: Iterable[Path],
+    user: str | None,
+    resolver: str,
+    environment: Mapping[str, str],
+) -> View:
+    """Root's view of what the command may have; every doubt about a path makes it read-only, with a notice. ViewError for what makes no sense."""
+    identity = identify(user, environment)
+    guarded = sorted({path.resolve() for path in (*protected, *installation())})
+    notices: list[str] = []
+    writable = list(_binds(binds, guarded))
+    start, own = _start(cwd.resolve(), guarded, identity, notices)
+    if own and not any(_inside(start, path) for path in writable):
+        writable.append(start)
+    writable.sort()
+    covered = [path for path in guarded if any(_inside(path, outer) for outer in writable)]
+    return View(
+        identity,
+        start,
+        tuple(writable),
+        tuple(sorted(set(_between(writable, covered)))),
+        tuple(covered),
+        resolver,
+        _environment(environment, identity),
+        tuple(notices),
+    )
+
+
+def installation() -> Iterator[Path]:
+    """Where the code lies that this process runs: what a command could change to be obeyed next time."""
+    yield Path(__file__).resolve().parents[1]
+    for name in (sys.prefix, sys.base_prefix, *sys.path):
+        if name and (path := Path(name)).exists():
+            yield path
+
+
+def identify(user: str | None, environment: Mapping[str, str]) -> Identity:
+    """``--user UID:GID``, else whoever called sudo, else nobody. Never root."""
+    if user is not None:
+        uid, colon, gid = user.partition(":")
+        if not (uid.isdecimal() and uid.isascii()) or (colon and not (gid.isdecimal() and gid.isascii())):
+            raise ViewError(f"--user {user}: write it in numbers, UID:GID, as in --user 1000:1000")
+        identity = Identity(int(uid), int(gid) if colon else int(uid))
+    else:
+        identity = Identity(
+            int(environment.get("SUDO_UID") or NOBODY), int(environment.get("SUDO_GID") or NOBODY)
+        )
+        if identity.uid == 0:
+            identity = Identity(NOBODY, NOBODY)  # root's own sudo
+    if identity.uid == 0 or identity.gid == 0:
+        raise ViewError("--user: root inside the sandbox is refused; name another, as in --user 1000:1000")
+    if max(identity.uid, identity.gid) > 0xFFFFFFFE:
+        raise ViewError(f"--user {user}: there is no such uid")
+    return identity
+
+
+def _binds(binds: Iterable[Path], guarded: list[Path]) -> Iterator[Path]:
+    for given in binds:
+        path = given.absolute().resolve()
+        if not path.exists():
+            raise ViewError(f"--bind {given}: there is no such path; make it first")
+        if path == Path("/") or path in OWN or any(_inside(path, top) for top in KERNEL):
+            raise ViewError(f"--bind {given}: {path} cannot be handed in whole; name a directory inside it")
+        if any(_inside(path, guard) for guard in guarded):
+            raise ViewError(f"--bind {given}: {path} belongs to the gateway itself and stays read-only")
+        yield path
+
+
+def _start(cwd: Path, guarded: list[Path], identity: Identity, notices: list[str]) -> tuple[Path, bool]:
+    """Where the command starts, and whether that place is made writable."""
+    if any(_inside(cwd, top) for top in KERNEL) or cwd in OWN:
+        notices.append(f"{cwd} is the sandbox's own: the command starts in an empty one")
+        return cwd if cwd in OWN else Path("/"), False
+    if not reachable(cwd, identity):
+        notices.append(f"uid {identity.uid} may not enter {cwd}: the command starts in /; see --user")
+        return Path("/"), False
+    if cwd == Path("/"):
+        notices.append("the current directory is /: nothing is writable but /tmp; see --bind")
+        return cwd, False
+    if any(_inside(cwd, guard) for guard in guarded):
+        notices.append(
+            f"{cwd} holds the gateway itself or its records: read-only for the command; see --bind"
+        )
+        return cwd, False
+    return cwd, True
+
+
+def reachable(path: Path, identity: Identity) -> bool:
+    """Whether that user can enter ``path``: asked of the kernel, by a process that becomes the user."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            if os.geteuid() == 0:
+                os.setgroups([])
+                os.setresgid(identity.gid, identity.gid, identity.gid)
+                os.setresuid(identity.uid, identity.uid, identity.uid)
+            os.chdir(path)
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def _between(writable: list[Path], covered: list[Path]) -> Iterator[Path]:
+    for path in covered:
+        for parent in path.parents:
+            if any(parent != outer and _inside(parent, outer) for outer in writable):
+                yield parent
+
+
+def _inside(path: Path, outer: Path) -> bool:
+    return path == outer or outer in path.parents
+
+
+def _environment(environment: Mapping[str, str], identity: Identity) -> Mapping[str, str]:
+    """The caller's, with the names of whom the command runs as; root's home is no home for anybody else."""
+    if identity.uid == os.geteuid():
+        return environment
+    try:
+        entry = pwd.getpwuid(identity.uid)
+        name, home = entry.pw_name, Path(entry.pw_dir)
+    except KeyError:
+        name, home = str(identity.uid), Path("/nonexistent")
+    if not reachable(home, identity):
+        home = Path("/tmp")  # noqa: S108 - the sandbox's own
+    return {**environment, "HOME": str(home), "USER": name, "LOGNAME": name}
