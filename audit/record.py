@@ -52,7 +52,9 @@ def timestamp(ns: int) -> str:
 
 def printable(raw: bytes) -> str:
     """A name that is no hostname, escaped so that it can harm neither a terminal nor a log reader."""
-    return raw.decode("latin-1").encode("unicode_escape").decode("ascii")[:MAX_RAW_NAME]
+    return "".join(chr(byte) if 0x20 <= byte < 0x7F and byte != 0x5C else f"\\x{byte:02x}" for byte in raw)[
+        :MAX_RAW_NAME
+    ]
 
 
 def decision(

@@ -77,8 +77,8 @@ class Attempt:
 
     def decided(self, made: Decision, seen: Sniffed | Refused | None) -> bool:
         """Hand the decision to the keeper of the records. False where it was not taken: then nothing may be carried."""
-        self._decided = True
         record = decision_record(self._flow, made, seen)
+        self._decided = True
         self._journal.ledger.sending(self._slot)
         taken = self._journal.feed.send(record)
         self._journal.ledger.close(self._slot)

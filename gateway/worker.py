@@ -19,6 +19,7 @@ import uvloop
 from audit.feed import Feed
 from audit.ledger import Ledger
 from gateway.decide import compile_policy
+from gateway.dns.guard import Guard
 from gateway.dns.server import DnsForwarder
 from gateway.flow import Endpoint, Flow
 from gateway.journal import Journal
@@ -107,7 +108,10 @@ class Worker:
         bundle = self._bundle
         if bundle.dns_udp is None or bundle.dns_tcp is None:
             return None
-        return DnsForwarder(bundle.dns_udp, bundle.dns_tcp, bundle.resolver)
+        policy = self._gate.policy
+        mode = NetworkPolicy().dns if bundle.policy is None else bundle.policy.dns
+        guard = Guard(mode, policy.forwards, forwards_all=policy.forwards_all)
+        return DnsForwarder(bundle.dns_udp, bundle.dns_tcp, bundle.resolver, guard)
 
     def _on_control(self) -> None:
         """A word, or the end of the process that would have said it."""

@@ -1,7 +1,7 @@
-"""The sandbox's DNS: each query that reaches the resolver's address inside the cell is asked again from the host's side, and the answer handed back.
+"""The sandbox's DNS: each query that reaches the resolver's address inside the cell is judged, and answered here or asked again from the host's side.
 
 A query is passed on from a fresh socket, so with a random port, under a random id; only an answer from the resolver with that id and that
-question is handed back, under the sandbox's own id.
+question is handed back, under the sandbox's own id and spelling.
 """
 
 import asyncio
@@ -9,13 +9,12 @@ import os
 import socket
 from typing import Any, Final
 
+from gateway.dns.guard import MIN_QUERY_BYTES, QR, Guard, question_end
 from gateway.flow import Endpoint
 from gateway.net.sockets import readable, send_all
 from gateway.tasks import spawn
 
 MAX_UDP_BYTES: Final = 4096
-HEADER_BYTES: Final = 12
-QR: Final = 0x80  # RFC 1035 section 4.1.1, third octet
 TIMEOUT_S: Final = 5.0
 MAX_IN_FLIGHT: Final = 256
 """Queries of one sandbox under way at once; those beyond are dropped, as a full queue would, and clients ask again."""
@@ -25,7 +24,8 @@ TCP_IDLE_S: Final = 10.0
 class DnsForwarder:
     """Serves one sandbox on its two DNS sockets."""
 
-    def __init__(self, udp: socket.socket, tcp: socket.socket, resolver: Endpoint) -> None:
+    def __init__(self, udp: socket.socket, tcp: socket.socket, resolver: Endpoint, guard: Guard) -> None:
+        self._guard = guard
         self._udp = udp
         self._tcp = tcp
         self._resolver = (str(resolver.ip), resolver.port)
@@ -50,8 +50,17 @@ class DnsForwarder:
                 query, client = self._udp.recvfrom(MAX_UDP_BYTES)
             except OSError:
                 return
-            if self._admits(query):
-                spawn(self._answer_udp(query, client), "dns udp")
+            ruling = self._guard.judge(query)
+            if ruling.answer:
+                self._reply(ruling.answer, client)
+            elif ruling.forward and self._in_flight < MAX_IN_FLIGHT:
+                spawn(self._answer_udp(query, ruling.forward, client), "dns udp")
+
+    def _reply(self, answer: bytes, client: tuple[Any, ...]) -> None:
+        try:
+            self._udp.sendto(answer, client)
+        except OSError:
+            return  # the client is gone, or its queue is full: it asks again
 
     def _on_tcp(self) -> None:
         try:
@@ -64,33 +73,29 @@ class DnsForwarder:
         client.setblocking(False)
         spawn(self._serve_tcp(client), "dns tcp")
 
-    def _admits(self, query: bytes) -> bool:
-        return len(query) > HEADER_BYTES and not query[2] & QR and self._in_flight < MAX_IN_FLIGHT
-
-    async def _answer_udp(self, query: bytes, client: tuple[Any, ...]) -> None:
+    async def _answer_udp(self, query: bytes, ours: bytes, client: tuple[Any, ...]) -> None:
         self._in_flight += 1
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                answer = await self._ask_udp(query)
-            self._udp.sendto(answer, client)
+                answer = await self._ask_udp(os.urandom(2) + ours[2:])
+            self._reply(_as_asked(query, answer), client)
         except (OSError, TimeoutError):
             pass  # the client asks again, as it would of any resolver that lost a packet
         finally:
             self._in_flight -= 1
 
     async def _ask_udp(self, query: bytes) -> bytes:
-        ours = os.urandom(2) + query[2:]
         with socket.socket(self._family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
             sock.connect(self._resolver)
-            sock.send(ours)
+            sock.send(query)
             while True:
                 await readable(sock)
                 try:
                     answer = sock.recv(0xFFFF)
                 except BlockingIOError:
                     continue
-                if answer[:2] == ours[:2] and len(answer) >= HEADER_BYTES and answer[2] & QR:
-                    return query[:2] + answer[2:]
+                if _answers(query, answer):
+                    return answer
 
     async def _serve_tcp(self, client: socket.socket) -> None:
         self._in_flight += 1
@@ -99,9 +104,14 @@ class DnsForwarder:
                 while True:
                     async with asyncio.timeout(TCP_IDLE_S):
                         query = await _read_message(client)
-                        if not query:
+                        ruling = self._guard.judge(query)
+                        if ruling.forward:
+                            answer = await self._ask_tcp(os.urandom(2) + ruling.forward[2:])
+                            await send_all(client, _framed(_as_asked(query, answer)))
+                        elif ruling.answer:
+                            await send_all(client, _framed(ruling.answer))
+                        else:
                             return
-                        await send_all(client, _framed(await self._ask_tcp(query)))
         except (OSError, TimeoutError, EOFError):
             pass  # a connection that ends early is an answer that clients know
         finally:
@@ -112,7 +122,27 @@ class DnsForwarder:
         with socket.socket(self._family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
             await loop.sock_connect(sock, self._resolver)
             await send_all(sock, _framed(query))
-            return await _read_message(sock)
+            answer = await _read_message(sock)
+        if not _answers(query, answer):
+            raise EOFError("that was no answer to the query")
+        return answer
+
+
+def _answers(query: bytes, answer: bytes) -> bool:
+    """Whether ``answer`` is one, to this query: id and question are what a forger has to guess (RFC 5452)."""
+    end = question_end(query)
+    return (
+        len(answer) >= MIN_QUERY_BYTES
+        and bool(answer[2] & QR)
+        and answer[:2] == query[:2]
+        and answer[MIN_QUERY_BYTES:end] == query[MIN_QUERY_BYTES:end]
+    )
+
+
+def _as_asked(query: bytes, answer: bytes) -> bytes:
+    """Under the sandbox's own id, and with its own spelling of the question, which some resolvers check."""
+    end = question_end(query)
+    return query[:2] + answer[2:MIN_QUERY_BYTES] + query[MIN_QUERY_BYTES:end] + answer[end:]
 
 
 def _framed(message: bytes) -> bytes:

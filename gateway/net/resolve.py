@@ -17,6 +17,8 @@ import dns.flags
 import dns.message
 import dns.name
 import dns.rcode
+import dns.rdata
+import dns.rdataclass
 import dns.rdatatype
 
 from gateway.flow import Endpoint, IPAddress
@@ -31,8 +33,10 @@ TTL_MAX_S: Final = 300
 CACHED_NAMES: Final = 4096
 UDP_PAYLOAD_BYTES: Final = 1232  # DNS flag day 2020
 
+# What dnspython imports on demand, it imports here: a worker that has given up its privileges may not be able to read its own installation.
 BACKEND: Final = dns.asyncbackend.get_backend("asyncio")
-"""Named, so that dnspython imports it here and now: a worker that has given up its privileges may not read its own installation."""
+for _kind in ("A", "CNAME", "DNAME", "SOA", "NS", "RRSIG", "OPT"):
+    dns.rdata.get_rdata_class(dns.rdataclass.IN, dns.rdatatype.from_text(_kind))  # type: ignore[no-untyped-call]
 
 
 class ResolveError(Exception):
