@@ -143,6 +143,8 @@ class Supervisor:
         self._control.close()
         self._keep_records()
         bury(self._ledger, self.log, self._sandbox, self.summary)
+        if self.log is not None:
+            self.log.flush()
 
     def _stop_worker(self) -> None:
         """Ask it to drain while its records are taken in; a worker that does not end is killed."""

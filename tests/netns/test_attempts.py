@@ -1,0 +1,14 @@
+"""The table of ``make demo``, a test a row."""
+
+import pytest
+
+from tests.lab.attempts import ATTEMPTS, Attempt, carry_out
+from tests.lab.lab import Lab
+
+pytestmark = pytest.mark.root
+
+
+@pytest.mark.parametrize("attempt", ATTEMPTS, ids=lambda attempt: attempt.title.replace(" ", "-"))
+def test_seen_recorded_and_arrived_as_it_must(lab: Lab, attempt: Attempt) -> None:
+    _, wrong = carry_out(lab, attempt)
+    assert wrong == []

@@ -1,0 +1,200 @@
+"""Each accepted socket leaves exactly one decision, whoever dies, and whenever."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from tests.lab.lab import Lab
+from tests.lab.places import ATTACKER_IP, BLACKHOLE_IP, GOOD_IP, HOSTILE, Port
+from tests.netns.hello import client_hello, get
+from tests.netns.puppet import Failure, Puppet
+
+pytestmark = pytest.mark.root
+
+HELLO = client_hello("allowed.test")
+ALLOW = (
+    "allowed.test",
+    "mute.test",
+    "blackhole.test",
+    "slow.test",
+    GOOD_IP + ":7001,7002,7003,7004,7005,7006,7007,7010,9999",
+)
+
+
+def reach(lab: Lab, puppet: Puppet, stage: str) -> None:
+    """Bring socket 1 to a stage of its way, and leave it there."""
+    if stage == "silent":
+        puppet.connect(GOOD_IP, Port.HTTPS)
+    elif stage == "sniff":
+        puppet.connect(GOOD_IP, Port.HTTPS)
+        puppet.send(HELLO[:100])
+    elif stage == "resolve":
+        lab.zone.put("mute.test", {"drop": True})
+        puppet.connect(GOOD_IP, Port.HTTPS)
+        puppet.send(client_hello("mute.test"))
+        lab.far.wait("dns", name="mute.test")
+    elif stage == "connect":
+        puppet.connect(BLACKHOLE_IP, Port.HTTPS)
+        puppet.send(client_hello("blackhole.test"))
+        puppet.await_decisions(1)
+    elif stage == "relay":
+        puppet.connect(GOOD_IP, Port.SILENT)
+        puppet.send(b"carried")
+        puppet.await_decisions(1)
+        lab.far.wait("first", dport=Port.SILENT)
+    time.sleep(0.05)
+
+
+UNDECIDED = ("silent", "sniff", "resolve")
+DECIDED = ("connect", "relay")
+
+
+@pytest.mark.parametrize("stage", [*UNDECIDED, *DECIDED])
+@pytest.mark.parametrize("end", ["close", "reset"])
+def test_the_client_ends_at_each_stage(lab: Lab, stage: str, end: str) -> None:
+    with Puppet(lab, allow=ALLOW) as puppet:
+        reach(lab, puppet, stage)
+        puppet.do(end, id=1)
+        (record,) = puppet.await_decisions(1)
+    assert [found["flow"] for found in puppet.decisions()] == [record["flow"]]
+    assert record["event"] == ("egress_allowed" if stage in DECIDED else "egress_blocked")
+    if stage in ("silent", "sniff"):
+        assert record["reason"] == "client_closed"
+    closed = [found for found in puppet.records() if found["event"] == "egress_closed"]
+    assert [found["flow"] for found in closed] == ([record["flow"]] if stage in DECIDED else [])
+    assert not lab.capture.involving(*HOSTILE)
+
+
+@pytest.mark.parametrize("stage", [*UNDECIDED, *DECIDED])
+def test_the_worker_is_killed_at_each_stage(lab: Lab, stage: str) -> None:
+    with Puppet(lab, allow=ALLOW) as puppet:
+        reach(lab, puppet, stage)
+        puppet.kill_worker()
+        (record,) = puppet.await_decisions(1)
+        if stage in DECIDED:
+            assert record["event"] == "egress_allowed"
+        else:
+            assert (record["event"], record["reason"]) == ("egress_blocked", "worker_died")
+            assert (record["dest_ip"], record["dest_port"]) == (GOOD_IP, 443)
+        with pytest.raises(Failure, match="ConnectionResetError"):
+            puppet.do("receive", id=1)
+            puppet.do("receive", id=1)
+            raise Failure("ConnectionResetError, or an end: the far side of a killed process is closed")
+        puppet.connect(GOOD_IP, Port.HTTP, 2)
+        puppet.send(get("allowed.test"), 2)
+        assert b"200 OK" in puppet.receive_all(2), "its successor serves"
+        puppet.await_decisions(2)
+    assert len({found["flow"] for found in puppet.decisions()}) == len(puppet.decisions()) == 2
+
+
+@pytest.mark.parametrize("stage", [*UNDECIDED, *DECIDED])
+def test_the_command_is_killed_at_each_stage(lab: Lab, stage: str) -> None:
+    with Puppet(lab, allow=ALLOW) as puppet:
+        reach(lab, puppet, stage)
+        puppet.process.send_signal(signal.SIGTERM)
+        puppet.process.wait(10)
+    assert puppet.process.returncode == 128 + signal.SIGTERM
+    assert len(puppet.decisions()) == 1
+
+
+@pytest.mark.parametrize("stage", [*UNDECIDED, *DECIDED])
+def test_connections_wait_while_a_worker_is_replaced(lab: Lab, stage: str) -> None:
+    """What the kernel had queued when a worker died is served by its successor, and counted once."""
+    with Puppet(lab, allow=ALLOW) as puppet:
+        reach(lab, puppet, stage)
+        os.kill(puppet.worker, signal.SIGSTOP)
+        for number in range(2, 12):
+            puppet.connect(GOOD_IP, Port.HTTP, number)
+            puppet.send(get("allowed.test"), number)
+        puppet.kill_worker()
+        for number in range(2, 12):
+            assert b"200 OK" in puppet.receive_all(number)
+        puppet.await_decisions(11)
+    assert len({found["flow"] for found in puppet.decisions()}) == len(puppet.decisions()) == 11
+
+
+@pytest.mark.parametrize(
+    ("port", "phase"),
+    [(Port.CLOSED, "connect"), (Port.RESETS_AT_ONCE, "relay"), (Port.RESETS, "relay")],
+)
+def test_the_upstream_dies(lab: Lab, port: Port, phase: str) -> None:
+    with Puppet(lab, allow=ALLOW) as puppet:
+        puppet.connect(GOOD_IP, port)
+        with pytest.raises(Failure, match=r"ConnectionResetError|BrokenPipeError"):
+            puppet.send(b"hello")
+            puppet.do("receive", id=1)
+        closed = puppet.await_closed()
+    assert (closed["ended_by"], closed["phase"]) == ("upstream", phase)
+    assert [record["event"] for record in puppet.decisions()] == ["egress_allowed"]
+
+
+def test_an_upstream_that_never_answers_the_syn(lab: Lab) -> None:
+    with Puppet(lab, allow=ALLOW) as puppet:
+        puppet.connect(BLACKHOLE_IP, Port.HTTPS)
+        puppet.send(client_hello("blackhole.test"))
+        with pytest.raises(Failure, match="ConnectionResetError"):
+            puppet.do("receive", id=1, timeout=12)
+        closed = puppet.await_closed()
+    assert (closed["ended_by"], closed["phase"]) == ("timeout", "connect")
+    assert [record["event"] for record in puppet.decisions()] == ["egress_allowed"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "reason"), [("silent", "no_hello"), ("sniff", "no_hello"), ("resolve", "resolve_timeout")]
+)
+def test_the_deadline_ends_what_is_undecided(lab: Lab, stage: str, reason: str) -> None:
+    with Puppet(lab, allow=ALLOW) as puppet:
+        started = time.monotonic()
+        reach(lab, puppet, stage)
+        (record,) = puppet.await_decisions(1)
+        assert 4 < time.monotonic() - started < 6.5
+    assert (record["event"], record["reason"]) == ("egress_blocked", reason)
+    assert len(puppet.decisions()) == 1
+
+
+def test_one_deadline_however_the_client_drips(lab: Lab) -> None:
+    with Puppet(lab, allow=ALLOW) as puppet:
+        started = time.monotonic()
+        puppet.connect(GOOD_IP, Port.HTTPS)
+        with pytest.raises(Failure):
+            for at in range(len(HELLO)):
+                puppet.send(HELLO[at : at + 1])
+                time.sleep(0.1)
+        assert 4 < time.monotonic() - started < 7
+    assert [record["reason"] for record in puppet.decisions()] == ["no_hello"]
+
+
+def test_a_blocked_attempt_sends_nothing_to_anybody(lab: Lab) -> None:
+    """Not even a SYN, and not a DNS query."""
+    with Puppet(lab, allow=["allowed.test"]) as puppet:
+        for number, (ip, first) in enumerate(
+            [
+                (ATTACKER_IP, client_hello("evil.test")),
+                (ATTACKER_IP, client_hello(None)),
+                (ATTACKER_IP, get("evil.test")),
+                (ATTACKER_IP, b"SSH-2.0-OpenSSH_9.2\r\n"),
+                (ATTACKER_IP, b"\x16\x03\x01\x00\x00"),
+                (GOOD_IP, get("allowed.test", lines="Host: evil.test\r\n")),
+            ]
+        ):
+            puppet.connect(ip, 443, number)
+            puppet.send(first, number)
+            puppet.await_decisions(number + 1)
+    assert {record["event"] for record in puppet.decisions()} == {"egress_blocked"}
+    assert not lab.capture.packets()
+
+
+def test_hundreds_of_connections_leave_one_decision_each(lab: Lab) -> None:
+    """Half of them end badly."""
+    with Puppet(lab, allow=["allowed.test"]) as puppet:
+        for number in range(250):
+            puppet.connect(GOOD_IP, Port.HTTP, number)
+            puppet.send(get("allowed.test" if number % 2 else "evil.test"), number)
+            if number % 5 == 0:
+                puppet.do("reset", id=number)
+        puppet.await_decisions(250, 15)
+    flows = [record["flow"] for record in puppet.decisions()]
+    assert len(flows) == len(set(flows)) == 250
+    assert [record["seq"] for record in puppet.records()] == list(range(len(puppet.records())))
