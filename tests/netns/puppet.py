@@ -73,8 +73,7 @@ class Puppet:
         self.process = lab.popen(argv, stdin=subprocess.PIPE)
         assert self.process.stdout is not None
         if self.process.stdout.readline() != "ready\n":
-            assert self.process.stderr is not None
-            raise RuntimeError(self.process.stderr.read())
+            raise RuntimeError(self.close())
 
     def __enter__(self) -> "Puppet":
         return self

@@ -116,17 +116,17 @@ def test_connections_wait_while_a_worker_is_replaced(lab: Lab, stage: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("port", "phase"),
-    [(Port.CLOSED, "connect"), (Port.RESETS_AT_ONCE, "relay"), (Port.RESETS, "relay")],
+    ("port", "phases"),
+    [(Port.CLOSED, {"connect"}), (Port.RESETS_AT_ONCE, {"connect", "relay"}), (Port.RESETS, {"relay"})],
 )
-def test_the_upstream_dies(lab: Lab, port: Port, phase: str) -> None:
+def test_the_upstream_dies(lab: Lab, port: Port, phases: set[str]) -> None:
     with Puppet(lab, allow=ALLOW) as puppet:
         puppet.connect(GOOD_IP, port)
         with pytest.raises(Failure, match=r"ConnectionResetError|BrokenPipeError"):
             puppet.send(b"hello")
             puppet.do("receive", id=1)
         closed = puppet.await_closed()
-    assert (closed["ended_by"], closed["phase"]) == ("upstream", phase)
+    assert closed["ended_by"] == "upstream" and closed["phase"] in phases
     assert [record["event"] for record in puppet.decisions()] == ["egress_allowed"]
 
 
