@@ -11,6 +11,7 @@ from ipaddress import IPv4Address
 from typing import Final, Literal
 
 from rules.policy import NetworkPolicy
+from rules.ranges import FLOOR, is_inside
 
 LinkKind = Literal["lo"]
 
@@ -111,12 +112,15 @@ def build_plan(policy: NetworkPolicy | None, link: Link | LinkKind = "lo") -> Pl
     joined = LO if link == "lo" else link
     if not isinstance(joined, Link):
         raise ValueError(f"link {link!r}: the only link yet is 'lo'")
-    resolver = _resolver(policy)
-    mangle = Chain("mangle", "PREROUTING", tuple(_redirect(joined, resolver)))
-    accept = Chain("filter", "INPUT", tuple(_admit(joined, resolver)), "DROP")
+    return _assemble(joined, _resolver(policy))
+
+
+def _assemble(link: Link, resolver: str | None) -> Plan:
+    mangle = Chain("mangle", "PREROUTING", tuple(_redirect(link, resolver)))
+    accept = Chain("filter", "INPUT", tuple(_admit(link, resolver)), "DROP")
     forward = Chain("filter", "FORWARD", (), "DROP")
-    output = Chain("filter", "OUTPUT", (Rule("ACCEPT", out_interface=joined.device),), "DROP")
-    return Plan(joined, 4, (mangle, accept, forward, output), resolver)
+    output = Chain("filter", "OUTPUT", (Rule("ACCEPT", out_interface=link.device),), "DROP")
+    return Plan(link, 4, (mangle, accept, forward, output), resolver)
 
 
 def _resolver(policy: NetworkPolicy | None) -> str | None:
@@ -157,25 +161,33 @@ def _admit(link: Link, resolver: str | None) -> Iterator[Rule]:
 
 
 def faults(plan: Plan) -> list[str]:
-    """Why the privileged process must not install ``plan``; empty where it may. The asker is not trusted to have used ``build_plan``."""
-    found: list[str] = []
-    by_name = {(chain.table, chain.name): chain for chain in plan.chains}
-    if len(by_name) != len(plan.chains):
-        found.append("a chain is named twice")
-    for name in ("INPUT", "FORWARD", "OUTPUT"):
-        chain = by_name.get(("filter", name))
-        if chain is None or chain.policy != "DROP":
-            found.append(f"filter {name} does not drop by policy")
-    admit = by_name.get(("filter", "INPUT"))
-    if admit is not None and (not admit.rules or admit.rules[-1].target != "REJECT"):
-        found.append("filter INPUT does not end in a refusal")
-    if any(chain.rules for chain in plan.chains if chain.name == "FORWARD"):
-        found.append("filter FORWARD lets packets through on a link that has no uplink")
-    redirected = {
-        (rule.on_ip, rule.on_port) for chain in plan.chains for rule in chain.rules if rule.target == "TPROXY"
-    }
-    if redirected - {(plan.link.listen_ip, plan.link.listen_port)}:
-        found.append("TPROXY leads elsewhere than to the link's listener")
-    if not IPv4Address(plan.link.listen_ip).is_loopback:
-        found.append(f"the listener's address {plan.link.listen_ip} is not loopback")
-    return found
+    """Why the privileged process must not install ``plan``; empty where it may. Total: any value of the type is judged.
+
+    The asker is not trusted to have used ``build_plan``. What is no plan of a known link for some resolver is refused: there is no list of
+    dangerous rules to be kept complete.
+    """
+    if plan.link != LO:
+        return ["its link is not one that is known"]
+    if plan.family != 4:
+        return [f"there are no IPv{plan.family} rules for link {plan.link.kind} yet"]
+    if plan.resolver is not None and not _is_resolver(plan.resolver):
+        return [f"resolver {plan.resolver!r} is no IPv4 address in its usual spelling, or lies in the floor"]
+    if len({(chain.table, chain.name) for chain in plan.chains}) != len(plan.chains):
+        return ["a chain is named twice"]
+    ours, theirs = _assemble(plan.link, plan.resolver).chains, plan.chains
+    found = [f"{_where(chain)} is not as this link has it" for chain in theirs if chain not in ours]
+    held = [_where(chain) for chain in theirs]
+    found += [f"{_where(chain)} is missing" for chain in ours if _where(chain) not in held]
+    return found or ([] if ours == theirs else ["its chains are in another order"])
+
+
+def _is_resolver(text: str) -> bool:
+    try:
+        address = IPv4Address(text)
+    except ValueError:
+        return False
+    return str(address) == text and not is_inside(address, FLOOR)
+
+
+def _where(chain: Chain) -> str:
+    return f"{chain.table} {chain.name}"

@@ -20,7 +20,7 @@ MAX_DESCRIPTORS: Final = 8
 
 
 def open_cell(plan: Plan) -> tuple[Answer, list[int]]:
-    """The cell of ``plan`` and its descriptors, which the caller owns; or why not, and nothing is left. Never raises."""
+    """The cell of ``plan`` and its descriptors, which the caller owns; or why not, and nothing is left. OSError if this process can fork no more."""
     if wrong := faults(plan):
         return Failed("refused plan: " + "; ".join(wrong)), []
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

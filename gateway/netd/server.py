@@ -2,13 +2,13 @@
 
 import os
 import socket
-
-import msgspec
+from typing import Final
 
 from gateway.errors import EgressError, PrivilegeError, SetupError
 from gateway.netd.cells import open_cell
 from gateway.netd.requests import (
     MAX_MESSAGE_BYTES,
+    Answer,
     CellOpened,
     Failed,
     OpenCell,
@@ -19,6 +19,8 @@ from gateway.netd.requests import (
 from rules.plan import Plan
 
 ANSWER_TIMEOUT_S = 30.0
+SYSTEM_PATH: Final = "/usr/sbin:/usr/bin:/sbin:/bin"
+"""What root runs is looked for here: the caller's PATH may name a directory that a sandbox once could write."""
 
 
 class Netd:
@@ -67,13 +69,9 @@ def serve(channel: socket.socket) -> None:
         # Imported once, before any cell is asked for: a cell's process then forks with them loaded.
         import gateway.netd.links  # noqa: F401
 
+        os.environ["PATH"] = SYSTEM_PATH  # finding libxtables may run ldconfig or a compiler
         while raw := channel.recv(MAX_MESSAGE_BYTES):
-            try:
-                request = decode_request(raw)
-            except (msgspec.MsgspecError, ValueError) as error:
-                channel.send(encode(Failed(f"not a request: {error}")))
-                continue
-            answer, descriptors = open_cell(request.plan)
+            answer, descriptors = _answer(raw)
             socket.send_fds(channel, [encode(answer)], descriptors)
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -82,3 +80,15 @@ def serve(channel: socket.socket) -> None:
         raise
     finally:
         os._exit(status)
+
+
+def _answer(raw: bytes) -> tuple[Answer, list[int]]:
+    """Whatever was sent. Any exception is an answer too: one bad request must not take the next one's cell away."""
+    try:
+        request = decode_request(raw)
+    except Exception as error:  # msgspec's own, ValueError, RecursionError: arrays can be nested as deep as a message is long
+        return Failed(f"not a request: {error}"), []
+    try:
+        return open_cell(request.plan)
+    except Exception as error:
+        return Failed(f"the cell could not be built: {error}"), []

@@ -1,0 +1,146 @@
+"""The privileged process, alive: what it answers to good requests, bad ones and nonsense."""
+
+import os
+import random
+import socket
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gateway.errors import SetupError
+from gateway.netd.requests import Answer, CellOpened, Failed, OpenCell, decode_answer, encode
+from gateway.netd.server import Netd
+from rules import NetworkPolicy
+from rules.plan import Rule, build_plan
+from tests.gateway.netd.mutations import mutated
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a network namespace"),
+]
+
+MUTATIONS = 400
+GOOD = build_plan(NetworkPolicy(["api.openai.com"], ["0.0.0.0/0"]))
+
+
+@pytest.fixture
+def netd() -> Iterator[Netd]:
+    """A process of its own."""
+    started = Netd()
+    yield started
+    started.close()
+
+
+def ask(netd: Netd, raw: bytes) -> Answer:
+    """Send anything; the answer, whose descriptors are closed again."""
+    netd._socket.send(raw)
+    message, descriptors, _, _ = socket.recv_fds(netd._socket, 1 << 18, 8)
+    for descriptor in descriptors:
+        os.close(descriptor)
+    assert message, "netd died"
+    answer = decode_answer(message)
+    assert len(descriptors) == (len(answer.descriptors) if isinstance(answer, CellOpened) else 0)
+    return answer
+
+
+def machine() -> list[str]:
+    """What a careless netd could have changed in the namespace that it came from."""
+    said = [Path("/proc/net/ip_tables_names").read_text()]
+    for words in ("addr", "rule", "route show table all"):
+        done = subprocess.run(["ip", "-o", *words.split()], capture_output=True, text=True, check=True)
+        said.append("\n".join(line for line in done.stdout.splitlines() if "cache" not in line))
+    return said
+
+
+def children(pid: int) -> str:
+    """Of a process, as the kernel lists them."""
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text()
+
+
+def test_a_cell_comes_with_its_namespace_and_sockets(netd: Netd) -> None:
+    cell = netd.open_cell(GOOD)
+    assert list(cell) == ["netns", "listener", "dns_udp", "dns_tcp"]
+    assert os.readlink(f"/proc/self/fd/{cell['netns']}") != os.readlink("/proc/self/ns/net")
+    listener = socket.socket(fileno=cell.pop("listener"))
+    with listener:
+        assert listener.getsockname() == ("127.86.0.1", 1)
+        assert listener.getsockopt(socket.SOL_IP, 19) == 1, "IP_TRANSPARENT"
+        assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16).strip(b"\0") == b"lo"
+    for descriptor in cell.values():
+        os.close(descriptor)
+
+
+def test_without_dns_there_are_no_dns_sockets(netd: Netd) -> None:
+    cell = netd.open_cell(build_plan(NetworkPolicy([], ["0.0.0.0/0"])))
+    assert list(cell) == ["netns", "listener"]
+    for descriptor in cell.values():
+        os.close(descriptor)
+
+
+def test_a_plan_with_a_hole_is_refused_and_nothing_is_made(netd: Netd) -> None:
+    chain = GOOD.chains[1]
+    holed = replace(chain, rules=(Rule("ACCEPT", "lo"), *chain.rules))
+    with pytest.raises(SetupError, match="refused plan: filter INPUT"):
+        netd.open_cell(replace(GOOD, chains=(GOOD.chains[0], holed, *GOOD.chains[2:])))
+    assert children(netd.pid) == ""
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"x",
+        b"[" * 100_000,
+        b"\0" * 200_000,
+        encode(OpenCell(GOOD)).replace(b'"plan":{', b'"plan":{"x":' + b"[" * 50_000 + b"]" * 50_000 + b","),
+        encode(OpenCell(GOOD)).replace(b'"127.86.0.1","listen_port"', b'"junk","listen_port"'),
+        encode(OpenCell(GOOD)) * 2,
+    ],
+    ids=["a letter", "nested", "zeros", "nested where it is skipped", "no address", "two requests"],
+)
+def test_nonsense_is_answered_and_the_next_request_served(netd: Netd, raw: bytes) -> None:
+    assert isinstance(ask(netd, raw), Failed)
+    assert isinstance(ask(netd, encode(OpenCell(GOOD))), CellOpened)
+
+
+def test_descriptors_sent_along_are_not_kept(netd: Netd) -> None:
+    ask(netd, b"x")  # its imports are done
+    before = sorted(os.listdir(f"/proc/{netd.pid}/fd"))
+    for _ in range(20):
+        socket.send_fds(netd._socket, [b"x"], [0, 1, 2])
+        netd._socket.recv(4096)
+    assert sorted(os.listdir(f"/proc/{netd.pid}/fd")) == before
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_hundreds_of_mutated_requests_change_nothing(netd: Netd) -> None:
+    before = machine()
+    ask(netd, encode(OpenCell(GOOD)))
+    descriptors = len(os.listdir(f"/proc/{netd.pid}/fd"))
+    rng = random.Random(5)
+    refused = sum(isinstance(ask(netd, mutated(rng)), Failed) for _ in range(MUTATIONS))
+    assert refused > 0.8 * MUTATIONS
+    assert isinstance(ask(netd, encode(OpenCell(GOOD))), CellOpened)
+    assert machine() == before
+    assert children(netd.pid) == ""
+    assert len(os.listdir(f"/proc/{netd.pid}/fd")) == descriptors
+
+
+def test_it_ends_when_its_asker_is_gone() -> None:
+    netd = Netd()
+    pidfd = os.pidfd_open(netd.pid)
+    netd._socket.close()
+    assert os.waitid(os.P_PIDFD, pidfd, os.WEXITED) is not None
+    os.close(pidfd)
+
+
+def test_it_shares_no_descriptor_with_its_asker(tmp_path: Path) -> None:
+    with (tmp_path / "secret").open("w"):
+        netd = Netd()
+        ask(netd, b"x")
+        held = {os.readlink(f"/proc/{netd.pid}/fd/{name}") for name in os.listdir(f"/proc/{netd.pid}/fd")}
+        netd.close()
+    assert not any("secret" in path for path in held)
