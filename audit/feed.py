@@ -3,24 +3,38 @@
 A line of at most PIPE_BUF bytes enters the pipe whole or not at all, so a sender that is killed tears none.
 """
 
+import fcntl
 import os
+import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 import orjson
 
+from audit.claim import record_of
 from audit.log import AuditLog
-from audit.record import MAX_LINE_BYTES, Record
+from audit.record import MAX_LINE_BYTES, Record, lost
 
 MAX_BACKLOG: Final = 4096
 """Records that wait in the sender while the pipe is full."""
-READ_BYTES: Final = 256 * 1024
+PIPE_BYTES: Final = 1024 * 1024
+"""/proc/sys/fs/pipe-max-size, as it comes: what an ordinary user may ask for."""
 
 
 def open_pipe() -> tuple[int, int]:
-    """Read end and write end, both non-blocking."""
-    return os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    """Read end and write end, both non-blocking, with room for a burst."""
+    ends = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        fcntl.fcntl(ends[1], fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    except OSError:
+        pass  # this user has many pipes already (pipe(7), pipe-user-pages-soft): the usual size works as well
+    return ends
+
+
+class _Waiting(NamedTuple):
+    line: bytes
+    sent: Callable[[], object] | None
 
 
 class Feed:
@@ -28,28 +42,44 @@ class Feed:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._backlog: deque[bytes] = deque()
+        # An empty line ends whatever a sender before this one may have left in the pipe.
+        self._backlog: deque[_Waiting] = deque([_Waiting(b"\n", None)])
         self.lost = 0
-
-    def send(self, record: Record) -> bool:
-        """Hand one record over. False where it could not be taken: it is counted, and the count is sent when there is room."""
-        line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
         self.flush()
-        if len(line) <= MAX_LINE_BYTES and not self._backlog and self._write(line):
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something is still to be sent: ``flush`` when there may be room."""
+        return bool(self._backlog or self.lost)
+
+    def offer(self, record: Record) -> bool:
+        """Put one record into the pipe now, or leave it alone. True: it outlives this process."""
+        line = _line(record)
+        self.flush()
+        return line is not None and not self._backlog and self._write(line)
+
+    def send(self, record: Record, sent: Callable[[], object] | None = None) -> bool:
+        """Take one record; ``sent`` is called once it is in the pipe. False where it could not be taken: it is counted, and the count is sent."""
+        line = _line(record)
+        self.flush()
+        if line is not None and not self._backlog and self._write(line):
+            if sent is not None:
+                sent()
             return True
-        if len(line) <= MAX_LINE_BYTES and len(self._backlog) < MAX_BACKLOG:
-            self._backlog.append(line)
+        if line is not None and len(self._backlog) < MAX_BACKLOG:
+            self._backlog.append(_Waiting(line, sent))
             return True
         self.lost += 1
         return False
 
     def flush(self) -> None:
         """Send what waits, as far as the pipe takes it."""
-        while self._backlog and self._write(self._backlog[0]):
-            self._backlog.popleft()
+        while self._backlog and self._write(self._backlog[0].line):
+            if (sent := self._backlog.popleft().sent) is not None:
+                sent()
         if self.lost and not self._backlog:
-            line = orjson.dumps({"event": "audit_lost", "count": self.lost}, option=orjson.OPT_APPEND_NEWLINE)
-            if self._write(line):
+            line = _line(lost(time.time_ns(), self.lost))
+            if line is not None and self._write(line):
                 self.lost = 0
 
     def _write(self, line: bytes) -> bool:
@@ -59,49 +89,64 @@ class Feed:
             return False
 
 
+def _line(record: Record) -> bytes | None:
+    """The record as a line; None where it is too long for one write, or no JSON."""
+    try:
+        line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:
+        return None
+    return line if len(line) <= MAX_LINE_BYTES else None
+
+
 class Intake:
     """The keeper's side: the lines of a sender that is not trusted, into a log whose numbering the sender cannot touch."""
 
     def __init__(
-        self, descriptor: int, log: AuditLog | None, count: Callable[[Record], object] | None = None
+        self,
+        descriptor: int,
+        log: AuditLog | None,
+        count: Callable[[Record], object] | None = None,
+        *,
+        sandbox: str,
     ) -> None:
-        """``log=None`` keeps nothing (audit is off); ``count`` sees each record that was taken."""
+        """``log=None`` keeps nothing (audit is off); ``count`` sees each record that was taken. All are records of ``sandbox``."""
         self._descriptor = descriptor
         self._log = log
         self._count = count
+        self._sandbox = sandbox
         self._rest = b""
+        self._pipe_bytes = fcntl.fcntl(descriptor, fcntl.F_GETPIPE_SZ)
 
     def drain(self) -> int:
-        """Take in all there is now; the number of records."""
+        """Take in what there is now, a pipe's fill at the most, so that no sender can hold the keeper here; the number of records."""
         taken = 0
-        while True:
+        room = self._pipe_bytes
+        while room > 0:
             try:
-                chunk = os.read(self._descriptor, READ_BYTES)
+                chunk = os.read(self._descriptor, room)
             except BlockingIOError:
-                return taken
+                break
             if not chunk:
-                return taken
+                break
+            room -= len(chunk)
             *lines, self._rest = (self._rest + chunk).split(b"\n")
             if len(self._rest) > MAX_LINE_BYTES:
+                lines.append(self._rest)
                 self._rest = b""
-                lines.append(b"")
-            for line in lines:
-                self._take(line)
-                taken += 1
+            taken += sum(map(self._take, filter(None, lines)))
+        return taken
 
-    def _take(self, line: bytes) -> None:
-        try:
-            record: Any = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            record = None
-        if not isinstance(record, dict):
+    def _take(self, line: bytes) -> bool:
+        record = record_of(line, self._sandbox)
+        if record is None:
             if self._log is not None:
                 self._log.count_lost(1)
-            return
+            return False
         if self._log is not None:
             self._log.write(record)
         if self._count is not None:
             self._count(record)
+        return True
 
     def close(self) -> None:
         """Close the read end."""

@@ -51,10 +51,16 @@ def timestamp(ns: int) -> str:
 
 
 def printable(raw: bytes) -> str:
-    """A name that is no hostname, escaped so that it can harm neither a terminal nor a log reader."""
-    return "".join(chr(byte) if 0x20 <= byte < 0x7F and byte != 0x5C else f"\\x{byte:02x}" for byte in raw)[
-        :MAX_RAW_NAME
-    ]
+    """A name that is no hostname, escaped so that it can harm neither a terminal nor a log reader; no escape is cut in two."""
+    shown: list[str] = []
+    room = MAX_RAW_NAME
+    for byte in raw[:MAX_RAW_NAME]:
+        text = chr(byte) if 0x20 <= byte < 0x7F and byte != 0x5C else f"\\x{byte:02x}"
+        room -= len(text)
+        if room < 0:
+            break
+        shown.append(text)
+    return "".join(shown)
 
 
 def decision(

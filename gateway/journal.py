@@ -7,7 +7,9 @@ records before anything is sent upstream; only then is the note cleared.
 import asyncio
 import time
 from types import TracebackType
+from typing import Final
 
+from audit.claim import rebuilt
 from audit.feed import Feed
 from audit.ledger import Ledger
 from audit.log import AuditLog
@@ -19,7 +21,9 @@ from gateway.reasons import Reason
 from gateway.sniff.result import Refused, Sniffed
 from gateway.summary import Summary
 
-SOURCES = {"tls": "tls_sni", "http": "http_host"}
+SOURCES: Final = {"tls": "tls_sni", "http": "http_host"}
+FLUSH_S: Final = 0.05
+"""How often room in the pipe is looked for while records wait."""
 
 
 class Attempt:
@@ -62,7 +66,7 @@ class Attempt:
         if self._record is None:
             return
         counts = self.counts or Counts()
-        self._journal.feed.send(
+        self._journal.send(
             closed(
                 time.time_ns(),
                 decided=self._record,
@@ -76,15 +80,24 @@ class Attempt:
         )
 
     def decided(self, made: Decision, seen: Sniffed | Refused | None) -> bool:
-        """Hand the decision to the keeper of the records. False where it was not taken: then nothing may be carried."""
+        """Hand the decision to the keeper of the records. False where it was not taken: then nothing may be carried.
+
+        An allowed one must be in the keeper's pipe before anything is carried, or it is no longer one. A refusal may wait
+        its turn, and is noted in the ledger as long as it does.
+        """
         record = decision_record(self._flow, made, seen)
         self._decided = True
-        self._journal.ledger.sending(self._slot)
-        taken = self._journal.feed.send(record)
-        self._journal.ledger.close(self._slot)
-        if taken and made.verdict is Verdict.ALLOW:
-            self._record = record
-        return taken
+        journal, slot = self._journal, self._slot
+        journal.ledger.sending(slot)
+        if made.verdict is Verdict.ALLOW:
+            if journal.feed.offer(record):
+                journal.ledger.close(slot)
+                self._record = record
+                return True
+            refused = refuse(Reason.LIMIT)._replace(host=made.host)
+            journal.send(decision_record(self._flow, refused, seen), slot)
+            return False
+        return journal.send(record, slot)
 
 
 class Journal:
@@ -93,6 +106,7 @@ class Journal:
     def __init__(self, feed: Feed, ledger: Ledger) -> None:
         self.feed = feed
         self.ledger = ledger
+        self._flushing: asyncio.TimerHandle | None = None
 
     def open(self, flow: Flow) -> Attempt | None:
         """Note an accepted connection; None where no more can be noted, so that it must be refused."""
@@ -101,7 +115,28 @@ class Journal:
 
     def blocked(self, flow: Flow, reason: Reason) -> None:
         """Record a refusal that never became an attempt."""
-        self.feed.send(decision_record(flow, refuse(reason), None))
+        self.send(decision_record(flow, refuse(reason), None))
+
+    def send(self, record: Record, slot: int | None = None) -> bool:
+        """Send one record, now or as soon as there is room; then ``slot`` is cleared. False where it is lost, and counted."""
+        if slot is None:
+            taken = self.feed.send(record)
+        else:
+            taken = self.feed.send(record, lambda: self.ledger.close(slot))
+            if not taken:
+                self.ledger.close(slot)
+        self._flush_soon()
+        return taken
+
+    def _flush_soon(self) -> None:
+        """What waits for room in the pipe must not wait for the next record."""
+        if self.feed.waiting and self._flushing is None:
+            self._flushing = asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = None
+        self.feed.flush()
+        self._flush_soon()
 
 
 def decision_record(flow: Flow, made: Decision, seen: Sniffed | Refused | None) -> Record:
@@ -134,26 +169,35 @@ def _pack(flow: Flow) -> bytes:
 
 
 def bury(ledger: Ledger, log: AuditLog | None, sandbox: str, summary: Summary) -> None:
-    """Write down what a dead worker left undecided, and make the ledger ready for the next."""
-    for left in ledger.leftovers():
-        parts = left.payload.decode("ascii", "replace").split("|")
-        if len(parts) != 5 or not (parts[2].isdigit() and parts[4].isdigit()):
+    """Write down what a dead worker left undecided, and make the ledger ready for the next. What it says is not trusted."""
+    left = [(leftover.sending, _unpack(leftover.payload, sandbox)) for leftover in ledger.leftovers()]
+    ledger.reset()
+    arrived: set[str] = set()
+    if log is not None:
+        arrived = log.decided({record["flow"] for sending, record in left if sending and record is not None})
+    for sending, record in left:
+        if record is None:
             if log is not None:
                 log.count_lost(1)
-            continue
-        if left.sending and log is not None and log.has_flow(parts[0]):
-            continue
-        record = decision(
-            time.time_ns(),
-            Event.BLOCKED,
-            sandbox=sandbox,
-            flow=parts[0],
-            source=(parts[1], int(parts[2])),
-            dest=(parts[3], int(parts[4])),
-            rule="limit",
-            reason=str(Reason.WORKER_DIED),
-        )
-        if log is not None:
-            log.write(record)
-        summary.count(record)
-    ledger.reset()
+        elif not (sending and record["flow"] in arrived):
+            if log is not None:
+                log.write(record)
+            summary.count(record)
+
+
+def _unpack(payload: bytes, sandbox: str) -> Record | None:
+    """The record of an attempt that only the ledger knows of; None where the ledger was scribbled on."""
+    parts = payload.decode("ascii", "replace").split("|")
+    if len(parts) != 5 or not (parts[2].isdigit() and parts[4].isdigit()):
+        return None
+    claim = decision(
+        time.time_ns(),
+        Event.BLOCKED,
+        sandbox=sandbox,
+        flow=parts[0],
+        source=(parts[1], int(parts[2])),
+        dest=(parts[3], int(parts[4])),
+        rule="limit",
+        reason=str(Reason.WORKER_DIED),
+    )
+    return rebuilt(claim, sandbox)

@@ -63,7 +63,7 @@ class Supervisor:
         sockets = {name: socket.socket(fileno=descriptor) for name, descriptor in cell.items()}
         read_end, write_end = open_pipe()
         self._ledger = Ledger()
-        self._intake = Intake(read_end, self.log, self.summary.count)
+        self._intake = Intake(read_end, self.log, self.summary.count, sandbox=self._sandbox)
         self._bundle = worker.Bundle(
             self._sandbox,
             network,
