@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Final
@@ -18,8 +19,12 @@ from gateway.errors import SetupError
 from gateway.view import View
 
 CLONE_NEWNET: Final = 0x40000000  # linux/sched.h
+CLONE_NEWNS: Final = 0x00020000
+MS_REC_PRIVATE: Final = 0x4000 | 1 << 18  # sys/mount.h
 RESOLV_CONF: Final = Path("/etc/resolv.conf")
 PROGRAMS: Final = {"bwrap": "bubblewrap", "setpriv": "util-linux", "env": "coreutils"}
+SYSTEM_PATH: Final = "/usr/bin:/bin:/usr/sbin:/sbin:/usr/local/bin"
+"""Where those are looked for: the caller's PATH may name a directory that an earlier command could write, and they run before root is given up."""
 FORWARDED: Final = (
     signal.SIGTERM,
     signal.SIGHUP,
@@ -28,7 +33,10 @@ FORWARDED: Final = (
     signal.SIGUSR1,
     signal.SIGUSR2,
 )
-"""Passed on to the command. The bwrap around it ignores them, for if it died the command would be killed with it."""
+"""Passed on to the command. The bwrap around it blocks them, for if it died the command would be killed with it; ``env`` lets in what came
+meanwhile, last thing before the command."""
+COMMAND_TIMEOUT_S: Final = 2.0
+"""How long a signal waits for bubblewrap to start the command."""
 
 
 class Command:
@@ -45,8 +53,13 @@ class Command:
         return self._process.pid
 
     def forward(self, signum: int) -> None:
-        """Send a signal to the command itself, if it runs."""
-        for pid in self._own_processes():
+        """Send a signal to the command itself, which may be about to start; nothing if it has ended."""
+        give_up = time.monotonic() + COMMAND_TIMEOUT_S
+        while not (pids := self._own_processes()) and time.monotonic() < give_up:
+            if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                return
+            time.sleep(0.005)
+        for pid in pids:
             try:
                 os.kill(pid, signum)
             except ProcessLookupError:
@@ -80,19 +93,18 @@ class Command:
 
 def launch(view: View, command: Sequence[str], *, netns_fd: int) -> Command:
     """Start ``command`` in the network namespace ``netns_fd`` with the standard three descriptors of this process, and no other. SetupError."""
-    for program, package in PROGRAMS.items():
-        if shutil.which(program) is None:
-            raise SetupError(f"{program} is not installed: apt-get install {package}")
+    programs, signals = _programs(), forwarded()
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     files = {"seccomp": _file(_filter()), "resolv": _file(_resolv_conf(view))}
-    argv = [*_bwrap(view, files, write_end), *_become(view, command)]
+    argv = [programs["bwrap"], *_bwrap(view, files, write_end), *_become(view, programs, signals, command)]
     try:
         process = subprocess.Popen(
             argv,
             env=dict(view.environment),
             cwd="/",
             pass_fds=(*files.values(), write_end),
-            preexec_fn=lambda: _enter(netns_fd),
+            preexec_fn=lambda: _enter(netns_fd, signals),
+            process_group=None if has_terminal() else 0,
         )
     except (OSError, subprocess.SubprocessError) as error:
         os.close(read_end)
@@ -103,22 +115,58 @@ def launch(view: View, command: Sequence[str], *, netns_fd: int) -> Command:
     return Command(process, os.fdopen(read_end, "rb"))
 
 
-def _enter(netns_fd: int) -> None:
+def forwarded() -> tuple[signal.Signals, ...]:
+    """``FORWARDED`` without those that the caller had ignored, as nohup(1) does: they stay ignored."""
+    return tuple(number for number in FORWARDED if signal.getsignal(number) is not signal.SIG_IGN)
+
+
+def has_terminal() -> bool:
+    """Whether there is a terminal for the command to share. If not, it gets a process group of its own: what is sent to ours then reaches it
+    once, by us, and ``kill(0)`` inside reaches nobody outside."""
+    return _foreground() is not None
+
+
+def in_foreground() -> bool:
+    """Whether Ctrl-C of the terminal reaches this process's group by itself."""
+    return _foreground() == os.getpgrp()
+
+
+def _foreground() -> int | None:
+    try:
+        with open("/dev/tty", "rb", buffering=0) as terminal:
+            return os.tcgetpgrp(terminal.fileno())
+    except OSError:
+        return None
+
+
+def _programs() -> dict[str, str]:
+    found = {program: shutil.which(program, path=SYSTEM_PATH) for program in PROGRAMS}
+    for program, path in found.items():
+        if path is None:
+            raise SetupError(f"{program} is not installed: apt-get install {PROGRAMS[program]}")
+    return {program: path for program, path in found.items() if path is not None}
+
+
+def _enter(netns_fd: int, signals: Sequence[signal.Signals]) -> None:
+    """The cell's network, and mounts of our own: what the machine mounts later would otherwise appear inside, writable."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.setns(netns_fd, CLONE_NEWNET):
         raise OSError(ctypes.get_errno(), "setns")
-    for number in FORWARDED:
-        signal.signal(number, signal.SIG_IGN)
+    if libc.unshare(CLONE_NEWNS) or libc.mount(None, b"/", None, MS_REC_PRIVATE, None):
+        raise OSError(ctypes.get_errno(), "mounts of its own")
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
 
 
 def _bwrap(view: View, files: dict[str, int], status_fd: int) -> Iterator[str]:
-    yield from ("bwrap", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev")
+    yield from ("--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev")
     for path in ("/run", "/tmp", "/dev/shm"):  # noqa: S108 - the sandbox's own
         yield from ("--perms", "1777" if path != "/run" else "0755", "--tmpfs", path)
     for inner in (*view.writable, *view.pinned):
         yield from ("--bind", str(inner), str(inner))
     for inner in view.protected:
         yield from ("--ro-bind", str(inner), str(inner))
+    for place in view.hidden:
+        yield from ("--tmpfs", str(place)) if place.is_dir() else ("--ro-bind", "/dev/null", str(place))
     if RESOLV_CONF.exists() or RESOLV_CONF.is_symlink():
         yield from ("--perms", "0644", "--ro-bind-data", str(files["resolv"]), str(RESOLV_CONF.resolve()))
     yield from ("--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try")
@@ -129,12 +177,20 @@ def _bwrap(view: View, files: dict[str, int], status_fd: int) -> Iterator[str]:
     yield from ("--die-with-parent", "--chdir", str(view.cwd), "--")
 
 
-def _become(view: View, command: Sequence[str]) -> Iterator[str]:
-    """Without capabilities, and with the signals that bwrap ignores as a program expects them."""
+def _become(
+    view: View, programs: dict[str, str], signals: Sequence[signal.Signals], command: Sequence[str]
+) -> Iterator[str]:
+    """Without capabilities, and with signals as a program expects them."""
     identity = view.identity
-    yield from ("setpriv", f"--reuid={identity.uid}", f"--regid={identity.gid}", "--clear-groups")
+    yield from (programs["setpriv"], f"--reuid={identity.uid}", f"--regid={identity.gid}", "--clear-groups")
     yield from ("--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all", "--no-new-privs", "--")
-    yield from ("env", "--default-signal=" + ",".join(number.name[3:] for number in FORWARDED), "--")
+    yield from (
+        programs["env"],
+        "--default-signal=" + ",".join(number.name[3:] for number in FORWARDED),
+        "--",
+    )
+    if "=" in command[0]:  # which env would take for a variable
+        yield from ("/bin/sh", "-c", 'exec "$@"', "sh")
     yield from command
 
 

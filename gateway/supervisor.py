@@ -20,7 +20,7 @@ from gateway import worker
 from gateway.errors import SetupError
 from gateway.flow import Endpoint
 from gateway.journal import bury
-from gateway.launch import FORWARDED, Command
+from gateway.launch import Command, forwarded, in_foreground
 from gateway.netd.server import Netd
 from gateway.summary import Summary
 from rules.plan import build_plan
@@ -173,18 +173,18 @@ class Supervisor:
             self.log.flush()
 
     def _forward_signals(self, command: Command) -> Callable[[], None]:
-        """Pass on what is sent to this process; what a terminal sends reaches the command by itself, as it shares our process group."""
+        """Pass on what is sent to this process; what a terminal sends reaches the command by itself, which then shares our process group."""
         woken, wake = socket.socketpair()
         for end in (woken, wake):
             end.setblocking(False)
 
         def forward() -> None:
             for number in woken.recv(64):
-                if number in (signal.SIGINT, signal.SIGQUIT) and _owns_terminal():
+                if number in (signal.SIGINT, signal.SIGQUIT) and in_foreground():
                     continue
                 command.forward(number)
 
-        before = {number: signal.signal(number, lambda *_: None) for number in FORWARDED}
+        before = {number: signal.signal(number, lambda *_: None) for number in forwarded()}
         old_fd = signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
         self._selector.register(woken, selectors.EVENT_READ, forward)
 
@@ -206,10 +206,3 @@ def _open_log(directory: Path) -> AuditLog:
         raise SetupError(
             f"no records can be kept in {directory}: {error.strerror}; name another with --audit-dir"
         ) from error
-
-
-def _owns_terminal() -> bool:
-    try:
-        return os.tcgetpgrp(0) == os.getpgrp()
-    except OSError:
-        return False

@@ -1,11 +1,13 @@
 """What a sandboxed command sees of this machine, worked out before anything is started.
 
 ``/`` read-only; ``/run``, ``/tmp``, ``/dev`` and ``/proc`` its own; the current directory and ``--bind`` paths writable; what enforces the policy
-and what records it never writable, wherever it lies. A view only says what is to be; ``gateway.launch`` makes it.
+and what records it never writable, wherever it lies, nor any symbolic link that leads there. A view only says what is to be; ``gateway.launch``
+makes it.
 """
 
 import os
 import pwd
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +20,9 @@ NOBODY: Final = 65534
 OWN: Final = tuple(map(Path, ("/run", "/tmp", "/dev/shm")))  # noqa: S108 - mounted anew, not used here
 KERNEL: Final = tuple(map(Path, ("/proc", "/sys", "/dev")))
 """Never handed in from outside, whatever lies below."""
+_ESCAPE: Final = re.compile(r"\\([0-7]{3})")
+MAX_LINKS: Final = 40
+"""path_resolution(7)."""
 
 
 class ViewError(EgressError):
@@ -47,6 +52,9 @@ class View:
     protected path inside it replaced."""
     protected: tuple[Path, ...]
     """Inside a writable path and read-only all the same."""
+    hidden: tuple[Path, ...]
+    """Where the machine's processes can be seen although ``/proc`` is the sandbox's own: ``root`` and ``fd`` of a process of the same user are
+    a door to its files and its unix sockets, whatever pid namespace they are asked from."""
     resolver: str
     environment: Mapping[str, str]
     notices: tuple[str, ...]
@@ -63,20 +71,23 @@ def plan_view(
 ) -> View:
     """Root's view of what the command may have; every doubt about a path makes it read-only, with a notice. ViewError for what makes no sense."""
     identity = identify(user, environment)
-    guarded = sorted({path.resolve() for path in (*protected, *installation())})
+    kept = (*protected, *installation())
+    guarded = sorted({path.resolve() for path in kept})
+    links = {link.parent for path in kept for link in symlinks(path)}
     notices: list[str] = []
-    writable = list(_binds(binds, guarded))
-    start, own = _start(cwd.resolve(), guarded, identity, notices)
+    writable = list(_binds(binds, guarded, links))
+    start, own = _start(cwd.resolve(), guarded, links, identity, notices)
     if own and not any(_inside(start, path) for path in writable):
         writable.append(start)
     writable.sort()
-    covered = [path for path in guarded if any(_inside(path, outer) for outer in writable)]
+    covered = [path for path in sorted({*guarded, *links}) if any(_inside(path, outer) for outer in writable)]
     return View(
         identity,
         start,
         tuple(writable),
         tuple(sorted(set(_between(writable, covered)))),
         tuple(covered),
+        tuple(_other_procs()),
         resolver,
         _environment(environment, identity),
         tuple(notices),
@@ -86,9 +97,26 @@ def plan_view(
 def installation() -> Iterator[Path]:
     """Where the code lies that this process runs: what a command could change to be obeyed next time."""
     yield Path(__file__).resolve().parents[1]
-    for name in (sys.prefix, sys.base_prefix, *sys.path):
+    for name in (sys.prefix, sys.base_prefix, sys.argv[0], *sys.path):
         if name and (path := Path(name)).exists():
-            yield path
+            yield path.absolute()
+
+
+def symlinks(path: Path) -> Iterator[Path]:
+    """Every symbolic link that leads to what ``path`` names: who could replace one could lead it elsewhere."""
+    here, rest = Path("/"), list(path.absolute().parts[1:])
+    for _ in range(MAX_LINKS):
+        while rest:
+            here = here.parent if rest[0] == ".." else here / rest[0]
+            del rest[0]
+            if here.is_symlink():
+                break
+        else:
+            return
+        yield here
+        target = here.readlink()
+        here = Path("/") if target.is_absolute() else here.parent
+        rest = [part for part in target.parts if part != "/"] + rest
 
 
 def identify(user: str | None, environment: Mapping[str, str]) -> Identity:
@@ -99,33 +127,40 @@ def identify(user: str | None, environment: Mapping[str, str]) -> Identity:
             raise ViewError(f"--user {user}: write it in numbers, UID:GID, as in --user 1000:1000")
         identity = Identity(int(uid), int(gid) if colon else int(uid))
     else:
-        identity = Identity(
-            int(environment.get("SUDO_UID") or NOBODY), int(environment.get("SUDO_GID") or NOBODY)
-        )
+        identity = Identity(_number(environment, "SUDO_UID"), _number(environment, "SUDO_GID"))
         if identity.uid == 0:
             identity = Identity(NOBODY, NOBODY)  # root's own sudo
     if identity.uid == 0 or identity.gid == 0:
         raise ViewError("--user: root inside the sandbox is refused; name another, as in --user 1000:1000")
     if max(identity.uid, identity.gid) > 0xFFFFFFFE:
-        raise ViewError(f"--user {user}: there is no such uid")
+        raise ViewError(f"--user {identity.uid}:{identity.gid}: ids end at {0xFFFFFFFE}")
     return identity
 
 
-def _binds(binds: Iterable[Path], guarded: list[Path]) -> Iterator[Path]:
+def _number(environment: Mapping[str, str], name: str) -> int:
+    text = environment.get(name) or str(NOBODY)
+    if not (text.isdecimal() and text.isascii()):
+        raise ViewError(f"{name}={text!r} is no uid: name the user, as in --user 1000:1000")
+    return int(text)
+
+
+def _binds(binds: Iterable[Path], guarded: list[Path], links: set[Path]) -> Iterator[Path]:
     for given in binds:
         path = given.absolute().resolve()
         if not path.exists():
             raise ViewError(f"--bind {given}: there is no such path; make it first")
         if path == Path("/") or path in OWN or any(_inside(path, top) for top in KERNEL):
             raise ViewError(f"--bind {given}: {path} cannot be handed in whole; name a directory inside it")
-        if any(_inside(path, guard) for guard in guarded):
+        if path in links or any(_inside(path, guard) for guard in guarded):
             raise ViewError(f"--bind {given}: {path} belongs to the gateway itself and stays read-only")
         yield path
 
 
-def _start(cwd: Path, guarded: list[Path], identity: Identity, notices: list[str]) -> tuple[Path, bool]:
-    """Where the command starts, and whether that place is made writable."""
-    if any(_inside(cwd, top) for top in KERNEL) or cwd in OWN:
+def _start(
+    cwd: Path, guarded: list[Path], links: set[Path], identity: Identity, notices: list[str]
+) -> tuple[Path, bool]:
+    """Where the command starts, and whether that place is made writable. Below ``/run`` are the sockets of the machine's services."""
+    if any(_inside(cwd, top) for top in (*KERNEL, Path("/run"))) or cwd in OWN:
         notices.append(f"{cwd} is the sandbox's own: the command starts in an empty one")
         return cwd if cwd in OWN else Path("/"), False
     if not reachable(cwd, identity):
@@ -134,7 +169,7 @@ def _start(cwd: Path, guarded: list[Path], identity: Identity, notices: list[str
     if cwd == Path("/"):
         notices.append("the current directory is /: nothing is writable but /tmp; see --bind")
         return cwd, False
-    if any(_inside(cwd, guard) for guard in guarded):
+    if cwd in links or any(_inside(cwd, guard) for guard in guarded):
         notices.append(
             f"{cwd} holds the gateway itself or its records: read-only for the command; see --bind"
         )
@@ -157,6 +192,24 @@ def reachable(path: Path, identity: Identity) -> bool:
         finally:
             os._exit(status)
     return os.waitpid(pid, 0)[1] == 0
+
+
+def _other_procs() -> Iterator[Path]:
+    """Where a proc is mounted that is not the one at ``/proc``, of a chroot for example; proc(5), mountinfo."""
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        fields, _, kind = line.partition(" - ")
+        if kind.split(" ", 1)[0] != "proc":
+            continue
+        _, _, device, _, escaped, *_ = fields.split(" ")
+        path = Path(_ESCAPE.sub(lambda found: chr(int(found[1], 8)), escaped))
+        if any(_inside(path, own) for own in (*OWN, *KERNEL)):
+            continue
+        try:
+            seen = os.stat(path).st_dev
+        except OSError:
+            continue
+        if device == f"{os.major(seen)}:{os.minor(seen)}":  # else another mount lies over it
+            yield path
 
 
 def _between(writable: list[Path], covered: list[Path]) -> Iterator[Path]:
