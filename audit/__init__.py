@@ -6,7 +6,7 @@ from audit.record import SCHEMA, EndedBy, Event, Phase
 
 if TYPE_CHECKING:
     from audit.log import AuditLog
-    from audit.read import read
+    from audit.reader import read
 
 __all__ = ["SCHEMA", "AuditLog", "EndedBy", "Event", "Phase", "read"]
 
@@ -18,7 +18,7 @@ def __getattr__(name: str) -> Any:
 
         return AuditLog
     if name == "read":
-        from audit.read import read
+        from audit.reader import read
 
         return read
     raise AttributeError(name)

@@ -12,8 +12,11 @@ def default_directory() -> Path:
         return Path(named)
     if os.geteuid() == 0:
         return Path("/var/log/egress")
-    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(state) / "egress" / "audit"
+    state = os.environ.get("XDG_STATE_HOME", "")
+    base = (
+        Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state"
+    )  # a relative one is to be ignored
+    return base / "egress" / "audit"
 
 
 def file_name(start: str, writer: str) -> str:
