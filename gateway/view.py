@@ -72,7 +72,7 @@ def plan_view(
     """Root's view of what the command may have; every doubt about a path makes it read-only, with a notice. ViewError for what makes no sense."""
     identity = identify(user, environment)
     kept = (*protected, *installation())
-    guarded = sorted({path.resolve() for path in kept})
+    guarded = sorted({Path(os.path.realpath(path)) for path in kept})
     links = {link.parent for path in kept for link in symlinks(path)}
     notices: list[str] = []
     writable = list(_binds(binds, guarded, links))
@@ -146,7 +146,7 @@ def _number(environment: Mapping[str, str], name: str) -> int:
 
 def _binds(binds: Iterable[Path], guarded: list[Path], links: set[Path]) -> Iterator[Path]:
     for given in binds:
-        path = given.absolute().resolve()
+        path = Path(os.path.realpath(given))  # resolve() raises at a link that leads to itself
         if not path.exists():
             raise ViewError(f"--bind {given}: there is no such path; make it first")
         if path == Path("/") or path in OWN or any(_inside(path, top) for top in KERNEL):
