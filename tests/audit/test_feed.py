@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from audit.feed import MAX_BACKLOG, PIPE_BYTES, Feed, Intake, open_pipe
 from audit.log import AuditLog
-from audit.record import MAX_LINE_BYTES, Record
-from tests.audit.example import blocked
+from audit.record import MAX_LINE_BYTES, Record, lost
+from tests.audit.example import AT_NS, blocked
 
 
 class Pipe:
@@ -94,7 +94,6 @@ def test_what_the_pipe_does_not_take_waits_and_comes_later_in_order(pipe: Pipe) 
     feed = Feed(pipe.write_end)
     for number in range(100):
         assert feed.send(blocked(flow=f"{number:x}"))
-    assert feed.waiting
     first = _flows(pipe.kept())
     assert 0 < len(first) < 20
     while feed.waiting:
@@ -136,7 +135,10 @@ def test_an_offer_never_overtakes_what_waits(pipe: Pipe) -> None:
     feed = Feed(pipe.write_end)
     while not feed.waiting:
         feed.send(blocked())
-    assert not feed.offer(blocked())
+    short = lost(AT_NS, 1)
+    assert not feed.offer(short)
+    feed.send(short, lambda: pytest.fail("sent before its turn"))
+    assert os.write(pipe.write_end, orjson.dumps(short) + b"\n"), "there was room for a shorter line"
 
 
 def test_what_is_beyond_the_backlog_is_counted_and_the_count_is_sent(pipe: Pipe) -> None:

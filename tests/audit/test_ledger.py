@@ -49,7 +49,9 @@ def test_a_slot_shows_nothing_of_who_had_it_before() -> None:
 @pytest.mark.parametrize("size", [0, 1, SLOT_BYTES - 2, SLOT_BYTES - 1, 1000])
 def test_a_payload_is_kept_as_far_as_there_is_room_and_touches_no_neighbour(size: int) -> None:
     ledger = Ledger(3)
-    slots = [ledger.open(payload) for payload in (b"before", b"\xff" * size, b"after")]
+    slots = [ledger.open(payload) for payload in (b"before", b"small", b"after")]
+    ledger.close(slots[1] or 0)
+    assert ledger.open(b"\xff" * size) == slots[1]
     assert [left.payload for left in ledger.leftovers()] == [
         b"before",
         b"\xff" * min(size, SLOT_BYTES - 2),
