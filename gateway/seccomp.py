@@ -25,6 +25,8 @@ X32_BIT: Final = 0x40000000  # asm/unistd.h, __X32_SYSCALL_BIT
 
 FAMILIES: Final = (1, 2, 10, 16)
 """AF_UNIX, AF_INET, AF_INET6, AF_NETLINK. A vsock, for one, leaves every network namespace."""
+INTERNET: Final = (2, 10)
+CLONE_THREAD: Final = 0x00010000
 TERMINAL: Final = (0x5412, 0x541C)
 """TIOCSTI and TIOCLINUX (asm-generic/ioctls.h): input for whoever reads the terminal next."""
 CLONE_NEWUSER: Final = 0x10000000
@@ -44,19 +46,25 @@ _EVERYWHERE: Final = {
     "fsopen": 430, "fsconfig": 431, "fsmount": 432, "fspick": 433, "mount_setattr": 442,
 }  # fmt: skip
 """From 424 on, every architecture has the same numbers."""
-_ARCHES: Final = {"x86_64": (0xC000003E, _X86_64), "aarch64": (0xC00000B7, _AARCH64)}
-"""linux/audit.h."""
+_PROCESSES_X86_64: Final = {
+    "execve": 59, "execveat": 322, "fork": 57, "vfork": 58, "ptrace": 101, "process_vm_readv": 310, "process_vm_writev": 311,
+    "pidfd_getfd": 438,
+}  # fmt: skip
+_PROCESSES_AARCH64: Final = {
+    "execve": 221, "execveat": 281, "ptrace": 117, "process_vm_readv": 270, "process_vm_writev": 271, "pidfd_getfd": 438,
+}  # fmt: skip
+_ARCHES: Final = {
+    "x86_64": (0xC000003E, _X86_64, _PROCESSES_X86_64),
+    "aarch64": (0xC00000B7, _AARCH64, _PROCESSES_AARCH64),
+}
+"""The number of linux/audit.h, and those of the system calls."""
 
 _ARGUMENT_TESTED: Final = frozenset(("socket", "socketpair", "ioctl", "clone", "unshare", "clone3"))
 
 
 def program(machine: str | None = None) -> bytes:
     """Instructions as the kernel takes them (struct sock_filter), for ``machine`` (default: this one). KeyError where there is no table."""
-    arch, own = _ARCHES[machine or platform.machine()]
-    code = [_op(LD_W_ABS, ARCH), _op(JMP_JEQ, arch, 1, 0), _fail(ENOSYS), _op(LD_W_ABS, NR)]
-    if machine != "aarch64":
-        code += [_op(JMP_JGE, X32_BIT, 0, 1), _fail(ENOSYS)]
-    numbers = own | _EVERYWHERE
+    code, numbers, _ = _begin(machine)
     for name in ("socket", "socketpair"):
         code += _when(numbers[name], [_argument(0), *_unless_one_of(FAMILIES, _fail(EAFNOSUPPORT))])
     code += _when(numbers["ioctl"], [_argument(1), *_if_one_of(TERMINAL, _fail(EPERM))])
@@ -68,6 +76,27 @@ def program(machine: str | None = None) -> bytes:
         if name not in _ARGUMENT_TESTED:
             code += _when(number, [_fail(EPERM)])
     return b"".join([*code, _op(RET, ALLOW)])
+
+
+def worker_program(machine: str | None = None) -> bytes:
+    """For the process that reads what workloads send: it starts no program, reaches into no process, and opens TCP, UDP and nothing else."""
+    code, numbers, processes = _begin(machine)
+    code += _when(numbers["socket"], [_argument(0), *_unless_one_of(INTERNET, _fail(EAFNOSUPPORT))])
+    code += _when(numbers["clone"], [_argument(0), _op(JMP_JSET, CLONE_THREAD, 1, 0), _fail(EPERM)])
+    code += _when(numbers["clone3"], [_fail(ENOSYS)])
+    for name, number in (numbers | processes).items():
+        if name == "unshare" or name not in _ARGUMENT_TESTED:
+            code += _when(number, [_fail(EPERM)])
+    return b"".join([*code, _op(RET, ALLOW)])
+
+
+def _begin(machine: str | None) -> tuple[list[bytes], dict[str, int], dict[str, int]]:
+    """Refuse every entry but the machine's own, load the number of the call; and the numbers by name, those of ``_PROCESSES`` apart."""
+    arch, own, processes = _ARCHES[machine or platform.machine()]
+    code = [_op(LD_W_ABS, ARCH), _op(JMP_JEQ, arch, 1, 0), _fail(ENOSYS), _op(LD_W_ABS, NR)]
+    if own is _X86_64:
+        code += [_op(JMP_JGE, X32_BIT, 0, 1), _fail(ENOSYS)]
+    return code, own | _EVERYWHERE, processes
 
 
 def _op(code: int, k: int, if_true: int = 0, if_false: int = 0) -> bytes:

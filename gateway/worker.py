@@ -5,7 +5,6 @@ every descriptor that is not its own.
 """
 
 import asyncio
-import ctypes
 import errno
 import logging
 import os
@@ -18,6 +17,7 @@ import uvloop
 
 from audit.feed import Feed
 from audit.ledger import Ledger
+from gateway.confine import confine
 from gateway.decide import compile_policy
 from gateway.dns.guard import Guard
 from gateway.dns.server import DnsForwarder
@@ -39,9 +39,6 @@ PAUSE_S: Final = 0.1
 """How long accepting rests when descriptors or memory have run out: no busy loop, and others' closes make room."""
 SETTLE_S: Final = 1.0
 """At a stop: how long sessions that are under way may still end by themselves."""
-UNPRIVILEGED: Final = 65534
-PR_SET_DUMPABLE: Final = 4  # linux/prctl.h
-PR_SET_NO_NEW_PRIVS: Final = 38
 OUT_OF_ROOM: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 READY: Final = b"ready"
@@ -68,14 +65,14 @@ class Bundle:
 class Worker:
     """Serves one bundle until it is told to stop, or the process that forked it is gone."""
 
-    def __init__(self, bundle: Bundle, control: socket.socket) -> None:
+    def __init__(self, bundle: Bundle, control: socket.socket, local: LocalAddresses) -> None:
         """Must be made in the running loop."""
         self._bundle = bundle
         self._control = control
         self._loop = asyncio.get_running_loop()
         self._feed = Feed(bundle.feed)
         self._journal = Journal(self._feed, bundle.ledger)
-        self._gate = Gate(compile_policy(bundle.policy), Resolver(bundle.resolver), LocalAddresses())
+        self._gate = Gate(compile_policy(bundle.policy), Resolver(bundle.resolver), local)
         self._sessions: set[asyncio.Task[None]] = set()
         self._life = os.urandom(3).hex()
         self._accepted = 0
@@ -182,7 +179,10 @@ def _run_in_child(bundle: Bundle, control: socket.socket) -> NoReturn:
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_DFL)
         _close_all_but(bundle, control)
-        uvloop.run(_serve(bundle, control))
+        local = LocalAddresses()
+        # Before there is a loop: libuv would make itself an io_uring, through which system calls pass that no filter sees.
+        confine()
+        uvloop.run(_serve(bundle, control, local))
         status = 0
     except BaseException:
         log.exception("the worker ended by an error")
@@ -190,13 +190,15 @@ def _run_in_child(bundle: Bundle, control: socket.socket) -> NoReturn:
         os._exit(status)
 
 
-async def _serve(bundle: Bundle, control: socket.socket) -> None:
-    worker = Worker(bundle, control)
-    _give_up_privilege()
-    await worker.serve()
+async def _serve(bundle: Bundle, control: socket.socket, local: LocalAddresses) -> None:
+    await Worker(bundle, control, local).serve()
 
 
 def _close_all_but(bundle: Bundle, control: socket.socket) -> None:
+    """Standard input and output are the command's; a worker has nothing to say but on standard error."""
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
     keep = {0, 1, 2, control.fileno(), bundle.listener.fileno(), bundle.feed}
     keep |= {sock.fileno() for sock in (bundle.dns_udp, bundle.dns_tcp) if sock is not None}
     for name in os.listdir("/proc/self/fd"):
@@ -206,14 +208,3 @@ def _close_all_but(bundle: Bundle, control: socket.socket) -> None:
                 os.close(descriptor)
             except OSError:
                 continue  # the listing's own descriptor, closed already
-
-
-def _give_up_privilege() -> None:
-    """A worker that is taken over should hold nothing worth having: no capability, no way to gain one, no core to read."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if os.geteuid() == 0:
-        os.setgroups([])
-        os.setresgid(UNPRIVILEGED, UNPRIVILEGED, UNPRIVILEGED)
-        os.setresuid(UNPRIVILEGED, UNPRIVILEGED, UNPRIVILEGED)
-    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
