@@ -4,6 +4,7 @@ import json
 from typing import Final, Literal
 
 from gateway.decide import Decision
+from gateway.reasons import Reason
 from gateway.sniff.result import Refused, Sniffed
 
 TLS_ACCESS_DENIED: Final = bytes((21, 3, 3, 0, 2, 2, 49))
@@ -31,13 +32,29 @@ def refusal(seen: Sniffed | Refused | None, decision: Decision) -> bytes:
 
 def _forbidden(decision: Decision) -> bytes:
     """RFC 9110 section 15.5.4, with a body for the person who reads the log of the workload."""
-    asked = decision.host or "a readable host name"
     body = {
         "error": "egress_blocked",
         "host": decision.host,
         "rule": decision.entry,
         "reason": str(decision.reason),
-        "mend": f"ask whoever runs this sandbox to add {asked} to allow_out",
+        "mend": _mend(decision),
     }
     text = json.dumps(body).encode() + b"\n"
     return _HEAD.format(length=len(text)).encode() + text
+
+
+def _mend(decision: Decision) -> str:
+    """What would help, and nothing that would not."""
+    match decision.reason:
+        case Reason.NO_ALLOW_ENTRY | Reason.DENIED_ADDRESS | Reason.DENIED_NAME if decision.host:
+            return f"ask whoever runs this sandbox to add {decision.host} to allow_out"
+        case Reason.RESOLVE_FAILED | Reason.RESOLVE_TIMEOUT:
+            return "the name may be reached, but has no address in DNS now: try again later"
+        case Reason.FORBIDDEN_ANSWER:
+            return "the name leads to private or reserved addresses only: a private one needs an IP entry in allow_out too"
+        case Reason.PORT_MISMATCH:
+            return "the port in Host must be the port that is connected to"
+        case _ if decision.entry == "unreadable":
+            return "send one well-formed HTTP/1.1 request whose Host is a host name"
+        case _:
+            return "try again later"

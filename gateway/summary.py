@@ -16,6 +16,9 @@ class Summary:
         self.allowed = 0
         self.blocked = 0
         self.lost = 0
+        self.unwritten = 0
+        """What the keeper of the records itself could not write."""
+        self._beyond = False
         self._refused: Counter[str] = Counter()
 
     def count(self, record: Mapping[str, object]) -> None:
@@ -25,10 +28,13 @@ class Summary:
             self.allowed += 1
         elif event == "egress_blocked":
             many = record.get("count")
-            self.blocked += many if isinstance(many, int) else 1
+            times = many if isinstance(many, int) else 1
+            self.blocked += times
             what = f"{record.get('domain') or record.get('dest_ip')}:{record.get('dest_port')} ({record.get('reason')})"
             if what in self._refused or len(self._refused) < DISTINCT:
-                self._refused[what] += 1
+                self._refused[what] += times
+            else:
+                self._beyond = True
         elif event == "audit_lost":
             many = record.get("count")
             self.lost += many if isinstance(many, int) else 1
@@ -41,6 +47,7 @@ class Summary:
         for what, times in self._refused.most_common(SHOWN):
             yield f"blocked {what}" + (f", {times} times" if times > 1 else "")
         if len(self._refused) > SHOWN:
-            yield f"... and {len(self._refused) - SHOWN} other destinations: see the records"
-        if self.lost:
-            yield f"{self.lost} records could not be written"
+            more = f"{len(self._refused) - SHOWN}{' or more' if self._beyond else ''}"
+            yield f"... and {more} other destinations" + (": see the records" if records else "")
+        if lost := self.lost + self.unwritten:
+            yield f"{lost} records could not be written"

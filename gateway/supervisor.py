@@ -47,7 +47,7 @@ class Supervisor:
         self._stopping = False
         self._worker_pid = 0
         self._worker_started = 0.0
-        self.netns = -1
+        self.namespaces: dict[str, int] = {}
 
     def __enter__(self) -> "Supervisor":
         return self
@@ -56,10 +56,10 @@ class Supervisor:
         self.close()
 
     def open(self) -> None:
-        """Make the cell and start the worker; afterwards ``netns`` is the descriptor of the sandbox's namespace. EgressError if it cannot be."""
+        """Make the cell and start the worker; afterwards ``namespaces`` has the descriptors to enter it by. EgressError if it cannot be."""
         network = self._policy.network
         cell = self._netd.open_cell(build_plan(network))
-        self.netns = cell.pop("netns")
+        self.namespaces = {name: cell.pop(name) for name in ("userns", "netns") if name in cell}
         sockets = {name: socket.socket(fileno=descriptor) for name, descriptor in cell.items()}
         read_end, write_end = open_pipe()
         self._ledger = Ledger()
@@ -105,9 +105,9 @@ class Supervisor:
             self._intake = None
         if self.log is not None:
             self.log.close()
-        if self.netns >= 0:
-            os.close(self.netns)
-            self.netns = -1
+            self.summary.unwritten = self.log.lost
+        while self.namespaces:
+            os.close(self.namespaces.popitem()[1])
         self._netd.close()
         self._selector.close()
 

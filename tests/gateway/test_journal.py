@@ -1,0 +1,445 @@
+"""Exactly one decision for each accepted connection, whatever becomes of it, of the pipe, and of the process."""
+
+import asyncio
+import fcntl
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from audit.feed import MAX_BACKLOG, Feed, Intake, open_pipe
+from audit.ledger import SLOT_BYTES, Ledger
+from audit.log import AuditLog
+from audit.record import EndedBy, Phase
+from gateway.decide import Decision, Target, Verdict, refuse
+from gateway.flow import Flow
+from gateway.journal import FLUSH_S, Attempt, Journal, _pack, bury
+from gateway.net.relay import Counts
+from gateway.reasons import Reason
+from gateway.sniff.result import Refused, Sniffed
+from gateway.summary import Summary
+from tests.gateway.deciding import NAME, flow_to, said, tls
+
+ALLOW = said("2", "allow_out[0] 203.0.113.0/24", None)
+BLOCK = said("4*", "", None)._replace(host="evil.example")
+DECISIONS = ("egress_allowed", "egress_blocked")
+
+
+class Desk:
+    """A journal, and all that is behind it."""
+
+    def __init__(self, directory: Path, slots: int = 64) -> None:
+        self.read_end, self.write_end = open_pipe()
+        self.ledger = Ledger(slots)
+        self.log = AuditLog(directory)
+        self.summary = Summary()
+        self.intake = Intake(self.read_end, self.log, self.summary.count, sandbox="agent-1")
+        self.journal = Journal(Feed(self.write_end), self.ledger)
+        self._opened = 0
+
+    def open(self, flow: Flow | None = None) -> Attempt:
+        """An attempt with a flow id of its own."""
+        self._opened += 1
+        attempt = self.journal.open(flow or self.flow(self._opened))
+        assert attempt is not None
+        return attempt
+
+    def flow(self, number: int) -> Flow:
+        template = flow_to("203.0.113.9")
+        return Flow(f"ab-{number:x}", template.sandbox, template.source, template.dest)
+
+    def shrink(self) -> None:
+        fcntl.fcntl(self.write_end, fcntl.F_SETPIPE_SZ, 4096)
+
+    def stuff(self) -> None:
+        """Fill the pipe to the last byte with what is passed over."""
+        while True:
+            try:
+                os.write(self.write_end, b"\n")
+            except BlockingIOError:
+                return
+
+    def keep(self) -> None:
+        self.intake.drain()
+        self.log.flush()
+
+    def bury(self) -> None:
+        self.keep()
+        bury(self.ledger, self.log, "agent-1", self.summary)
+
+    def records(self) -> list[dict[str, Any]]:
+        self.keep()
+        return [json.loads(line) for line in self.log.path.read_text().splitlines()]
+
+    def decisions(self) -> list[dict[str, Any]]:
+        return [record for record in self.records() if record["event"] in DECISIONS]
+
+    def close(self) -> None:
+        os.close(self.write_end)
+        self.intake.close()
+        self.log.close()
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    made = Desk(tmp_path)
+    yield made
+    made.close()
+
+
+def _events(desk: Desk) -> list[str]:
+    return [record["event"] for record in desk.records()]
+
+
+# -- one decision
+
+
+def test_an_allowed_connection_has_a_decision_and_an_end(desk: Desk) -> None:
+    with desk.open() as attempt:
+        assert attempt.decided(ALLOW, None)
+        assert _events(desk) == ["egress_allowed"], "before anything is carried"
+        attempt.phase = Phase.RELAY
+        attempt.counts = Counts()
+        attempt.counts.up, attempt.counts.down = 517, 4096
+        attempt.ended_by = EndedBy.CLIENT
+        attempt.upstream_ip = flow_to("203.0.113.9").dest.ip
+    decided, end = desk.records()
+    assert (decided["event"], end["event"]) == ("egress_allowed", "egress_closed")
+    assert decided["flow"] == end["flow"]
+    assert (end["bytes_up"], end["bytes_down"], end["ended_by"], end["phase"]) == (
+        517,
+        4096,
+        "client",
+        "relay",
+    )
+    assert end["upstream_ip"] == "203.0.113.9"
+    assert end["duration_ms"] >= 0
+    assert desk.ledger.leftovers() == []
+
+
+def test_a_blocked_connection_has_a_decision_and_no_end(desk: Desk) -> None:
+    with desk.open() as attempt:
+        assert attempt.decided(BLOCK, tls("evil.example"))
+    assert _events(desk) == ["egress_blocked"]
+    assert desk.ledger.leftovers() == []
+
+
+def test_who_leaves_without_a_decision_is_blocked(desk: Desk) -> None:
+    with desk.open():
+        pass
+    (record,) = desk.records()
+    assert (record["event"], record["rule"], record["reason"]) == (
+        "egress_blocked",
+        "limit",
+        "internal_error",
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "ended_by"),
+    [
+        (ValueError, "internal_error", "error"),
+        (asyncio.CancelledError, "shutdown", "shutdown"),
+        (KeyboardInterrupt, "internal_error", "error"),
+    ],
+)
+@pytest.mark.parametrize("stage", ["before", "allowed", "blocked"])
+def test_an_exception_at_each_stage(
+    desk: Desk, error: type[BaseException], reason: str, ended_by: str, stage: str
+) -> None:
+    with pytest.raises(error), desk.open() as attempt:
+        if stage != "before":
+            attempt.decided(ALLOW if stage == "allowed" else BLOCK, None)
+        raise error
+    records = desk.records()
+    if stage == "allowed":
+        assert [record["event"] for record in records] == ["egress_allowed", "egress_closed"]
+        assert records[1]["ended_by"] == ended_by
+    else:
+        (record,) = records
+        assert record["event"] == "egress_blocked"
+        assert record["reason"] == (reason if stage == "before" else "no_allow_entry")
+    assert desk.ledger.leftovers() == []
+
+
+@pytest.mark.parametrize("waits", range(4))
+async def test_a_task_that_is_cancelled_at_each_wait(desk: Desk, waits: int) -> None:
+    async def session() -> None:
+        with desk.open() as attempt:
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            attempt.decided(ALLOW, None)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+
+    task = asyncio.get_running_loop().create_task(session())
+    for _ in range(waits + 1):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert len(desk.decisions()) == 1
+    assert _events(desk) == (["egress_blocked"] if waits < 2 else ["egress_allowed", "egress_closed"])
+
+
+def test_a_decision_that_cannot_be_put_into_words_is_a_refusal(desk: Desk) -> None:
+    broken = ALLOW._replace(addresses=None)  # type: ignore[arg-type]  # what no decision should be
+    broken_seen = object()
+    with pytest.raises(AttributeError), desk.open() as attempt:
+        attempt.decided(broken, broken_seen)  # type: ignore[arg-type]
+    (record,) = desk.records()
+    assert (record["event"], record["reason"]) == ("egress_blocked", "internal_error")
+
+
+# -- what the record says
+
+
+@pytest.mark.parametrize(
+    ("made", "seen", "expected"),
+    [
+        (
+            BLOCK,
+            tls("evil.example"),
+            {"domain": "evil.example", "domain_source": "tls_sni", "app": "tls", "upstream_ip": None},
+        ),
+        (BLOCK, Sniffed("http", "evil.example"), {"domain_source": "http_host", "app": "http"}),
+        (ALLOW, None, {"domain": None, "domain_source": None, "app": None, "upstream_ip": "203.0.113.9"}),
+        (
+            refuse(Reason.BAD_NAME, "unreadable"),
+            Refused(Reason.BAD_NAME, "tls", b"a\x00b"),
+            {
+                "domain": None,
+                "domain_source": None,
+                "domain_raw": "a\\x00b",
+                "app": "tls",
+                "rule": "unreadable",
+            },
+        ),
+        (
+            Decision(
+                Verdict.ALLOW,
+                3,
+                "r",
+                Reason.ALLOWED_NAME,
+                Target.BOUND,
+                NAME,
+                (flow_to("9.9.9.9").dest.ip,),
+                True,
+            ),
+            tls(NAME, ech=True),
+            {
+                "upstream_ip": "9.9.9.9",
+                "dest_ip": "203.0.113.9",
+                "dest_mismatch": True,
+                "ech": True,
+                "domain": NAME,
+            },
+        ),
+    ],
+)
+def test_what_was_seen_and_decided_is_on_record(
+    desk: Desk, made: Decision, seen: Sniffed | Refused | None, expected: dict[str, Any]
+) -> None:
+    with desk.open() as attempt:
+        attempt.decided(made, seen)
+    record = desk.records()[0]
+    assert expected.items() <= record.items()
+    assert (record["src_ip"], record["src_port"], record["dest_port"], record["sandbox"]) == (
+        "10.0.0.2",
+        41234,
+        443,
+        "agent-1",
+    )
+
+
+# -- the pipe takes nothing
+
+
+async def test_what_is_not_in_the_pipe_is_not_carried(desk: Desk) -> None:
+    desk.shrink()
+    desk.stuff()
+    with desk.open() as attempt:
+        assert not attempt.decided(ALLOW._replace(host=NAME), tls(NAME))
+    assert len(desk.ledger.leftovers()) == 1, "noted until the refusal is in the pipe"
+    desk.keep()
+    await asyncio.sleep(FLUSH_S * 3)
+    (record,) = desk.records()
+    assert (record["event"], record["reason"], record["domain"], record["upstream_ip"]) == (
+        "egress_blocked",
+        "limit",
+        NAME,
+        None,
+    )
+    assert desk.ledger.leftovers() == []
+
+
+async def test_refusals_wait_in_the_ledger_and_come_without_another_record(desk: Desk) -> None:
+    desk.shrink()
+    desk.stuff()
+    for _ in range(20):
+        with desk.open() as attempt:
+            assert attempt.decided(BLOCK, None)
+    assert len(desk.ledger.leftovers()) == 20
+    for _ in range(10):
+        desk.keep()
+        await asyncio.sleep(FLUSH_S)
+    assert [record["flow"] for record in desk.records()] == [f"ab-{number:x}" for number in range(1, 21)]
+    assert desk.ledger.leftovers() == []
+
+
+async def test_a_worker_that_dies_over_a_full_pipe_loses_no_decision(desk: Desk) -> None:
+    desk.shrink()
+    desk.stuff()
+    for made in (ALLOW, BLOCK, ALLOW):
+        with desk.open() as attempt:
+            attempt.decided(made, None)
+    desk.bury()  # and its backlog is gone with it
+    records = desk.records()
+    assert [
+        (record["flow"], record["event"], record["reason"])
+        for record in sorted(records, key=lambda one: str(one["flow"]))
+    ] == [(f"ab-{number}", "egress_blocked", "worker_died") for number in (1, 2, 3)]
+
+
+async def test_beyond_the_backlog_it_is_counted_and_the_slot_is_free(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, slots=MAX_BACKLOG + 10)
+    desk.shrink()
+    desk.stuff()
+    taken = []
+    for _ in range(MAX_BACKLOG + 5):
+        with desk.open() as attempt:
+            taken.append(attempt.decided(BLOCK, None))
+    assert taken == [True] * MAX_BACKLOG + [False] * 5
+    assert len(desk.ledger.leftovers()) == MAX_BACKLOG
+    assert desk.journal.feed.lost == 5
+    desk.close()
+
+
+def test_a_keeper_that_is_gone_lets_nothing_through(tmp_path: Path) -> None:
+    async def run() -> bool:
+        read_end, write_end = open_pipe()
+        os.close(read_end)
+        journal = Journal(Feed(write_end), Ledger(4))
+        attempt = journal.open(flow_to("203.0.113.9"))
+        assert attempt is not None
+        with attempt:
+            taken = attempt.decided(ALLOW, None)
+        os.close(write_end)
+        return taken
+
+    assert asyncio.run(run()) is False
+
+
+def test_no_room_to_note_an_attempt_is_a_refusal_on_record(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, slots=1)
+    held = desk.open()
+    assert desk.journal.open(desk.flow(2)) is None
+    desk.journal.blocked(desk.flow(2), Reason.LIMIT)
+    with held:
+        pass
+    assert [(record["flow"], record["reason"]) for record in desk.records()] == [
+        ("ab-2", "limit"),
+        ("ab-1", "internal_error"),
+    ]
+    desk.close()
+
+
+# -- the worker dies
+
+
+def _opened(desk: Desk, attempt: Attempt) -> None:
+    pass
+
+
+def _sending(desk: Desk, attempt: Attempt) -> None:
+    desk.ledger.sending(attempt._slot)
+
+
+def _sent(desk: Desk, attempt: Attempt) -> None:
+    """Between handing over and clearing the note."""
+    desk.ledger.close = lambda slot: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
+    attempt.decided(BLOCK, None)
+
+
+def _allowed(desk: Desk, attempt: Attempt) -> None:
+    assert attempt.decided(ALLOW, None)
+
+
+@pytest.mark.parametrize(
+    ("until", "reason"),
+    [
+        (_opened, "worker_died"),
+        (_sending, "worker_died"),
+        (_sent, "no_allow_entry"),
+        (_allowed, "allowed_address"),
+    ],
+)
+def test_a_worker_that_is_killed_at_each_stage_leaves_one_decision(
+    desk: Desk, until: Callable[[Desk, Attempt], None], reason: str
+) -> None:
+    pid = os.fork()
+    if pid == 0:
+        with desk.open() as attempt:
+            until(desk, attempt)
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    desk.bury()
+    desk.bury()
+    (record,) = desk.decisions()
+    assert record["reason"] == reason
+    assert (record["flow"], record["src_ip"], record["src_port"], record["dest_ip"], record["dest_port"]) == (
+        "ab-1", "10.0.0.2", 41234, "203.0.113.9", 443,
+    )  # fmt: skip
+    assert desk.summary.blocked + desk.summary.allowed == 1
+    assert desk.ledger.leftovers() == []
+
+
+@pytest.mark.parametrize(
+    "ip", ["203.0.113.9", "2001:db8::9", "::ffff:203.0.113.9", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"]
+)
+def test_a_note_holds_every_address_whole(desk: Desk, ip: str) -> None:
+    flow = flow_to(ip, 65535)
+    assert len(_pack(flow)) < SLOT_BYTES - 2
+    desk.open(flow)
+    desk.bury()
+    (record,) = desk.records()
+    assert (record["flow"], record["dest_ip"], record["dest_port"]) == (flow.id, str(flow.dest.ip), 65535)
+
+
+@pytest.mark.parametrize(
+    "scribble",
+    [
+        b"",
+        b"||||",
+        b"ab-1|10.0.0.2|1|10.0.0.3",
+        b"ab-1|10.0.0.2|1|10.0.0.3|2|3",
+        b"ab-1|10.0.0.2|x|10.0.0.3|2",
+        b"ab-1|10.0.0.2|\xc2\xb2|10.0.0.3|2",
+        b"ab-1|10.0.0.2|70000|10.0.0.3|2",
+        b"ab-1|10.0.0.2|" + b"9" * 100 + b"|10.0.0.3|2",
+        b"ab-1|evil\x1b[2J|1|10.0.0.3|2",
+        b'ab","event":"egress_allowed|10.0.0.2|1|10.0.0.3|2',
+        b"\xff" * 200,
+    ],
+)
+def test_a_scribbled_note_is_counted_and_raises_nothing(desk: Desk, scribble: bytes) -> None:
+    slot = desk.ledger.open(scribble)
+    assert slot is not None
+    desk.ledger.sending(slot)
+    desk.open(desk.flow(9))
+    desk.bury()
+    records = desk.records()
+    assert [record["event"] for record in records] == ["egress_blocked", "audit_lost"]
+    assert (records[0]["flow"], records[1]["count"]) == ("ab-9", 1)
+
+
+def test_without_audit_what_a_dead_worker_left_is_still_counted(desk: Desk) -> None:
+    desk.open()
+    desk.ledger.open(b"scribble")
+    bury(desk.ledger, None, "agent-1", desk.summary)
+    assert (desk.summary.blocked, desk.records()) == (1, [])
+    assert desk.ledger.leftovers() == []
