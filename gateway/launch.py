@@ -1,6 +1,7 @@
 """Starting the command: bubblewrap makes the view, in the cell's network namespace, and the command is all that is left inside.
 
-As root no user namespace is needed: bubblewrap keeps just the capabilities to become somebody else, and ``setpriv`` drops them with the uid.
+As root no user namespace is needed: bubblewrap keeps just the capabilities to become somebody else, and ``setpriv`` drops them with the uid. For an
+ordinary user the cell lies in a user namespace of the user's own; bubblewrap makes another inside it, in which no further one can be made.
 """
 
 import ctypes
@@ -10,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final
 
@@ -20,6 +21,7 @@ from gateway.view import View
 
 CLONE_NEWNET: Final = 0x40000000  # linux/sched.h
 CLONE_NEWNS: Final = 0x00020000
+CLONE_NEWUSER: Final = 0x10000000
 MS_REC_PRIVATE: Final = 0x4000 | 1 << 18  # sys/mount.h
 RESOLV_CONF: Final = Path("/etc/resolv.conf")
 PROGRAMS: Final = {"bwrap": "bubblewrap", "setpriv": "util-linux", "env": "coreutils"}
@@ -91,8 +93,9 @@ class Command:
         raise SetupError("bubblewrap could not make the sandbox; what it says is above")
 
 
-def launch(view: View, command: Sequence[str], *, netns_fd: int) -> Command:
-    """Start ``command`` in the network namespace ``netns_fd`` with the standard three descriptors of this process, and no other. SetupError."""
+def launch(view: View, command: Sequence[str], namespaces: Mapping[str, int]) -> Command:
+    """Start ``command`` in the cell (descriptors ``netns`` and, unless root made it, ``userns``) with the standard three descriptors of this
+    process, and no other. SetupError."""
     programs, signals = _programs(), forwarded()
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     files = {"seccomp": _file(_filter()), "resolv": _file(_resolv_conf(view))}
@@ -103,7 +106,7 @@ def launch(view: View, command: Sequence[str], *, netns_fd: int) -> Command:
             env=dict(view.environment),
             cwd="/",
             pass_fds=(*files.values(), write_end),
-            preexec_fn=lambda: _enter(netns_fd, signals),
+            preexec_fn=lambda: _enter(namespaces, signals),
             process_group=None if has_terminal() else 0,
         )
     except (OSError, subprocess.SubprocessError) as error:
@@ -147,11 +150,12 @@ def _programs() -> dict[str, str]:
     return {program: path for program, path in found.items() if path is not None}
 
 
-def _enter(netns_fd: int, signals: Sequence[signal.Signals]) -> None:
+def _enter(namespaces: Mapping[str, int], signals: Sequence[signal.Signals]) -> None:
     """The cell's network, and mounts of our own: what the machine mounts later would otherwise appear inside, writable."""
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.setns(netns_fd, CLONE_NEWNET):
-        raise OSError(ctypes.get_errno(), "setns")
+    for name, kind in (("userns", CLONE_NEWUSER), ("netns", CLONE_NEWNET)):
+        if name in namespaces and libc.setns(namespaces[name], kind):
+            raise OSError(ctypes.get_errno(), "setns")
     if libc.unshare(CLONE_NEWNS) or libc.mount(None, b"/", None, MS_REC_PRIVATE, None):
         raise OSError(ctypes.get_errno(), "mounts of its own")
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
@@ -171,8 +175,11 @@ def _bwrap(view: View, files: dict[str, int], status_fd: int) -> Iterator[str]:
         yield from ("--perms", "0644", "--ro-bind-data", str(files["resolv"]), str(RESOLV_CONF.resolve()))
     yield from ("--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try")
     yield from ("--cap-drop", "ALL")
-    for capability in ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"):
-        yield from ("--cap-add", capability)
+    if os.geteuid() == 0:
+        for capability in ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"):
+            yield from ("--cap-add", capability)
+    else:
+        yield from ("--unshare-user", "--disable-userns")
     yield from ("--seccomp", str(files["seccomp"]), "--json-status-fd", str(status_fd))
     yield from ("--die-with-parent", "--chdir", str(view.cwd), "--")
 
@@ -181,9 +188,15 @@ def _become(
     view: View, programs: dict[str, str], signals: Sequence[signal.Signals], command: Sequence[str]
 ) -> Iterator[str]:
     """Without capabilities, and with signals as a program expects them."""
-    identity = view.identity
-    yield from (programs["setpriv"], f"--reuid={identity.uid}", f"--regid={identity.gid}", "--clear-groups")
-    yield from ("--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all", "--no-new-privs", "--")
+    if os.geteuid() == 0:
+        identity = view.identity
+        yield from (
+            programs["setpriv"],
+            f"--reuid={identity.uid}",
+            f"--regid={identity.gid}",
+            "--clear-groups",
+        )
+        yield from ("--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all", "--no-new-privs", "--")
     yield from (
         programs["env"],
         "--default-signal=" + ",".join(number.name[3:] for number in FORWARDED),

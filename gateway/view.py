@@ -120,7 +120,11 @@ def symlinks(path: Path) -> Iterator[Path]:
 
 
 def identify(user: str | None, environment: Mapping[str, str]) -> Identity:
-    """``--user UID:GID``, else whoever called sudo, else nobody. Never root."""
+    """As root: ``--user UID:GID``, else whoever called sudo, else nobody; never root. Anybody else stays who they are."""
+    if os.geteuid() != 0:
+        if user is not None:
+            raise ViewError("--user: only root can choose who the command runs as; leave it out")
+        return Identity(os.geteuid(), os.getegid())
     if user is not None:
         uid, colon, gid = user.partition(":")
         if not (uid.isdecimal() and uid.isascii()) or (colon and not (gid.isdecimal() and gid.isascii())):
@@ -173,7 +177,7 @@ def _start(
         notices.append(
             f"{cwd} holds the gateway itself or its records: read-only for the command; see --bind"
         )
-        return cwd, False
+        return (Path("/") if any(_inside(cwd, own) for own in OWN) else cwd), False
     return cwd, True
 
 

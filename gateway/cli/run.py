@@ -8,7 +8,6 @@ from pathlib import Path
 
 from audit.files import default_directory
 from gateway.cli.arguments import add_policy_arguments, policy_from
-from gateway.errors import PrivilegeError
 from rules import SecurityPolicy
 
 EPILOG = """\
@@ -68,8 +67,6 @@ def run(args: argparse.Namespace) -> int:
             "no command: write it after --, as in: egress run --allow-out api.openai.com -- curl ..."
         )
     policy = policy_from(args, default_deny=True)
-    if os.geteuid() != 0:
-        raise PrivilegeError("the lo link needs root for now: sudo egress run ...")
     return _carry(args, policy, command)
 
 
@@ -94,7 +91,7 @@ def _carry(args: argparse.Namespace, policy: SecurityPolicy, command: list[str])
         for notice in notices:
             _say(notice)
         supervisor.open()
-        status = supervisor.wait(launch(view, command, netns_fd=supervisor.netns))
+        status = supervisor.wait(launch(view, command, supervisor.namespaces))
     for line in supervisor.summary.lines(str(supervisor.log.path) if supervisor.log else None):
         _say(line)
     return status

@@ -13,9 +13,11 @@ from ctypes import CDLL, get_errno
 from typing import Final
 
 from gateway.netd.requests import MAX_MESSAGE_BYTES, Answer, CellOpened, Failed, decode_answer, encode
+from gateway.userns import enter_mapping
 from rules.plan import Plan, faults
 
 CLONE_NEWNET: Final = 0x40000000  # linux/sched.h
+CLONE_NEWUSER: Final = 0x10000000
 MAX_DESCRIPTORS: Final = 8
 
 
@@ -43,16 +45,27 @@ def _build(plan: Plan) -> dict[str, int]:
     from gateway.netd.sockets import open_sockets
     from rules.iptables import Iptables
 
-    libc = CDLL(None, use_errno=True)
-    if libc.unshare(CLONE_NEWNET):
-        errno = get_errno()
-        raise OSError(errno, f"a new network namespace: {os.strerror(errno)}")
+    descriptors = _enter_cell()
     Iptables().install(plan)
     raise_lo(plan.link)
     sockets = open_sockets(plan)
-    descriptors = {"netns": os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)}
     descriptors.update((name, sock.detach()) for name, sock in sockets.items())
     return descriptors
+
+
+def _enter_cell() -> dict[str, int]:
+    """A new network namespace; an ordinary user first makes the user namespace in which it may be set up. Their descriptors."""
+    libc = CDLL(None, use_errno=True)
+    uid, gid = os.geteuid(), os.getegid()
+    kinds = {"netns": "net"} if uid == 0 else {"userns": "user", "netns": "net"}
+    if libc.unshare(CLONE_NEWNET | (CLONE_NEWUSER if uid else 0)):
+        errno = get_errno()
+        raise OSError(errno, f"a new network namespace: {os.strerror(errno)}")
+    if uid:
+        enter_mapping(uid, gid)
+    return {
+        name: os.open(f"/proc/self/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for name, kind in kinds.items()
+    }
 
 
 def _in_child(build: Callable[[], dict[str, int]], channel: socket.socket) -> None:

@@ -18,7 +18,8 @@ class CellOpened(msgspec.Struct, frozen=True, tag=True):
     """The cell stands. The message carries descriptors in the order of ``descriptors``."""
 
     descriptors: tuple[str, ...]
-    """Of ``netns``, ``listener``, ``dns_udp``, ``dns_tcp``; the last two only where the plan has a resolver."""
+    """Of ``userns``, ``netns``, ``listener``, ``dns_udp``, ``dns_tcp``; the first only where netd is not root, the last two only where the plan
+    has a resolver."""
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):

@@ -16,6 +16,7 @@ from gateway.netd.requests import (
     decode_request,
     encode,
 )
+from gateway.userns import obstacle
 from rules.plan import Plan
 
 ANSWER_TIMEOUT_S = 30.0
@@ -57,7 +58,10 @@ class Netd:
 
 def _error(failed: Failed) -> EgressError:
     if failed.privilege:
-        return PrivilegeError(f"{failed.message}; this link needs root (CAP_SYS_ADMIN, CAP_NET_ADMIN)")
+        mend = "it needs CAP_SYS_ADMIN and CAP_NET_ADMIN, which this root does not have"
+        if os.geteuid() != 0:
+            mend = obstacle() or "run egress as root, or see egress doctor"
+        return PrivilegeError(f"{failed.message}; {mend}")
     return SetupError(failed.message)
 
 

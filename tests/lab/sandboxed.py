@@ -1,15 +1,17 @@
 """``egress run`` inside the lab: one command in one sandbox, and what it left on record."""
 
+import functools
 import itertools
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.lab.lab import Lab
+from tests.lab.lab import ROOT, Lab
 from tests.lab.places import DNS_IP
 
 EGRESS = Path(sys.executable).parent / "egress"
@@ -52,7 +54,7 @@ def egress_run(
     subprocess.TimeoutExpired after ``timeout`` seconds.
     """
     audit = new_audit_dir(lab, uid)
-    argv = egress_argv(audit, command, allow=allow, deny=deny, options=options)
+    argv = egress_argv(audit, command, allow=allow, deny=deny, options=options, uid=uid)
     done = lab.run(argv, uid=uid, timeout=timeout, **more)
     lines = done.stderr.splitlines(keepends=True)
     return Outcome(
@@ -71,14 +73,53 @@ def egress_argv(
     allow: Sequence[str] = (),
     deny: Sequence[str] = (),
     options: Sequence[str | Path] = (),
+    uid: int | None = None,
 ) -> list[str | Path]:
     """The command line, for ``Lab.popen`` too."""
-    argv: list[str | Path] = [EGRESS, "run", "--link", "lo", "--resolver", DNS_IP, "--audit-dir", audit]
+    argv = [*egress_for(uid), "run", "--link", "lo", "--resolver", DNS_IP, "--audit-dir", audit]
     for entry in allow:
         argv += ["--allow-out", entry]
     for entry in deny:
         argv += ["--deny-out", entry]
     return [*argv, *options, "--", *command]
+
+
+@functools.cache
+def egress_for(uid: int | None) -> list[str | Path]:
+    """How ``uid`` runs this checkout: the installed command; or the system's Python, where the one that ``.venv`` was made with lies in a home
+    directory. LookupError says why neither works."""
+    if uid is None:
+        return [EGRESS]
+    packages = os.pathsep.join((str(ROOT), *(path for path in sys.path if path.endswith("site-packages"))))
+    by_system = [
+        "env",
+        f"PYTHONPATH={packages}",
+        "PYTHONDONTWRITEBYTECODE=1",
+        "/usr/bin/python3",
+        "-P",
+        "-m",
+        "gateway",
+    ]
+    ways: list[list[str | Path]] = [[EGRESS], [*by_system]]
+    for argv in ways:
+        tried = subprocess.run(
+            [*_become(uid), *argv, "run", "--help"], capture_output=True, cwd="/", check=False
+        )
+        if tried.returncode == 0:
+            return argv
+    raise LookupError(f"uid {uid} can run no Python with this checkout: {tried.stderr.decode()[-200:]}")
+
+
+@functools.cache
+def user_namespaces_for(uid: int) -> bool:
+    """Whether this machine lets ``uid`` make one: not in a chroot, for example."""
+    argv = [*_become(uid), "unshare", "--user", "--net", "true"]
+    return subprocess.run(argv, capture_output=True, check=False).returncode == 0
+
+
+def _become(uid: int) -> list[str]:
+    """With ``env`` in between: what setpriv itself starts is still looked up with root's capabilities."""
+    return ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "env"]
 
 
 def new_audit_dir(lab: Lab, uid: int | None = None) -> Path:

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab.lab import Lab
+from tests.lab.sandboxed import user_namespaces_for
+
+UNPRIVILEGED = 65534
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -30,3 +33,12 @@ def lab(lab_of_session: Lab) -> Lab:
     """The lab with its own zone, and nothing logged or captured yet."""
     lab_of_session.reset()
     return lab_of_session
+
+
+@pytest.fixture(params=[None, UNPRIVILEGED], ids=["root", "rootless"])
+def starter(request: pytest.FixtureRequest) -> int | None:
+    """Who starts ``egress run``: root (None), or an ordinary user's uid."""
+    uid: int | None = request.param
+    if uid is not None and not user_namespaces_for(uid):
+        pytest.skip("this machine gives ordinary users no user namespace (a chroot never does)")
+    return uid

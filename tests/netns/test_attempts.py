@@ -1,4 +1,4 @@
-"""The table of ``make demo``, a test a row."""
+"""The table of ``make demo``, a test a row: started by root, and by an ordinary user."""
 
 import pytest
 
@@ -9,6 +9,6 @@ pytestmark = pytest.mark.root
 
 
 @pytest.mark.parametrize("attempt", ATTEMPTS, ids=lambda attempt: attempt.title.replace(" ", "-"))
-def test_seen_recorded_and_arrived_as_it_must(lab: Lab, attempt: Attempt) -> None:
-    _, wrong = carry_out(lab, attempt)
+def test_seen_recorded_and_arrived_as_it_must(lab: Lab, starter: int | None, attempt: Attempt) -> None:
+    _, wrong = carry_out(lab, attempt, uid=starter)
     assert wrong == []
