@@ -1,0 +1,57 @@
+"""Attempts, run inside a sandbox one by one, each in a process of its own. Needs nothing but Python.
+
+An attempt raises OSError or returns something false where the wall held; anything else that it returns is the evidence that it got through.
+"""
+
+import json
+import os
+import select
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+
+TIMEOUT_S = 10.0
+Attempt = Callable[[], object]
+ATTEMPTS: list[Attempt] = []
+arguments: dict[str, str] = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}
+"""What the test told: addresses, paths."""
+
+
+def attempt(function: Attempt) -> Attempt:
+    """Register one."""
+    ATTEMPTS.append(function)
+    return function
+
+
+def main() -> None:
+    """A JSON line for each: its name, whether it got through, and what there is to say."""
+    for function in ATTEMPTS:
+        worked, said = _carry_out(function)
+        print(json.dumps([function.__name__, worked, said]), flush=True)
+
+
+def _carry_out(function: Attempt) -> tuple[bool, str]:
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            found = function()
+            said = [bool(found), repr(found)[:500]]
+        except OSError as error:
+            said = [False, repr(error)]
+        except BaseException:
+            said = [True, "the attempt itself is broken: " + traceback.format_exc()[-400:]]
+        os.write(write_end, json.dumps(said).encode())
+        os._exit(0)
+    os.close(write_end)
+    ready, _, _ = select.select([read_end], [], [], TIMEOUT_S)
+    raw = os.read(read_end, 1 << 16) if ready else b""
+    os.close(read_end)
+    if not ready:
+        os.kill(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    if raw:
+        worked, words = json.loads(raw)
+        return worked, words
+    return False, f"nothing came of it, wait status {status}"
