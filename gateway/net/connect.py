@@ -1,12 +1,17 @@
 """Connecting to numeric addresses. No name ever comes here, so none can be resolved behind the decision's back."""
 
+import asyncio
 import errno
 import os
 import socket
 from collections.abc import Sequence
+from typing import Final
 
 from gateway.flow import IPAddress
 from gateway.net.sockets import writable
+
+EACH_S: Final = 3.0
+"""How long one address is waited for while there is another to try: two SYNs and their answers."""
 
 
 async def connect(addresses: Sequence[IPAddress], port: int) -> tuple[socket.socket, IPAddress]:
@@ -15,12 +20,13 @@ async def connect(addresses: Sequence[IPAddress], port: int) -> tuple[socket.soc
     The caller sets the deadline over all of them; a cancelled wait closes what was under way.
     """
     failure: OSError = OSError(errno.EADDRNOTAVAIL, "no address to connect to")
-    for ip in addresses:
+    for left, ip in zip(range(len(addresses) - 1, -1, -1), addresses, strict=True):
         family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
         sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
-            await _finish_connect(sock, (str(ip), port))
-        except OSError as error:
+            async with asyncio.timeout(EACH_S if left else None):
+                await _finish_connect(sock, (str(ip), port))
+        except OSError as error:  # a TimeoutError too
             sock.close()
             failure = error
         except BaseException:

@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from typing import Final
 
 import dns.asyncbackend
@@ -35,7 +35,7 @@ UDP_PAYLOAD_BYTES: Final = 1232  # DNS flag day 2020
 
 # What dnspython imports on demand, it imports here: a worker that has given up its privileges may not be able to read its own installation.
 BACKEND: Final = dns.asyncbackend.get_backend("asyncio")
-for _kind in ("A", "CNAME", "DNAME", "SOA", "NS", "RRSIG", "OPT"):
+for _kind in ("A", "AAAA", "CNAME", "DNAME", "SOA", "NS", "RRSIG", "OPT"):
     dns.rdata.get_rdata_class(dns.rdataclass.IN, dns.rdatatype.from_text(_kind))  # type: ignore[no-untyped-call]
 
 
@@ -48,9 +48,13 @@ class ResolveTimeout(ResolveError):
 
 
 class Resolver:
-    """Asks one server for A records, sharing questions in flight and remembering answers."""
+    """Asks one server for addresses, sharing questions in flight and remembering answers."""
 
-    def __init__(self, server: Endpoint, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, server: Endpoint, clock: Callable[[], float] = time.monotonic, *, ipv6: bool = False
+    ) -> None:
+        """``ipv6``: ask for AAAA records too; their addresses come after those of A records."""
+        self._kinds = (dns.rdatatype.A, dns.rdatatype.AAAA) if ipv6 else (dns.rdatatype.A,)
         self._server = server
         self._clock = clock
         self._answers: OrderedDict[str, tuple[float, tuple[IPAddress, ...]]] = OrderedDict()
@@ -76,9 +80,29 @@ class Resolver:
             task.exception()  # every waiter may have gone: then nobody else looks at it
 
     async def _ask(self, name: str) -> tuple[IPAddress, ...]:
-        query = dns.message.make_query(
-            dns.name.from_text(name), dns.rdatatype.A, use_edns=0, payload=UDP_PAYLOAD_BYTES
+        outcomes = await asyncio.gather(
+            *(self._ask_for(kind, name) for kind in self._kinds), return_exceptions=True
         )
+        found: list[IPAddress] = []
+        ttl, failure = TTL_MAX_S, ResolveError(f"{name}: no address")
+        for outcome in outcomes:
+            if isinstance(outcome, ResolveError):
+                failure = outcome
+            elif isinstance(outcome, BaseException):
+                raise outcome
+            else:
+                found += outcome[0]
+                ttl = min(ttl, outcome[1])
+        if not found:
+            raise failure
+        self._answers[name] = (self._clock() + max(ttl, TTL_MIN_S), tuple(found))
+        if len(self._answers) > CACHED_NAMES:
+            self._answers.popitem(last=False)
+        return tuple(found)
+
+    async def _ask_for(self, kind: dns.rdatatype.RdataType, name: str) -> tuple[list[IPAddress], int]:
+        """The addresses of one kind, and for how many seconds they are good."""
+        query = dns.message.make_query(dns.name.from_text(name), kind, use_edns=0, payload=UDP_PAYLOAD_BYTES)
         answer = await self._exchange(query)
         try:
             chain = answer.resolve_chaining()
@@ -86,12 +110,7 @@ class Resolver:
             raise ResolveError(f"{name}: {error}") from error
         if chain.answer is None:
             raise ResolveError(f"{name}: {dns.rcode.to_text(answer.rcode())}, no address")
-        found = tuple(IPv4Address(record.address) for record in chain.answer)
-        ttl = min(max(chain.minimum_ttl, TTL_MIN_S), TTL_MAX_S)
-        self._answers[name] = (self._clock() + ttl, found)
-        if len(self._answers) > CACHED_NAMES:
-            self._answers.popitem(last=False)
-        return found
+        return [ip_address(record.address) for record in chain.answer], chain.minimum_ttl
 
     async def _exchange(self, query: dns.message.QueryMessage) -> dns.message.QueryMessage:
         where, port = str(self._server.ip), self._server.port

@@ -1,0 +1,149 @@
+"""Connecting: in order, to numbers, and nothing left open."""
+
+import asyncio
+import errno
+import gc
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from ipaddress import ip_address
+
+import pytest
+
+from gateway.flow import IPAddress
+from gateway.net import connect as module
+from gateway.net.connect import connect
+
+FIRST, SECOND, THIRD = (ip_address(f"127.0.0.{last}") for last in (11, 12, 13))
+
+
+def _listener(*ips: IPAddress) -> tuple[list[socket.socket], int]:
+    """Listeners on one port of several addresses."""
+    first = socket.create_server((str(ips[0]), 0))
+    port = first.getsockname()[1]
+    return [first, *(socket.create_server((str(ip), port)) for ip in ips[1:])], port
+
+
+@contextmanager
+def _no_new_descriptor() -> Iterator[None]:
+    gc.collect()
+    before = set(os.listdir("/proc/self/fd"))
+    yield
+    assert set(os.listdir("/proc/self/fd")) <= before
+
+
+@contextmanager
+def _deaf(ip: IPAddress, port: int = 0) -> Iterator[int]:
+    """A port whose queue is full: SYNs are dropped, as by a black hole."""
+    with ExitStack() as kept:
+        server = kept.enter_context(socket.socket())
+        server.bind((str(ip), port))
+        server.listen(0)
+        for _ in range(4):
+            filler = kept.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(server.getsockname())
+        time.sleep(0.05)
+        yield server.getsockname()[1]
+
+
+async def test_the_first_that_answers_is_taken_and_no_other_is_asked() -> None:
+    listeners, port = _listener(FIRST, SECOND)
+    with _no_new_descriptor():
+        sock, ip = await connect([FIRST, SECOND], port)
+        with sock:
+            assert ip == FIRST
+            assert sock.getpeername() == (str(FIRST), port)
+            assert not sock.getblocking()
+            assert not os.get_inheritable(sock.fileno())
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    listeners[1].setblocking(False)
+    with pytest.raises(BlockingIOError):
+        listeners[1].accept()
+    for listener in listeners:
+        listener.close()
+
+
+async def test_who_refuses_is_passed_over_in_order() -> None:
+    listeners, port = _listener(THIRD)
+    with _no_new_descriptor():
+        sock, ip = await connect([FIRST, SECOND, THIRD], port)
+        sock.close()
+        assert ip == THIRD
+    listeners[0].close()
+
+
+async def test_no_other_address_is_ever_asked() -> None:
+    listeners, port = _listener(SECOND)
+    with pytest.raises(ConnectionRefusedError):
+        await connect([FIRST], port)
+    listeners[0].setblocking(False)
+    with pytest.raises(BlockingIOError):
+        listeners[0].accept()
+    listeners[0].close()
+
+
+async def test_the_last_error_is_what_is_told() -> None:
+    with _no_new_descriptor():
+        with pytest.raises(ConnectionRefusedError):
+            await connect([FIRST, SECOND], 1)
+        with pytest.raises(OSError, match="unreachable|denied|Invalid") as caught:  # noqa: RUF043 - alternatives
+            await connect([FIRST, ip_address("255.255.255.255")], 1)
+        assert caught.value.errno in (errno.ENETUNREACH, errno.EACCES, errno.EINVAL)
+
+
+async def test_nothing_to_connect_to() -> None:
+    with pytest.raises(OSError, match="no address"):
+        await connect([], 443)
+
+
+async def test_ipv6() -> None:
+    try:
+        server = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError:
+        pytest.skip("this host has no IPv6")
+    with server:
+        sock, ip = await connect([ip_address("::1")], server.getsockname()[1])
+        sock.close()
+        assert str(ip) == "::1"
+
+
+async def test_who_says_nothing_is_given_up_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "EACH_S", 0.2)
+    listeners, port = _listener(SECOND)
+    with _deaf(FIRST, port), _no_new_descriptor():
+        began = time.monotonic()
+        sock, ip = await connect([FIRST, SECOND], port)
+        sock.close()
+        assert ip == SECOND
+        assert 0.15 < time.monotonic() - began < 3
+    listeners[0].close()
+
+
+async def test_the_last_is_waited_for_as_long_as_the_caller_likes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "EACH_S", 0.05)
+    with _deaf(FIRST) as port, _no_new_descriptor(), pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.4):
+            await connect([FIRST], port)
+
+
+async def test_a_cancelled_wait_closes_what_was_under_way() -> None:
+    with _deaf(FIRST) as port, _no_new_descriptor():
+        task = asyncio.get_running_loop().create_task(connect([FIRST, SECOND], port))
+        await asyncio.sleep(0.05)
+        assert not task.done()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+async def test_a_process_without_descriptors_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(*_: object) -> socket.socket:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "socket", none_left)
+        with pytest.raises(OSError, match="Too many"):
+            await connect([FIRST], 1)

@@ -1,0 +1,240 @@
+"""Every byte both ways, half-closes in either order, resets, and a reader that does not read."""
+
+import asyncio
+import random
+import socket
+import tracemalloc
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from gateway.net.relay import Counts, Relayed, relay
+from gateway.net.sockets import receive, send_all
+from tests.gateway.net.loopback import nothing_left, reset, tcp_pair, unix_pair
+
+Pair = tuple[socket.socket, socket.socket]
+
+
+class Path:
+    """client <-> inner, relayed, outer <-> upstream."""
+
+    def __init__(self, pair: Callable[[], Pair]) -> None:
+        self.client, self.inner = pair()
+        self.outer, self.upstream = pair()
+        self.counts = Counts()
+        self.task: asyncio.Task[Relayed] | None = None
+
+    def start(self) -> "asyncio.Task[Relayed]":
+        self.task = asyncio.get_running_loop().create_task(relay(self.inner, self.outer, self.counts))
+        return self.task
+
+    async def end(self) -> Relayed:
+        assert self.task is not None
+        return await asyncio.wait_for(self.task, 5)
+
+    def close(self) -> None:
+        for sock in (self.client, self.inner, self.outer, self.upstream):
+            sock.close()
+
+
+@pytest.fixture(params=[tcp_pair, unix_pair])
+def path(request: pytest.FixtureRequest) -> Iterator[Path]:
+    made = Path(request.param)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def tcp() -> Iterator[Path]:
+    made = Path(tcp_pair)
+    yield made
+    made.close()
+
+
+async def _all(sock: socket.socket) -> bytes:
+    got = bytearray()
+    while await receive(sock, got, 50_000):
+        pass
+    return bytes(got)
+
+
+async def _say(sock: socket.socket, data: bytes, seed: int) -> None:
+    """In pieces of many sizes, then no more."""
+    sizes = random.Random(seed)
+    at = 0
+    while at < len(data):
+        size = sizes.choice((1, 7, 1400, 16_384, 200_000))
+        await send_all(sock, data[at : at + size])
+        at += size
+    sock.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.parametrize(
+    ("up", "down"),
+    [(0, 0), (1, 0), (0, 1), (100_000, 3_000_000), (3_000_000, 100_000), (2_000_000, 2_000_000)],
+)
+async def test_every_byte_arrives_both_ways_and_is_counted(path: Path, up: int, down: int) -> None:
+    said_up, said_down = random.Random(1).randbytes(up), random.Random(2).randbytes(down)
+    with nothing_left(path.inner, path.outer):
+        path.start()
+        heard_up, heard_down, _, _ = await asyncio.gather(
+            _all(path.upstream),
+            _all(path.client),
+            _say(path.client, said_up, 3),
+            _say(path.upstream, said_down, 4),
+        )
+        assert not (await path.end()).failed
+    assert heard_up == said_up
+    assert heard_down == said_down
+    assert (path.counts.up, path.counts.down) == (up, down)
+
+
+@pytest.mark.parametrize("first", ["client", "upstream"])
+async def test_a_half_close_leaves_the_other_way_open(path: Path, first: str) -> None:
+    ends = {
+        "client": (path.client, path.upstream, path.inner),
+        "upstream": (path.upstream, path.client, path.outer),
+    }
+    early, late, side = ends[first]
+    with nothing_left(path.inner, path.outer):
+        task = path.start()
+        await send_all(early, b"request")
+        early.shutdown(socket.SHUT_WR)
+        assert await asyncio.wait_for(_all(late), 2) == b"request"
+        await asyncio.sleep(0.02)
+        assert not task.done()
+        for piece in (b"a long ", b"answer"):
+            await send_all(late, piece)
+            await asyncio.sleep(0.01)
+        late.shutdown(socket.SHUT_WR)
+        assert await asyncio.wait_for(_all(early), 2) == b"a long answer"
+        assert await path.end() == Relayed(side, False)
+
+
+@pytest.mark.parametrize("who", ["client", "upstream"])
+@pytest.mark.parametrize("after", ["at once", "half-closed by the other"])
+async def test_a_reset_of_either_side_ends_it(tcp: Path, who: str, after: str) -> None:
+    broken, other, side = (
+        (tcp.client, tcp.upstream, tcp.inner) if who == "client" else (tcp.upstream, tcp.client, tcp.outer)
+    )
+    with nothing_left(tcp.inner, tcp.outer):
+        tcp.start()
+        await send_all(other, b"x")
+        if after != "at once":
+            other.shutdown(socket.SHUT_WR)
+        await asyncio.sleep(0.02)
+        reset(broken)
+        assert await tcp.end() == Relayed(side, True)
+
+
+async def test_what_was_sent_before_a_reset_was_counted(tcp: Path) -> None:
+    tcp.start()
+    await send_all(tcp.client, b"12345")
+    await send_all(tcp.upstream, b"123")
+    assert await asyncio.wait_for(_some(tcp.upstream), 1) == b"12345"
+    assert await asyncio.wait_for(_some(tcp.client), 1) == b"123"
+    reset(tcp.client)
+    assert (await tcp.end()).failed
+    assert (tcp.counts.up, tcp.counts.down) == (5, 3)
+
+
+async def _some(sock: socket.socket) -> bytes:
+    got = bytearray()
+    await receive(sock, got, 100)
+    return bytes(got)
+
+
+async def test_writing_to_a_side_that_is_gone_ends_it(path: Path) -> None:
+    with nothing_left(path.inner, path.outer):
+        path.start()
+        path.upstream.close()
+        for _ in range(50):
+            if path.task is not None and path.task.done():
+                break
+            try:
+                path.client.send(b"x" * 1000)
+            except OSError:
+                break
+            await asyncio.sleep(0.01)
+        assert (await path.end()).first is path.outer
+
+
+@pytest.mark.parametrize("way", ["down", "up"])
+async def test_a_reader_that_does_not_read_stops_the_sender_and_costs_no_memory(path: Path, way: str) -> None:
+    talker = path.upstream if way == "down" else path.client
+    total = 64 * 1024 * 1024
+    block = b"x" * 65536
+    sent = 0
+
+    async def flood() -> None:
+        nonlocal sent
+        while sent < total:
+            await send_all(talker, block)
+            sent += len(block)
+
+    with nothing_left(path.inner, path.outer):
+        task = path.start()
+        flooding = asyncio.get_running_loop().create_task(flood())
+        tracemalloc.start()
+        try:
+            stalled = -1
+            while stalled != sent:
+                stalled = sent
+                await asyncio.sleep(0.2)
+            held = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+        assert sent < total // 2, "the kernel's buffers must press back"
+        assert held < 1_000_000
+        passed = path.counts.down if way == "down" else path.counts.up
+        assert passed <= sent
+        # The other way is not held up by it.
+        quiet, hearer = (path.client, path.upstream) if way == "down" else (path.upstream, path.client)
+        await send_all(quiet, b"still here")
+        assert await asyncio.wait_for(_some(hearer), 1) == b"still here"
+        flooding.cancel()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+async def test_a_stalled_way_goes_on_without_loss_or_repetition(path: Path) -> None:
+    said = random.Random(5).randbytes(8_000_000)
+    path.start()
+    saying = asyncio.get_running_loop().create_task(_say(path.upstream, said, 6))
+    await asyncio.sleep(0.3)
+    assert not saying.done()
+    path.client.shutdown(socket.SHUT_WR)
+    assert await asyncio.wait_for(_all(path.client), 5) == said
+    await saying
+    assert not (await path.end()).failed
+    assert path.counts.down == len(said)
+
+
+@pytest.mark.parametrize("stalled", [False, True])
+async def test_cancelled_it_leaves_nothing_registered_and_the_counts_stand(path: Path, stalled: bool) -> None:
+    with nothing_left(path.inner, path.outer):
+        task = path.start()
+        await send_all(path.client, b"12345")
+        assert await asyncio.wait_for(_some(path.upstream), 1) == b"12345"
+        if stalled:
+            with pytest.raises(BlockingIOError):
+                while True:
+                    path.client.send(b"x" * 65536)
+                    await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert path.counts.up >= 5
+        before = path.counts.up
+        await asyncio.sleep(0.02)
+        assert path.counts.up == before, "nothing moves any more"
+
+
+async def test_sockets_that_were_dead_before_it_began(tcp: Path) -> None:
+    reset(tcp.upstream)
+    tcp.client.close()
+    await asyncio.sleep(0.02)
+    with nothing_left(tcp.inner, tcp.outer):
+        tcp.start()
+        assert (await tcp.end()).failed

@@ -1,0 +1,154 @@
+"""Waiting for a descriptor, and the small operations on it."""
+
+import asyncio
+import errno
+import socket
+import struct
+from collections.abc import Callable, Coroutine, Iterator
+from ipaddress import ip_address
+
+import pytest
+
+from gateway.flow import Endpoint
+from gateway.net.sockets import endpoint, readable, receive, reset_on_close, send_all, writable
+from tests.gateway.net.loopback import nothing_left, tcp_pair, unix_pair
+
+Pair = tuple[socket.socket, socket.socket]
+
+
+@pytest.fixture(params=[tcp_pair, unix_pair])
+def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    one, other = request.param()
+    yield one, other
+    one.close()
+    other.close()
+
+
+def _fill(sock: socket.socket) -> int:
+    sent = 0
+    while True:
+        try:
+            sent += sock.send(b"x" * 65536)
+        except BlockingIOError:
+            return sent
+
+
+async def test_readable_waits_for_bytes(pair: Pair) -> None:
+    one, other = pair
+    with nothing_left(one):
+        waiting = asyncio.get_running_loop().create_task(readable(one))
+        await asyncio.sleep(0.02)
+        assert not waiting.done()
+        other.send(b"x")
+        await asyncio.wait_for(waiting, 1)
+
+
+async def test_readable_returns_at_an_end(pair: Pair) -> None:
+    one, other = pair
+    with nothing_left(one):
+        other.close()
+        await asyncio.wait_for(readable(one), 1)
+
+
+async def test_writable_waits_for_room(pair: Pair) -> None:
+    one, other = pair
+    with nothing_left(one):
+        await asyncio.wait_for(writable(one), 1)
+        _fill(one)
+        waiting = asyncio.get_running_loop().create_task(writable(one))
+        await asyncio.sleep(0.02)
+        assert not waiting.done()
+        for _ in range(1000):
+            if waiting.done():
+                break
+            try:
+                other.recv(65536)
+            except BlockingIOError:
+                pass
+            await asyncio.sleep(0)
+        await asyncio.wait_for(waiting, 1)
+
+
+@pytest.mark.parametrize("wait", [readable, writable])
+async def test_a_cancelled_wait_leaves_nothing_registered(
+    pair: Pair, wait: Callable[[socket.socket], Coroutine[None, None, None]]
+) -> None:
+    one, _ = pair
+    _fill(one)
+    with nothing_left(one):
+        task = asyncio.get_running_loop().create_task(wait(one))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+async def test_receive_appends_what_there_is_and_says_how_much(pair: Pair) -> None:
+    one, other = pair
+    into = bytearray(b"before ")
+    other.send(b"abcdef")
+    assert await receive(one, into, 4) == 4
+    assert await receive(one, into, 100) == 2
+    assert into == b"before abcdef"
+    asyncio.get_running_loop().call_later(0.02, other.send, b"later")
+    assert await receive(one, into, 100) == 5
+    other.close()
+    assert await receive(one, into, 100) == 0
+    assert into == b"before abcdeflater"
+
+
+async def test_receive_reports_a_reset() -> None:
+    one, other = tcp_pair()
+    with one:
+        reset_on_close(other)
+        other.close()
+        with pytest.raises(ConnectionResetError):
+            await receive(one, bytearray(), 10)
+
+
+async def test_send_all_sends_all_whatever_the_buffer(pair: Pair) -> None:
+    one, other = pair
+    data = bytes(range(256)) * 20_000
+    got = bytearray()
+
+    async def drain() -> None:
+        while len(got) < len(data):
+            await receive(other, got, 10_000)
+
+    with nothing_left(one, other):
+        await asyncio.gather(send_all(one, memoryview(data)), drain())
+    assert got == data
+    await send_all(one, b"")
+
+
+async def test_send_all_reports_a_reader_that_is_gone(pair: Pair) -> None:
+    one, other = pair
+    other.close()
+    with pytest.raises(OSError, match=r"reset|pipe"):
+        for _ in range(100):
+            await send_all(one, b"x" * 65536)
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        (("10.0.0.2", 41234), Endpoint(ip_address("10.0.0.2"), 41234)),
+        (("2001:db8::9", 443, 0, 0), Endpoint(ip_address("2001:db8::9"), 443)),
+        (("fe80::1%eth0", 443, 0, 2), Endpoint(ip_address("fe80::1"), 443)),
+        (("::ffff:10.0.0.2", 1, 0, 0), Endpoint(ip_address("::ffff:10.0.0.2"), 1)),
+    ],
+)
+def test_an_endpoint(address: tuple[str, int], expected: Endpoint) -> None:
+    assert endpoint(address) == expected
+
+
+async def test_reset_on_close_sends_rst_though_nothing_is_unread() -> None:
+    one, other = tcp_pair()
+    with one:
+        reset_on_close(other)
+        assert struct.unpack("ii", other.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)) == (1, 0)
+        other.close()
+        await readable(one)
+        with pytest.raises(OSError, match="reset") as caught:
+            one.recv(1)
+        assert caught.value.errno == errno.ECONNRESET
