@@ -4,6 +4,8 @@ One RTM_GETROUTE over a kept netlink socket is exact for both families, for addr
 a list of interface addresses is none of these.
 """
 
+import errno
+import os
 import socket
 import struct
 import time
@@ -26,6 +28,17 @@ ROUTE: Final = struct.Struct(
     "=BBBBBBBBI"
 )  # rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags
 ATTRIBUTE: Final = struct.Struct("=HH")  # rtattr: length, type
+ERROR: Final = struct.Struct("=i")  # nlmsgerr: error, negative
+
+NOT_HERE: Final = {
+    errno.ENETUNREACH,
+    errno.EHOSTUNREACH,  # an unreachable route
+    errno.EACCES,  # a prohibit route
+    errno.EINVAL,  # a blackhole route
+    errno.EOPNOTSUPP,  # a kernel without this family
+    errno.EAFNOSUPPORT,
+}
+"""How the kernel says that there is no route, so certainly none to itself."""
 
 FRESH_S: Final = 1.0
 REMEMBERED: Final = 4096
@@ -54,7 +67,7 @@ class LocalAddresses:
         return answer
 
     def _ask(self, ip: IPAddress) -> bool:
-        """True also for what is local by nature: broadcast, anycast and multicast routes. OSError when the kernel does not answer: refuse."""
+        """True also for what is local by nature: broadcast, anycast and multicast routes. OSError when the kernel does not say: refuse."""
         self._sequence = (self._sequence + 1) & 0xFFFFFFFF
         family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
         body = ROUTE.pack(family, ip.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
@@ -68,7 +81,10 @@ class LocalAddresses:
             if sequence == self._sequence:
                 break
         if kind != RTM_NEWROUTE:
-            return False  # NLMSG_ERROR: no route, so certainly not here
+            error = -ERROR.unpack_from(answer, HEADER.size)[0]
+            if error in NOT_HERE:
+                return False
+            raise OSError(error, os.strerror(error))
         return answer[HEADER.size + 7] in (RTN_LOCAL, RTN_BROADCAST, RTN_ANYCAST, RTN_MULTICAST)
 
     def close(self) -> None:

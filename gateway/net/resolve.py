@@ -47,6 +47,9 @@ class ResolveTimeout(ResolveError):
     """The resolver did not answer in time."""
 
 
+_Found = tuple[list[IPAddress], int]
+
+
 class Resolver:
     """Asks one server for addresses, sharing questions in flight and remembering answers."""
 
@@ -80,50 +83,62 @@ class Resolver:
             task.exception()  # every waiter may have gone: then nobody else looks at it
 
     async def _ask(self, name: str) -> tuple[IPAddress, ...]:
-        outcomes = await asyncio.gather(
-            *(self._ask_for(kind, name) for kind in self._kinds), return_exceptions=True
-        )
+        outcomes = await asyncio.gather(*(self._ask_for(kind, name) for kind in self._kinds))
         found: list[IPAddress] = []
         ttl, failure = TTL_MAX_S, ResolveError(f"{name}: no address")
         for outcome in outcomes:
             if isinstance(outcome, ResolveError):
-                failure = outcome
-            elif isinstance(outcome, BaseException):
-                raise outcome
+                failure = outcome if not isinstance(failure, ResolveTimeout) else failure
             else:
                 found += outcome[0]
                 ttl = min(ttl, outcome[1])
         if not found:
             raise failure
+        self._answers.pop(name, None)
         self._answers[name] = (self._clock() + max(ttl, TTL_MIN_S), tuple(found))
         if len(self._answers) > CACHED_NAMES:
             self._answers.popitem(last=False)
         return tuple(found)
 
-    async def _ask_for(self, kind: dns.rdatatype.RdataType, name: str) -> tuple[list[IPAddress], int]:
-        """The addresses of one kind, and for how many seconds they are good."""
-        query = dns.message.make_query(dns.name.from_text(name), kind, use_edns=0, payload=UDP_PAYLOAD_BYTES)
-        answer = await self._exchange(query)
+    async def _ask_for(self, kind: dns.rdatatype.RdataType, name: str) -> _Found | ResolveError:
+        """The addresses of one kind, and for how many seconds they are good; or why there are none."""
         try:
-            chain = answer.resolve_chaining()
-        except dns.exception.DNSException as error:
-            raise ResolveError(f"{name}: {error}") from error
-        if chain.answer is None:
-            raise ResolveError(f"{name}: {dns.rcode.to_text(answer.rcode())}, no address")
-        return [ip_address(record.address) for record in chain.answer], chain.minimum_ttl
+            query = dns.message.make_query(
+                dns.name.from_text(name), kind, use_edns=0, payload=UDP_PAYLOAD_BYTES
+            )
+            return _addresses(await self._exchange(query))
+        except ResolveError as error:
+            return error
+        except Exception as error:  # whatever the bytes were: dnspython was not made to be total
+            return ResolveError(f"{name}: {type(error).__name__} {error}")
 
-    async def _exchange(self, query: dns.message.QueryMessage) -> dns.message.QueryMessage:
+    async def _exchange(self, query: dns.message.QueryMessage) -> dns.message.Message:
+        """Ask until there is an answer. What is none (another id, another question, junk) is passed over, so nobody can answer by guessing badly."""
         where, port = str(self._server.ip), self._server.port
         for _ in range(ATTEMPTS):
             try:
                 answer, _used_tcp = await dns.asyncquery.udp_with_fallback(
-                    query, where, timeout=ATTEMPT_S, port=port, backend=BACKEND
+                    query,
+                    where,
+                    timeout=ATTEMPT_S,
+                    port=port,
+                    backend=BACKEND,
+                    ignore_unexpected=True,
+                    ignore_errors=True,
                 )
             except dns.exception.Timeout:
                 continue
-            except (dns.exception.DNSException, OSError, EOFError) as error:
-                raise ResolveError(f"{where}: {error}") from error
-            if not isinstance(answer, dns.message.QueryMessage):
-                raise ResolveError(f"{where}: its answer is no answer to a query")
             return answer
         raise ResolveTimeout(f"{where} does not answer")
+
+
+def _addresses(answer: dns.message.Message) -> _Found:
+    """Addresses at the end of the chain of CNAMEs that begins with the question, and the smallest TTL on the way."""
+    if not isinstance(answer, dns.message.QueryMessage):
+        raise ResolveError("that is no answer to a query")
+    if answer.rcode() != dns.rcode.NOERROR:
+        raise ResolveError(dns.rcode.to_text(answer.rcode()))
+    chain = answer.resolve_chaining()
+    if chain.answer is None:
+        raise ResolveError("no address")
+    return [ip_address(record.address) for record in chain.answer], chain.minimum_ttl

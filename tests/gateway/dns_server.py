@@ -1,0 +1,104 @@
+"""A DNS server on loopback that says what a test wants it to say, over UDP and TCP, right or wrong."""
+
+import contextlib
+import selectors
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from ipaddress import ip_address
+from typing import NamedTuple
+
+import dns.message
+import dns.rrset
+
+from gateway.flow import Endpoint
+
+
+class Asked(NamedTuple):
+    """One query, as it came."""
+
+    wire: bytes
+    tcp: bool
+
+    @property
+    def message(self) -> dns.message.Message:
+        return dns.message.from_wire(self.wire)
+
+    @property
+    def name(self) -> str:
+        return self.message.question[0].name.to_text()
+
+
+Answering = Callable[[Asked], Sequence[bytes]]
+
+
+class DnsServer:
+    """Answers each query with the messages that ``answering`` gives: none, one, or several."""
+
+    def __init__(self, answering: Answering) -> None:
+        self.answering = answering
+        self.asked: list[Asked] = []
+        self._tcp = socket.create_server(("127.0.0.1", 0))
+        self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._udp.bind(self._tcp.getsockname())
+        self._wake, self._woken = socket.socketpair()
+        self.endpoint = Endpoint(ip_address("127.0.0.1"), self._tcp.getsockname()[1])
+        self.sources: list[int] = []
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._udp, selectors.EVENT_READ, self._on_udp)
+            selector.register(self._tcp, selectors.EVENT_READ, self._on_tcp)
+            selector.register(self._woken, selectors.EVENT_READ, None)
+            while True:
+                for key, _ in selector.select():
+                    if key.data is None:
+                        return
+                    key.data()
+
+    def _on_udp(self) -> None:
+        wire, client = self._udp.recvfrom(65535)
+        self.sources.append(client[1])
+        for answer in self._take(Asked(wire, False)):
+            self._udp.sendto(answer, client)
+
+    def _on_tcp(self) -> None:
+        client, _ = self._tcp.accept()
+        client.settimeout(5)
+        with client, contextlib.suppress(OSError), client.makefile("rb") as stream:
+            while len(head := stream.read(2)) == 2:
+                wire = stream.read(int.from_bytes(head, "big"))
+                for answer in self._take(Asked(wire, True)):
+                    client.sendall(len(answer).to_bytes(2, "big") + answer)
+
+    def _take(self, asked: Asked) -> Sequence[bytes]:
+        self.asked.append(asked)
+        return self.answering(asked)
+
+    def close(self) -> None:
+        self._wake.send(b"x")
+        self._thread.join()
+        for sock in (self._tcp, self._udp, self._wake, self._woken):
+            sock.close()
+
+
+@contextlib.contextmanager
+def serving(answering: Answering) -> Iterator[DnsServer]:
+    server = DnsServer(answering)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def reply(asked: Asked, *records: str, rcode: int = 0, flags: int = 0) -> bytes:
+    """A proper answer with ``records``, each as in a zone file: ``name ttl IN type data``."""
+    answer = dns.message.make_response(asked.message)
+    for record in records:
+        name, ttl, rdclass, rdtype, data = record.split(maxsplit=4)
+        answer.answer.append(dns.rrset.from_text(name, int(ttl), rdclass, rdtype, data))
+    answer.set_rcode(rcode)  # type: ignore[arg-type]  # any number will do
+    answer.flags |= flags
+    return answer.to_wire()

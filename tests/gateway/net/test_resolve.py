@@ -1,0 +1,465 @@
+"""Names to addresses: what is an answer, what is none, and how often the server is asked."""
+
+import asyncio
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from ipaddress import ip_address
+
+import dns.flags
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gateway.flow import Endpoint
+from gateway.net import resolve
+from gateway.net.resolve import CACHED_NAMES, TTL_MAX_S, TTL_MIN_S, ResolveError, Resolver, ResolveTimeout
+from tests.gateway.dns_server import Asked, DnsServer, reply, serving
+
+NAME = "api.openai.com"
+GOOD = f"{NAME}. 60 IN A 203.0.113.9"
+
+
+class Clock:
+    """Time that passes when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolve, "ATTEMPT_S", 0.15)
+
+
+async def _ask(server: DnsServer, name: str = NAME) -> list[str]:
+    return [str(ip) for ip in await Resolver(server.endpoint).addresses(name)]
+
+
+# -- answers
+
+
+@pytest.mark.parametrize(
+    ("records", "addresses"),
+    [
+        ([GOOD], ["203.0.113.9"]),
+        (
+            [f"{NAME}. 60 IN A 203.0.113.{last}" for last in (9, 3, 7)],
+            ["203.0.113.9", "203.0.113.3", "203.0.113.7"],
+        ),
+        (
+            [
+                f"{NAME}. 60 IN CNAME a.example.",
+                "a.example. 60 IN CNAME b.example.",
+                "b.example. 60 IN A 203.0.113.9",
+            ],
+            ["203.0.113.9"],
+        ),
+        (["a.example. 60 IN A 203.0.113.9", f"{NAME}. 60 IN CNAME a.example."], ["203.0.113.9"]),
+        ([GOOD, "evil.example. 60 IN A 198.51.100.66"], ["203.0.113.9"]),
+        (["API.OpenAI.com. 60 IN A 203.0.113.9"], ["203.0.113.9"]),
+    ],
+)
+async def test_the_addresses_of_a_name_in_the_servers_order(records: list[str], addresses: list[str]) -> None:
+    with serving(lambda asked: [reply(asked, *records)]) as server:
+        assert await _ask(server) == addresses
+
+
+@pytest.mark.parametrize(
+    ("records", "rcode"),
+    [
+        ([], 0),
+        ([], 2),
+        ([], 3),
+        ([], 5),
+        ([GOOD], 2),
+        ([GOOD], 3),
+        ([GOOD], 23),
+        ([f"{NAME}. 60 IN AAAA 2001:db8::9"], 0),
+        ([f"{NAME}. 60 IN TXT x"], 0),
+        (["evil.example. 60 IN A 198.51.100.66"], 0),
+        ([f"{NAME}. 60 IN CNAME a.example."], 0),
+        ([f"{NAME}. 60 IN CNAME a.example.", "b.example. 60 IN A 198.51.100.66"], 0),
+        ([f"{NAME}. 60 IN CNAME a.example.", f"a.example. 60 IN CNAME {NAME}."], 0),
+        ([f"{NAME}. 60 IN CNAME {NAME}."], 0),
+        (
+            [f"{NAME}. 60 IN CNAME c0.example."]
+            + [f"c{n}.example. 60 IN CNAME c{n + 1}.example." for n in range(40)],
+            0,
+        ),
+        ([f"{NAME}. 60 CH A a.example. 0177"], 0),
+    ],
+)
+async def test_no_usable_answer(records: list[str], rcode: int) -> None:
+    with serving(lambda asked: [reply(asked, *records, rcode=rcode)]) as server:
+        with pytest.raises(ResolveError) as caught:
+            await _ask(server)
+    assert not isinstance(caught.value, ResolveTimeout)
+    assert len(server.asked) == 1
+
+
+async def test_an_error_without_its_question_is_an_answer() -> None:
+    with serving(lambda asked: [asked.wire[:2] + b"\x81\x82" + bytes(8)]) as server:
+        with pytest.raises(ResolveError, match="SERVFAIL"):
+            await _ask(server)
+
+
+async def test_what_is_asked_is_one_plain_question() -> None:
+    with serving(lambda asked: [reply(asked, GOOD)]) as server:
+        await _ask(server)
+    (asked,) = server.asked
+    assert asked.message.question[0].to_text() == f"{NAME}. IN A"
+    assert asked.message.flags == dns.flags.RD
+    assert (asked.message.edns, asked.message.payload, asked.message.options) == (0, 1232, ())
+    assert not asked.tcp
+
+
+async def test_ids_and_ports_differ_from_question_to_question() -> None:
+    with serving(lambda asked: [reply(asked, f"{asked.name} 60 IN A 203.0.113.9")]) as server:
+        for number in range(12):
+            await _ask(server, f"n{number}.example")
+    assert len({asked.wire[:2] for asked in server.asked}) > 8
+    assert len(set(server.sources)) > 8
+
+
+# -- what is no answer to our question
+
+
+def _other_id(wire: bytes) -> bytes:
+    return bytes((wire[0] ^ 1,)) + wire[1:]
+
+
+def _evil(asked: Asked) -> bytes:
+    return reply(asked, f"{NAME}. 60 IN A 198.51.100.66")
+
+
+FORGED: list[Callable[[Asked], bytes]] = [
+    lambda asked: _other_id(_evil(asked)),
+    lambda asked: _evil(asked).replace(b"\x03api", b"\x03apj"),
+    lambda asked: _evil(asked).replace(b"\x00\x01\x00\x01", b"\x00\x1c\x00\x01", 1),
+    lambda asked: asked.wire,
+    lambda asked: b"",
+    lambda asked: b"\x00",
+    lambda asked: asked.wire[:2] + b"\x81\x80",
+    lambda asked: asked.wire[:2] + b"\x81\x80" + b"\xff" * 40,
+    lambda asked: _evil(asked)[:-3],
+    lambda asked: _evil(asked) + b"junk",
+    lambda asked: asked.wire[:2] + b"\xa9\x80" + _evil(asked)[4:],
+]
+
+
+@pytest.mark.parametrize("forge", FORGED)
+async def test_a_forgery_is_passed_over_and_the_answer_taken(forge: Callable[[Asked], bytes]) -> None:
+    with serving(lambda asked: [forge(asked), reply(asked, GOOD)]) as server:
+        assert await _ask(server) == ["203.0.113.9"]
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("forge", FORGED)
+async def test_forgeries_alone_are_a_timeout(
+    forge: Callable[[Asked], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolve, "ATTEMPT_S", 0.03)
+    with serving(lambda asked: [forge(asked)]) as server, pytest.raises(ResolveTimeout):
+        await _ask(server)
+
+
+# -- truncation
+
+
+async def test_a_truncated_answer_is_asked_for_again_over_tcp() -> None:
+    with serving(
+        lambda asked: [reply(asked, GOOD) if asked.tcp else reply(asked, flags=dns.flags.TC)]
+    ) as server:
+        assert await _ask(server) == ["203.0.113.9"]
+    assert [asked.tcp for asked in server.asked] == [False, True]
+
+
+@pytest.mark.parametrize("forge", FORGED)
+async def test_no_forgery_over_tcp_is_taken(forge: Callable[[Asked], bytes]) -> None:
+    with serving(lambda asked: [forge(asked)] if asked.tcp else [reply(asked, flags=dns.flags.TC)]) as server:
+        with pytest.raises(ResolveError):
+            await _ask(server)
+
+
+async def test_a_truncated_forgery_does_not_lead_to_tcp() -> None:
+    with serving(lambda asked: [_other_id(reply(asked, flags=dns.flags.TC)), reply(asked, GOOD)]) as server:
+        assert await _ask(server) == ["203.0.113.9"]
+    assert [asked.tcp for asked in server.asked] == [False]
+
+
+# -- silence
+
+
+async def test_a_lost_packet_is_sent_again() -> None:
+    with serving(lambda asked: [reply(asked, GOOD)] if len(server.asked) == 3 else []) as server:
+        assert await _ask(server) == ["203.0.113.9"]
+    assert len(server.asked) == 3
+
+
+async def test_a_silent_server_is_a_timeout() -> None:
+    with serving(lambda asked: []) as server:
+        with pytest.raises(ResolveTimeout):
+            await _ask(server)
+    assert len(server.asked) == 3
+
+
+async def test_a_server_that_is_not_there_is_an_error() -> None:
+    with serving(lambda asked: []) as server:
+        gone = server.endpoint
+    with pytest.raises(ResolveError):
+        await Resolver(gone).addresses(NAME)
+    with pytest.raises(ResolveError):
+        await Resolver(Endpoint(ip_address("255.255.255.255"), 53)).addresses(NAME)
+
+
+@pytest.mark.parametrize("name", ["", ".", "a..b", "x" * 64 + ".example", "a." * 130, "\x00.example", "a\\"])
+async def test_what_is_no_name_is_an_error_at_the_worst(name: str) -> None:
+    with serving(lambda asked: []) as server:
+        with pytest.raises(ResolveError):
+            await _ask(server, name)
+
+
+# -- what is remembered
+
+
+@pytest.mark.parametrize(
+    ("ttl", "kept"),
+    [(0, TTL_MIN_S), (1, TTL_MIN_S), (5, 5), (60, 60), (300, 300), (301, TTL_MAX_S), (2**31 - 1, TTL_MAX_S)],
+)
+async def test_an_answer_is_good_for_its_ttl_within_bounds(ttl: int, kept: int) -> None:
+    clock = Clock()
+    with serving(lambda asked: [reply(asked, f"{NAME}. {ttl} IN A 203.0.113.{len(server.asked)}")]) as server:
+        resolver = Resolver(server.endpoint, clock)
+        first = await resolver.addresses(NAME)
+        clock.now += kept - 0.5
+        assert await resolver.addresses(NAME) == first
+        assert len(server.asked) == 1
+        clock.now += 1
+        assert await resolver.addresses(NAME) != first
+        assert len(server.asked) == 2
+
+
+async def test_the_smallest_ttl_of_a_chain_counts() -> None:
+    clock = Clock()
+    chain = [f"{NAME}. 20 IN CNAME a.example.", "a.example. 200 IN A 203.0.113.9"]
+    with serving(lambda asked: [reply(asked, *chain)]) as server:
+        resolver = Resolver(server.endpoint, clock)
+        await resolver.addresses(NAME)
+        clock.now += 21
+        await resolver.addresses(NAME)
+    assert len(server.asked) == 2
+
+
+async def test_only_the_question_asked_is_remembered() -> None:
+    others = [GOOD, "a.example. 60 IN A 198.51.100.66", f"{NAME}. 60 IN TXT x"]
+    with serving(lambda asked: [reply(asked, *(others if asked.name == f"{NAME}." else []))]) as server:
+        resolver = Resolver(server.endpoint)
+        await resolver.addresses(NAME)
+        with pytest.raises(ResolveError):
+            await resolver.addresses("a.example")
+    assert len(server.asked) == 2
+
+
+async def test_errors_are_not_remembered() -> None:
+    with serving(
+        lambda asked: [reply(asked, GOOD) if len(server.asked) > 1 else reply(asked, rcode=2)]
+    ) as server:
+        resolver = Resolver(server.endpoint)
+        with pytest.raises(ResolveError):
+            await resolver.addresses(NAME)
+        assert len(await resolver.addresses(NAME)) == 1
+
+
+async def test_memory_is_bounded_and_the_oldest_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert CACHED_NAMES == 4096
+    monkeypatch.setattr(resolve, "CACHED_NAMES", 3)
+    clock = Clock()
+    with serving(lambda asked: [reply(asked, f"{asked.name} 5 IN A 203.0.113.9")]) as server:
+        resolver = Resolver(server.endpoint, clock)
+        for name in ("a.example", "b.example", "c.example"):
+            await resolver.addresses(name)
+        clock.now += 10
+        await resolver.addresses("a.example")  # asked for again: the newest now
+        await resolver.addresses("d.example")
+        assert list(resolver._answers) == ["c.example", "a.example", "d.example"]
+
+
+# -- questions in flight
+
+
+async def test_one_question_serves_all_who_wait_for_it() -> None:
+    with serving(lambda asked: [reply(asked, GOOD)] if len(server.asked) == 2 else []) as server:
+        resolver = Resolver(server.endpoint)
+        answers = await asyncio.gather(*(resolver.addresses(NAME) for _ in range(50)))
+        assert len(set(answers)) == 1
+        assert len(server.asked) == 2
+        assert resolver._asking == {}
+
+
+async def test_an_error_reaches_all_who_wait_for_it() -> None:
+    with serving(lambda asked: [reply(asked, rcode=3)]) as server:
+        resolver = Resolver(server.endpoint)
+        answers = await asyncio.gather(*(resolver.addresses(NAME) for _ in range(5)), return_exceptions=True)
+        assert all(isinstance(answer, ResolveError) for answer in answers)
+        assert len(server.asked) == 1
+
+
+async def test_one_who_gives_up_takes_nothing_from_the_others() -> None:
+    with serving(lambda asked: [reply(asked, GOOD)] if len(server.asked) == 2 else []) as server:
+        resolver = Resolver(server.endpoint)
+        loop = asyncio.get_running_loop()
+        first, second = (loop.create_task(resolver.addresses(NAME)) for _ in range(2))
+        await asyncio.sleep(0.02)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert [str(ip) for ip in await second] == ["203.0.113.9"]
+
+
+async def test_when_all_have_given_up_nothing_is_left_to_complain(caplog: pytest.LogCaptureFixture) -> None:
+    with serving(lambda asked: []) as server:
+        resolver = Resolver(server.endpoint)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.02):
+                await resolver.addresses(NAME)
+        assert list(resolver._asking) == [NAME]
+        await asyncio.sleep(0.6)
+        assert resolver._asking == {}
+    assert caplog.records == []
+
+
+# -- hostile bytes
+
+
+class _Answer:
+    """What the server of the property below says; one server for all its examples."""
+
+    def __init__(self) -> None:
+        self.make: Callable[[Asked], bytes] = lambda asked: b""
+
+    def __call__(self, asked: Asked) -> list[bytes]:
+        return [self.make(asked)]
+
+
+@pytest.fixture
+def hostile() -> Iterator[tuple[_Answer, DnsServer]]:
+    answer = _Answer()
+    manager: AbstractContextManager[DnsServer] = serving(answer)
+    with manager as server:
+        yield answer, server
+
+
+def _mutated(asked: Asked, cuts: list[tuple[int, int]], body: bytes, counts: tuple[int, int, int]) -> bytes:
+    chain = [
+        f"{NAME}. 60 IN CNAME a.example.",
+        "a.example. 60 IN A 203.0.113.9",
+        "a.example. 60 IN A 203.0.113.8",
+    ]
+    wire = bytearray(reply(asked, *chain) + body)
+    for at, value in cuts:
+        wire[2 + at % (len(wire) - 2)] = value
+    if any(counts):
+        struct.pack_into("!HHH", wire, 6, *counts)
+    return bytes(wire)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    cuts=st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=4),
+    body=st.binary(max_size=20),
+    counts=st.tuples(*(st.integers(0, 4),) * 3),
+    tcp=st.booleans(),
+)
+def test_no_answer_raises_anything_but_resolve_error(
+    hostile: tuple[_Answer, DnsServer],
+    monkeypatch: pytest.MonkeyPatch,
+    cuts: list[tuple[int, int]],
+    body: bytes,
+    counts: tuple[int, int, int],
+    tcp: bool,
+) -> None:
+    answer, server = hostile
+
+    def make(asked: Asked) -> bytes:
+        if tcp and not asked.tcp:
+            return reply(asked, flags=dns.flags.TC)
+        return _mutated(asked, cuts, body, counts)
+
+    answer.make = make
+    monkeypatch.setattr(resolve, "ATTEMPT_S", 0.02)
+    monkeypatch.setattr(resolve, "ATTEMPTS", 1)
+
+    async def once() -> None:
+        try:
+            found = await Resolver(server.endpoint).addresses(NAME)
+        except ResolveError:
+            return
+        assert all(ip.version == 4 for ip in found)
+
+    asyncio.run(once())
+
+
+# -- both families
+
+
+def _both(asked: Asked, a: list[str], aaaa: list[str], rcode: int = 0) -> list[bytes]:
+    kind = asked.message.question[0].rdtype.name
+    records = [f"{NAME}. {60 if kind == 'A' else 20} IN {kind} {ip}" for ip in (a if kind == "A" else aaaa)]
+    return [reply(asked, *records, rcode=0 if records else rcode)]
+
+
+@pytest.mark.parametrize(
+    ("a", "aaaa", "rcode"),
+    [
+        (["203.0.113.9"], ["2001:db8::9", "2001:db8::8"], 0),
+        (["203.0.113.9"], [], 0),
+        ([], ["2001:db8::9"], 0),
+        (["203.0.113.9"], [], 2),
+        ([], ["2001:db8::9"], 2),
+        ([], [], 0),
+        ([], [], 3),
+    ],
+)
+async def test_both_families_are_asked_for_where_both_are_wanted(
+    a: list[str], aaaa: list[str], rcode: int
+) -> None:
+    clock = Clock()
+    with serving(lambda asked: _both(asked, a, aaaa, rcode)) as server:
+        resolver = Resolver(server.endpoint, clock, ipv6=True)
+        if not a + aaaa:
+            with pytest.raises(ResolveError):
+                await resolver.addresses(NAME)
+            return
+        assert [str(ip) for ip in await resolver.addresses(NAME)] == a + aaaa
+        assert len(server.asked) == 2
+        clock.now += 21 if aaaa else 61
+        await resolver.addresses(NAME)
+        assert len(server.asked) == 4, "the smaller TTL counts"
+
+
+async def test_silence_about_one_family_does_not_take_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolve, "ATTEMPT_S", 0.03)
+    for silent in ("A", "AAAA"):
+        with serving(
+            lambda asked, silent=silent: (
+                []  # type: ignore[misc]
+                if asked.message.question[0].rdtype.name == silent
+                else _both(asked, ["203.0.113.9"], ["2001:db8::9"])
+            )
+        ) as server:
+            assert len(await Resolver(server.endpoint, ipv6=True).addresses(NAME)) == 1
+        with (
+            serving(
+                lambda asked, silent=silent: (
+                    []  # type: ignore[misc]
+                    if asked.message.question[0].rdtype.name == silent
+                    else _both(asked, [], [])
+                )
+            ) as server,
+            pytest.raises(ResolveTimeout),
+        ):
+            await Resolver(server.endpoint, ipv6=True).addresses(NAME)
