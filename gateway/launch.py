@@ -197,11 +197,10 @@ def _become(
             "--clear-groups",
         )
         yield from ("--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all", "--no-new-privs", "--")
-    yield from (
-        programs["env"],
-        "--default-signal=" + ",".join(number.name[3:] for number in FORWARDED),
-        "--",
-    )
+    yield programs["env"]
+    if signals:
+        yield "--default-signal=" + ",".join(number.name[3:] for number in signals)
+    yield "--"
     if "=" in command[0]:  # which env would take for a variable
         yield from ("/bin/sh", "-c", 'exec "$@"', "sh")
     yield from command
