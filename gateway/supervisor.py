@@ -58,7 +58,8 @@ class Supervisor:
     def open(self) -> None:
         """Make the cell and start the worker; afterwards ``namespaces`` has the descriptors to enter it by. EgressError if it cannot be."""
         network = self._policy.network
-        cell = self._netd.open_cell(build_plan(network))
+        plan6 = build_plan(network, family=6) if has_ipv6() else None
+        cell = self._netd.open_cell(build_plan(network), plan6)
         self.namespaces = {name: cell.pop(name) for name in ("userns", "netns") if name in cell}
         sockets = {name: socket.socket(fileno=descriptor) for name, descriptor in cell.items()}
         read_end, write_end = open_pipe()
@@ -68,7 +69,7 @@ class Supervisor:
             self._sandbox,
             network,
             Endpoint(self._policy.resolver_ip, 53),
-            sockets["listener"],
+            tuple(sockets[name] for name in ("listener", "listener6") if name in sockets),
             sockets.get("dns_udp"),
             sockets.get("dns_tcp"),
             self._ledger,
@@ -197,6 +198,16 @@ class Supervisor:
             wake.close()
 
         return restore
+
+
+def has_ipv6() -> bool:
+    """Whether this machine has an IPv6 address that reaches beyond a link (proc(5), if_inet6: scope 0). A sandbox gets IPv6 only where the gateway
+    has it: it would otherwise accept connections that it cannot carry, and clients would not fall back."""
+    try:
+        lines = Path("/proc/net/if_inet6").read_text().splitlines()
+    except OSError:
+        return False
+    return any(line.split()[3] == "00" for line in lines)
 
 
 def _open_log(directory: Path) -> AuditLog:

@@ -54,7 +54,8 @@ class Bundle:
     sandbox: str
     policy: NetworkPolicy | None
     resolver: Endpoint
-    listener: socket.socket
+    listeners: tuple[socket.socket, ...]
+    """One a family."""
     dns_udp: socket.socket | None
     dns_tcp: socket.socket | None
     ledger: Ledger
@@ -72,7 +73,9 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._feed = Feed(bundle.feed)
         self._journal = Journal(self._feed, bundle.ledger)
-        self._gate = Gate(compile_policy(bundle.policy), Resolver(bundle.resolver), local)
+        self._gate = Gate(
+            compile_policy(bundle.policy), Resolver(bundle.resolver, ipv6=len(bundle.listeners) > 1), local
+        )
         self._sessions: set[asyncio.Task[None]] = set()
         self._life = os.urandom(3).hex()
         self._accepted = 0
@@ -80,17 +83,19 @@ class Worker:
 
     async def serve(self) -> None:
         """Accept until stopped, then drain: what waits in the queue is still judged, what stands is closed."""
-        self._loop.add_reader(self._bundle.listener, self._accept)
+        for listener in self._bundle.listeners:
+            self._loop.add_reader(listener, self._accept, listener)
         self._loop.add_reader(self._control, self._on_control)
         forwarder = self._dns()
         if forwarder is not None:
             forwarder.start()
         self._control.send(READY)
         await self._stopped
-        self._loop.remove_reader(self._bundle.listener)
-        for _ in range(DRAINED_TURNS):
-            if not self._accept():
-                break
+        for listener in self._bundle.listeners:
+            self._loop.remove_reader(listener)
+            for _ in range(DRAINED_TURNS):
+                if not self._accept(listener):
+                    break
         if self._sessions:
             await asyncio.wait(self._sessions, timeout=SETTLE_S)
         if forwarder is not None:
@@ -116,16 +121,16 @@ class Worker:
             self._stopped.set_result(None)
         self._loop.remove_reader(self._control)
 
-    def _accept(self) -> bool:
+    def _accept(self, listener: socket.socket) -> bool:
         """Take what waits, a turn's worth at the most; False where no more can be taken now."""
         for _ in range(ACCEPTS_A_TURN):
             try:
-                client, peer = self._bundle.listener.accept()
+                client, peer = listener.accept()
             except BlockingIOError:
                 return False
             except OSError as error:
                 if error.errno in OUT_OF_ROOM:
-                    self._pause()
+                    self._pause(listener)
                     return False
                 continue  # ECONNABORTED and the like: that client is gone, the next may not be
             self._begin(client, endpoint(peer))
@@ -152,13 +157,13 @@ class Worker:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("%s ended by an error after its decision", task.get_name(), exc_info=error)
 
-    def _pause(self) -> None:
-        self._loop.remove_reader(self._bundle.listener)
-        self._loop.call_later(PAUSE_S, self._resume)
+    def _pause(self, listener: socket.socket) -> None:
+        self._loop.remove_reader(listener)
+        self._loop.call_later(PAUSE_S, self._resume, listener)
 
-    def _resume(self) -> None:
+    def _resume(self, listener: socket.socket) -> None:
         if not self._stopped.done():
-            self._loop.add_reader(self._bundle.listener, self._accept)
+            self._loop.add_reader(listener, self._accept, listener)
 
 
 def fork_worker(bundle: Bundle) -> tuple[int, socket.socket]:
@@ -199,8 +204,10 @@ def _close_all_but(bundle: Bundle, control: socket.socket) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)
-    keep = {0, 1, 2, control.fileno(), bundle.listener.fileno(), bundle.feed}
-    keep |= {sock.fileno() for sock in (bundle.dns_udp, bundle.dns_tcp) if sock is not None}
+    keep = {0, 1, 2, control.fileno(), bundle.feed}
+    keep |= {
+        sock.fileno() for sock in (*bundle.listeners, bundle.dns_udp, bundle.dns_tcp) if sock is not None
+    }
     for name in os.listdir("/proc/self/fd"):
         descriptor = int(name)
         if descriptor not in keep:

@@ -16,12 +16,11 @@ class Iptables:
 
     def install(self, plan: Plan) -> None:
         """Drop first and redirect last: filter's policies stand before mangle sends anything to the listener."""
-        if plan.family != 4:
-            raise FirewallError("IPv6 rules need a process of their own family")
+        table = iptc.Table if plan.family == 4 else iptc.Table6
         for name in ("filter", "mangle"):
             chains = [chain for chain in plan.chains if chain.table == name]
             try:
-                self._replace(iptc.Table(name), chains)
+                self._replace(table(name), chains)
             except (iptc.IPTCError, ValueError) as error:
                 raise FirewallError(f"iptables would not take table {name}: {error}") from error
 
@@ -33,14 +32,16 @@ class Iptables:
             kernel = iptc.Chain(table, chain.name)
             kernel.flush()
             for rule in chain.rules:
-                kernel.append_rule(_to_iptc(rule))
+                kernel.append_rule(
+                    _to_iptc(rule, iptc.Rule6() if isinstance(table, iptc.Table6) else iptc.Rule())
+                )
             kernel.set_policy(chain.policy)
         table.commit()
         table.refresh()
 
 
-def _to_iptc(rule: Rule) -> "iptc.Rule":
-    out = iptc.Rule()
+def _to_iptc(rule: Rule, out: "iptc.Rule") -> "iptc.Rule":
+    """Fill ``out``, which is of the table's family."""
     if rule.in_interface is not None:
         out.in_interface = rule.in_interface
     if rule.out_interface is not None:

@@ -21,16 +21,19 @@ CLONE_NEWUSER: Final = 0x10000000
 MAX_DESCRIPTORS: Final = 8
 
 
-def open_cell(plan: Plan) -> tuple[Answer, list[int]]:
+def open_cell(plan: Plan, plan6: Plan | None = None) -> tuple[Answer, list[int]]:
     """The cell of ``plan`` and its descriptors, which the caller owns; or why not, and nothing is left. OSError if this process can fork no more."""
-    if wrong := faults(plan):
+    wrong = faults(plan) + ([] if plan6 is None else faults(plan6))
+    if plan.family != 4 or (plan6 is not None and plan6.family != 6):
+        wrong.append("its families are not IPv4, then IPv6")
+    if wrong:
         return Failed("refused plan: " + "; ".join(wrong)), []
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
         pid = os.fork()
         if pid == 0:
             ours.close()
-            _in_child(lambda: _build(plan), theirs)
+            _in_child(lambda: _build(plan, plan6), theirs)
         theirs.close()
         message, descriptors, _, _ = socket.recv_fds(ours, MAX_MESSAGE_BYTES, MAX_DESCRIPTORS)
         os.waitpid(pid, 0)
@@ -39,18 +42,42 @@ def open_cell(plan: Plan) -> tuple[Answer, list[int]]:
     return decode_answer(message), descriptors
 
 
-def _build(plan: Plan) -> dict[str, int]:
+def _build(plan: Plan, plan6: Plan | None) -> dict[str, int]:
     """Order: rules that drop, then the listener, then the redirection to it, then the link."""
     from gateway.netd.links import raise_lo
     from gateway.netd.sockets import open_sockets
     from rules.iptables import Iptables
 
     descriptors = _enter_cell()
+    plans = [plan] if plan6 is None else [plan, plan6]
+    for one in plans[1:]:
+        _in_own_process(lambda one=one: Iptables().install(one))  # type: ignore[misc]
     Iptables().install(plan)
-    raise_lo(plan.link)
-    sockets = open_sockets(plan)
+    raise_lo(plan.link, ipv6=plan6 is not None)
+    sockets = {name: sock for one in plans for name, sock in open_sockets(one).items()}
     descriptors.update((name, sock.detach()) for name, sock in sockets.items())
     return descriptors
+
+
+def _in_own_process(install: Callable[[], None]) -> None:
+    """python-iptables takes rules of one family in a process; whatever goes wrong is raised here as RuntimeError."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            install()
+        except BaseException as error:
+            os.write(writer, f"{type(error).__name__}: {error}".encode()[:4096] or b"?")
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        complaint = pipe.read()
+    status = os.waitpid(pid, 0)[1]
+    if complaint or status:
+        raise RuntimeError(
+            complaint.decode(errors="replace") or f"the process that sets the rules ended with {status}"
+        )
 
 
 def _enter_cell() -> dict[str, int]:

@@ -1,6 +1,7 @@
 """Links inside a cell: addresses, routes and sysctls. Runs in a process that has already entered the cell's namespace."""
 
 from pathlib import Path
+from socket import AF_INET6
 from typing import Final
 
 from pyroute2 import IPRoute
@@ -10,6 +11,7 @@ from rules.plan import Link
 LOOPBACK_INDEX: Final = 1
 """``lo`` is the first device of every network namespace."""
 RT_TABLE_LOCAL: Final = 255  # linux/rtnetlink.h
+IFA_F_NODAD: Final = 0x02  # linux/if_addr.h
 SYSCTL_ROOT: Final = Path("/proc/sys/net")
 
 LO_SYSCTLS: Final = {
@@ -29,18 +31,30 @@ LO_SYSCTLS: Final = {
     "ipv4/fwmark_reflect": "0",
     "ipv4/tcp_fwmark_accept": "0",
 }
+IPV6_SYSCTLS: Final = {
+    "ipv6/conf/all/disable_ipv6": "0",
+    "ipv6/conf/lo/disable_ipv6": "0",
+    "ipv6/conf/all/forwarding": "0",
+    "ipv6/conf/all/accept_ra": "0",
+    "ipv6/conf/all/accept_redirects": "0",
+    "ipv6/conf/all/accept_source_route": "-1",
+    "ipv6/conf/lo/accept_dad": "0",
+    "ipv6/icmp/ratelimit": "0",
+    "ipv6/fwmark_reflect": "0",
+    "ipv6/ip_nonlocal_bind": "0",
+}
 NO_IPV6_SYSCTLS: Final = {"ipv6/conf/all/disable_ipv6": "1", "ipv6/conf/default/disable_ipv6": "1"}
 
 
-def raise_lo(link: Link) -> None:
-    """Bring ``lo`` up so that every IPv4 address is local to the cell: the workload's packets go nowhere but to the gateway's sockets.
+def raise_lo(link: Link, *, ipv6: bool) -> None:
+    """Bring ``lo`` up so that every address is local to the cell: the workload's packets go nowhere but to the gateway's sockets.
 
     The route names ``src`` because the kernel would otherwise take the destination as the source, and such connections hang.
-    IPv6 is switched off: what one family does not guard must not exist. OSError, or pyroute2's NetlinkError, where the kernel refuses.
+    Without ``ipv6`` there is none: what is not guarded must not exist. OSError, or pyroute2's NetlinkError, where the kernel refuses.
     """
     _set(LO_SYSCTLS)
     if (SYSCTL_ROOT / "ipv6").is_dir():
-        _set(NO_IPV6_SYSCTLS)
+        _set(IPV6_SYSCTLS if ipv6 else NO_IPV6_SYSCTLS)
     with IPRoute() as netlink:
         netlink.link("set", index=LOOPBACK_INDEX, state="up")
         netlink.addr("add", index=LOOPBACK_INDEX, address=link.address, prefixlen=32)
@@ -53,6 +67,17 @@ def raise_lo(link: Link) -> None:
             oif=LOOPBACK_INDEX,
             prefsrc=link.address,
         )
+        if ipv6:
+            netlink.addr("add", index=LOOPBACK_INDEX, address=link.address6, prefixlen=128, flags=IFA_F_NODAD)
+            netlink.route(
+                "add",
+                family=AF_INET6,
+                type="local",
+                table=RT_TABLE_LOCAL,
+                dst="::/0",
+                oif=LOOPBACK_INDEX,
+                prefsrc=link.address6,
+            )
 
 
 def _set(values: dict[str, str]) -> None:

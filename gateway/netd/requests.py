@@ -12,14 +12,17 @@ class OpenCell(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True
     """Make a cell: a network namespace with the link's far end, the plan's rules and the sockets that the gateway listens on."""
 
     plan: Plan
+    """IPv4."""
+    plan6: Plan | None = None
+    """IPv6; without it the cell has none."""
 
 
 class CellOpened(msgspec.Struct, frozen=True, tag=True):
     """The cell stands. The message carries descriptors in the order of ``descriptors``."""
 
     descriptors: tuple[str, ...]
-    """Of ``userns``, ``netns``, ``listener``, ``dns_udp``, ``dns_tcp``; the first only where netd is not root, the last two only where the plan
-    has a resolver."""
+    """Of ``userns`` (only where netd is not root), ``netns``, ``listener``, ``listener6`` (with a ``plan6``), ``dns_udp`` and ``dns_tcp`` (where
+    a plan has a resolver)."""
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):

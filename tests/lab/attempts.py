@@ -9,12 +9,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.lab.lab import Lab
-from tests.lab.places import APEX_IP, ATTACKER_IP, BLOCKED_IP, GOOD_IP, HOSTILE, METADATA_IP, WILD_IP
+from tests.lab.places import (
+    APEX_IP,
+    ATTACKER_IP,
+    BLOCKED_IP,
+    BLOCKED_IP6,
+    GOOD_IP,
+    HOSTILE,
+    METADATA_IP,
+    WILD_IP,
+)
 from tests.lab.sandboxed import Outcome, egress_run
 
 ALLOW = ("allowed.test", "*.wild.test")
 """The policy of every attempt; without a deny entry, ``egress run`` denies the rest."""
-FORBIDDEN = HOSTILE | {BLOCKED_IP, APEX_IP}
+FORBIDDEN = HOSTILE | {BLOCKED_IP, BLOCKED_IP6, APEX_IP}
 """Not one packet may go there, whatever is tried."""
 
 BY_EXACT = {"event": "egress_allowed", "rule": "allow_out[0] allowed.test", "reason": "allowed_name"}
@@ -165,8 +174,8 @@ def describe(outcome: Outcome) -> str:
         return f"{code} {word}".strip()
     if "alert access denied" in outcome.stderr:
         return TLS_REFUSED
-    if "reset by peer" in outcome.stderr:
-        return RESET
+    if "reset by peer" in outcome.stderr or outcome.status == 7:
+        return RESET  # curl's 7: the reset came before curl had looked at its connection
     return f"exit {outcome.status}: {outcome.stderr.strip().splitlines()[-1:] or outcome.notices[-1:]}"
 
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from rules import NetworkPolicy
-from rules.plan import Plan, build_plan
+from rules.plan import Family, Plan, build_plan
 from tests.lab.lab import ROOT
 
 pytestmark = [
@@ -21,25 +21,28 @@ import sys
 from rules import NetworkPolicy
 from rules.iptables import Iptables
 from rules.plan import build_plan
-for allow, resolver in {policies!r}:
+for allow, resolver, family in {policies!r}:
     policy = None if allow is None else NetworkPolicy(allow, ["0.0.0.0/0"], resolver=resolver)
-    Iptables().install(build_plan(policy))
+    Iptables().install(build_plan(policy, family=family))
 """
-FULL = (None, "8.8.8.8")
-NAMES = (["api.openai.com"], "9.9.9.9")
-ADDRESSES = (["203.0.113.7"], "8.8.8.8")
-Spelt = tuple[list[str] | None, str]
+Spelt = tuple[list[str] | None, str, Family]
+FULL: Spelt = (None, "8.8.8.8", 4)
+NAMES: Spelt = (["api.openai.com"], "9.9.9.9", 4)
+ADDRESSES: Spelt = (["203.0.113.7"], "8.8.8.8", 4)
+NAMES6: Spelt = (["api.openai.com"], "2001:4860:4860::8888", 6)
 
 
 def plan_of(policy: Spelt) -> Plan:
     """As ``INSTALL`` builds it."""
-    allow, resolver = policy
-    return build_plan(None if allow is None else NetworkPolicy(allow, ["0.0.0.0/0"], resolver=resolver))
+    allow, resolver, family = policy
+    spelt = None if allow is None else NetworkPolicy(allow, ["0.0.0.0/0"], resolver=resolver)
+    return build_plan(spelt, family=family)
 
 
 def in_namespace(*policies: Spelt) -> str:
     """Install them one after the other in one new namespace; what iptables-save then says."""
-    script = 'set -e; "$1" -c "$2"; iptables-legacy-save -t mangle; iptables-legacy-save -t filter'
+    save = "iptables-legacy-save" if policies[0][2] == 4 else "ip6tables-legacy-save"
+    script = f'set -e; "$1" -c "$2"; {save} -t mangle; {save} -t filter'
     argv = ["unshare", "--net", "sh", "-c", script, "sh", sys.executable]
     done = subprocess.run(
         [*argv, INSTALL.format(policies=list(policies))], cwd=ROOT, capture_output=True, text=True, check=True
@@ -61,7 +64,7 @@ def normal(text: str) -> dict[str, list[dict[str, str]]]:
             _, name, *words = line.split()
             pairs = dict(zip(words[::2], words[1::2], strict=True))
             pairs.pop("-m", None)
-            pairs = {key: re.sub(r"/32$", "", value) for key, value in pairs.items()}
+            pairs = {key: re.sub(r"/(32|128)$", "", value) for key, value in pairs.items()}
             found[f"{table} {name}"].append(pairs)
     return found
 
@@ -74,7 +77,9 @@ def held(policy: Spelt) -> dict[str, list[dict[str, str]]]:
     return untouched | normal(str(plan_of(policy)))
 
 
-@pytest.mark.parametrize("policy", [FULL, NAMES, ADDRESSES], ids=["full egress", "names", "addresses"])
+@pytest.mark.parametrize(
+    "policy", [FULL, NAMES, ADDRESSES, NAMES6], ids=["full egress", "names", "addresses", "IPv6"]
+)
 def test_the_kernel_holds_the_plan_and_nothing_else(policy: Spelt) -> None:
     assert normal(in_namespace(policy)) == held(policy)
 

@@ -17,15 +17,19 @@ POLICIES = {
     "another resolver": NetworkPolicy(["api.github.com"], ["0.0.0.0/0"], resolver="9.9.9.9"),
     "addresses only": NetworkPolicy(["203.0.113.0/24"], ["0.0.0.0/0"]),
     "nothing": NetworkPolicy([], ["0.0.0.0/0"]),
+    "a resolver of IPv6": NetworkPolicy(["api.github.com"], ["0.0.0.0/0"], resolver="2001:4860:4860::8888"),
 }
 PLANS = {name: build_plan(policy) for name, policy in POLICIES.items()}
+PLANS6 = {f"{name}, IPv6": build_plan(policy, family=6) for name, policy in POLICIES.items()}
 NAMED = PLANS["names"]
+LISTENER = {4: "127.86.0.1", 6: "100::56"}
+REFUSAL = {4: "icmp-admin-prohibited", 6: "icmp6-adm-prohibited"}
 
 
-@pytest.fixture(params=PLANS)
+@pytest.fixture(params=PLANS | PLANS6)
 def plan(request: pytest.FixtureRequest) -> Plan:
     """One of each kind."""
-    return PLANS[request.param]
+    return (PLANS | PLANS6)[request.param]
 
 
 def rules_of(plan: Plan, table: str, name: str) -> tuple[Rule, ...]:
@@ -40,6 +44,10 @@ def test_a_plan_for_names_and_full_egress_answers_dns() -> None:
         "another resolver": "9.9.9.9",
         "addresses only": None,
         "nothing": None,
+        "a resolver of IPv6": None,
+    }
+    assert {name for name, plan in PLANS6.items() if plan.resolver is not None} == {
+        "a resolver of IPv6, IPv6"
     }
 
 
@@ -51,19 +59,21 @@ def test_every_filter_chain_drops_by_policy(plan: Plan) -> None:
 
 def test_the_listener_cannot_be_dialled_before_anything_else_is_asked(plan: Plan) -> None:
     first = rules_of(plan, "mangle", "PREROUTING")[0]
-    assert first == Rule("DROP", "lo", destination=LO.listen_ip, protocol="tcp", dport=LO.listen_port)
+    assert first == Rule(
+        "DROP", "lo", destination=LISTENER[plan.family], protocol="tcp", dport=LO.listen_port
+    )
 
 
 def test_tcp_that_nothing_exempted_goes_to_the_listener(plan: Plan) -> None:
     last = rules_of(plan, "mangle", "PREROUTING")[-1]
     assert (last.target, last.protocol, last.destination, last.dport) == ("TPROXY", "tcp", None, None)
-    assert (last.on_ip, last.on_port) == (LO.listen_ip, LO.listen_port)
+    assert (last.on_ip, last.on_port) == (LISTENER[plan.family], LO.listen_port)
 
 
 def test_what_nothing_took_is_refused_at_once(plan: Plan) -> None:
     tcp, rest = rules_of(plan, "filter", "INPUT")[-2:]
     assert tcp == Rule("REJECT", "lo", protocol="tcp", reject_with="tcp-reset")
-    assert rest == Rule("REJECT", "lo", reject_with="icmp-admin-prohibited")
+    assert rest == Rule("REJECT", "lo", reject_with=REFUSAL[plan.family])
 
 
 def test_every_rule_names_the_links_device(plan: Plan) -> None:
@@ -80,7 +90,8 @@ def test_an_unknown_link_is_refused() -> None:
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a network namespace")
 def test_the_text_is_what_iptables_restore_takes(plan: Plan) -> None:
-    argv = ["unshare", "--net", "iptables-legacy-restore", "--test"]
+    program = "iptables-legacy-restore" if plan.family == 4 else "ip6tables-legacy-restore"
+    argv = ["unshare", "--net", program, "--test"]
     done = subprocess.run(argv, input=str(plan), capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -10,7 +10,7 @@ from rules import NetworkPolicy
 from rules.plan import build_plan
 
 SEEDS = [
-    encode(OpenCell(build_plan(policy)))
+    encode(OpenCell(build_plan(policy), build_plan(policy, family=6) if policy is None else None))
     for policy in (
         None,
         NetworkPolicy(["api.openai.com"], ["0.0.0.0/0"], resolver="9.9.9.9"),

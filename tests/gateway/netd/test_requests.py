@@ -19,14 +19,18 @@ def judge(raw: bytes) -> Plan | None:
         request = decode_request(raw)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
+    if request.plan6 is not None:
+        assert faults(request.plan6) or makes(request.plan6), request.plan6
     return None if faults(request.plan) else request.plan
 
 
 def makes(plan: Plan) -> bool:
     """Whether some policy leads to ``plan``."""
     if plan.resolver is None:
-        return plan == build_plan(NetworkPolicy([], ["0.0.0.0/0"]))
-    return plan == build_plan(NetworkPolicy(["a.test"], ["0.0.0.0/0"], resolver=plan.resolver))
+        return plan == build_plan(NetworkPolicy([], ["0.0.0.0/0"]), family=plan.family)
+    return plan == build_plan(
+        NetworkPolicy(["a.test"], ["0.0.0.0/0"], resolver=plan.resolver), family=plan.family
+    )
 
 
 @pytest.mark.slow
