@@ -181,7 +181,7 @@ def _bwrap(view: View, files: dict[str, int], status_fd: int) -> Iterator[str]:
     else:
         yield from ("--unshare-user", "--disable-userns")
     yield from ("--seccomp", str(files["seccomp"]), "--json-status-fd", str(status_fd))
-    yield from ("--die-with-parent", "--chdir", str(view.cwd), "--")
+    yield from ("--die-with-parent", "--chdir", "/", "--")
 
 
 def _become(
@@ -200,7 +200,8 @@ def _become(
     yield programs["env"]
     if signals:
         yield "--default-signal=" + ",".join(number.name[3:] for number in signals)
-    yield "--"
+    # Not bubblewrap's to enter: as root it has given up the capability to enter what belongs to others.
+    yield from (f"--chdir={view.cwd}", "--", f"PWD={view.cwd}")
     if "=" in command[0]:  # which env would take for a variable
         yield from ("/bin/sh", "-c", 'exec "$@"', "sh")
     yield from command

@@ -19,7 +19,8 @@ HOST_PORT = int(arguments["host_port"])
 """A service of the machine, on loopback and on its own address."""
 LISTENER = ("127.86.0.1", 1)
 OWN = "192.0.0.2"
-WAIT_S = 0.4
+WAIT_S = 0.5
+"""An answer that comes later is seen on the far side."""
 QUERY = b"\x12\x34\x01\0\0\1\0\0\0\0\0\0\7blocked\4test\0\0\1\0\1"
 HELLO = bytes.fromhex("16030100050100000100")
 MANY = 2000
@@ -64,7 +65,7 @@ def stream(to: tuple[str, int], data: bytes = b"GET / HTTP/1.0\r\n\r\n", *, sour
     with socket.socket(
         socket.AF_INET6 if ":" in to[0] else socket.AF_INET, socket.SOCK_STREAM, protocol
     ) as sock:
-        sock.settimeout(2)
+        sock.settimeout(WAIT_S)
         if options:
             sock.setsockopt(socket.SOL_IP, IP_OPTIONS, options)
         if source:
@@ -227,8 +228,8 @@ def forged_sources() -> object:
 @attempt
 def data_in_the_first_segment() -> object:
     with socket.socket() as sock:
-        sock.settimeout(2)
         sock.sendto(b"GET / HTTP/1.0\r\n\r\n", MSG_FASTOPEN, (FAR, 80))
+        sock.settimeout(WAIT_S)
         return not sock.recv(100).startswith(b"HTTP/1.1 403")
 
 
@@ -246,7 +247,7 @@ def many_connections() -> object:
         socks.append(sock)
     found = []
     for sock in socks:
-        sock.settimeout(3)
+        sock.settimeout(WAIT_S)
         try:
             found.append(sock.recv(10))
         except OSError:
