@@ -35,13 +35,13 @@ REPLACE_PAUSE_S: Final = 0.5
 class Supervisor:
     """One sandbox's gateway. Use as a context manager: leaving it stops the worker, keeps the last records, and lets the cell go."""
 
-    def __init__(self, policy: SecurityPolicy, sandbox: str, audit_dir: Path) -> None:
-        """Nothing starts yet but netd, whose imports then run beside the caller's. SetupError where no records can be kept."""
+    def __init__(self, policy: SecurityPolicy, sandbox: str, audit_dir: Path, netd: Netd) -> None:
+        """``netd``, whose imports run beside the caller's, is this object's from now on. SetupError where no records can be kept."""
         self._policy = policy
         self._sandbox = sandbox
         self.summary = Summary()
         self.log = _open_log(audit_dir) if policy.audit.enabled else None
-        self._netd = Netd()
+        self._netd = netd
         self._selector = selectors.DefaultSelector()
         self._intake: Intake | None = None
         self._stopping = False

@@ -5,10 +5,36 @@ its namespace; threads crash it; one process serves one family; a table is writt
 ``install`` once, in a process forked for it.
 """
 
-import iptc  # noqa: TID251 - the one place
+import importlib
+import os
+import sys
+from glob import glob
+from typing import TYPE_CHECKING, Any
 
 from rules.backend import FirewallError
 from rules.plan import Chain, Plan, Rule
+
+
+def _import_iptc() -> Any:
+    """The library, without two detours of its import that cost more than the rest: distutils (setuptools' by now, for one path that sysconfig knows
+    too), and ``ldconfig -N -v`` over all libraries of the machine, to find its extensions."""
+    missing = object()
+    before = sys.modules.get("distutils", missing)
+    sys.modules["distutils"] = None  # type: ignore[assignment]  # "not found"
+    if places := glob("/usr/lib/*/xtables") + glob("/usr/lib*/xtables"):
+        os.environ.setdefault("XTABLES_LIBDIR", places[0])
+    try:
+        return importlib.import_module("iptc")
+    finally:
+        del sys.modules["distutils"]
+        if before is not missing:
+            sys.modules["distutils"] = before  # type: ignore[assignment]
+
+
+if TYPE_CHECKING:
+    import iptc  # noqa: TID251 - the one place
+else:
+    iptc = _import_iptc()
 
 
 class Iptables:

@@ -71,14 +71,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _carry(args: argparse.Namespace, policy: SecurityPolicy, command: list[str]) -> int:
-    # Only here: what these import is not needed to say what is wrong with a policy.
+    # Only here: what these import is not needed to say what is wrong with a policy. netd first: it imports while this process does.
+    from gateway.netd.server import Netd
+
+    netd = Netd()
     from gateway.launch import launch
     from gateway.supervisor import Supervisor
     from gateway.view import plan_view
 
     audit_dir = (args.audit_dir or default_directory()).absolute()
     name = args.name or f"run-{secrets.token_hex(3)}"
-    with Supervisor(policy, name, audit_dir) as supervisor:
+    with Supervisor(policy, name, audit_dir, netd) as supervisor:
         view = plan_view(
             cwd=Path.cwd(),
             binds=args.bind,

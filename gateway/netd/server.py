@@ -71,9 +71,10 @@ def serve(channel: socket.socket) -> None:
     status = 0
     try:
         # Imported once, before any cell is asked for: a cell's process then forks with them loaded.
-        import gateway.netd.links  # noqa: F401
-
         os.environ["PATH"] = SYSTEM_PATH  # finding libxtables may run ldconfig or a compiler
+        import gateway.netd.links  # noqa: F401
+        import rules.iptables  # noqa: F401
+
         while raw := channel.recv(MAX_MESSAGE_BYTES):
             answer, descriptors = _answer(raw)
             socket.send_fds(channel, [encode(answer)], descriptors)
