@@ -97,6 +97,7 @@ def launch(view: View, command: Sequence[str], namespaces: Mapping[str, int]) ->
     """Start ``command`` in the cell (descriptors ``netns`` and, unless root made it, ``userns``) with the standard three descriptors of this
     process, and no other. SetupError."""
     programs, signals = _programs(), forwarded()
+    _hand_over_pipes(view)
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     files = {"seccomp": _file(_filter()), "resolv": _file(_resolv_conf(view))}
     argv = [programs["bwrap"], *_bwrap(view, files, write_end), *_become(view, programs, signals, command)]
@@ -116,6 +117,18 @@ def launch(view: View, command: Sequence[str], namespaces: Mapping[str, int]) ->
         for descriptor in (*files.values(), write_end):
             os.close(descriptor)
     return Command(process, os.fdopen(read_end, "rb"))
+
+
+def _hand_over_pipes(view: View) -> None:
+    """To the command's user, so that ``/dev/stderr`` and its like can be opened. Nothing else: a terminal outlives the command."""
+    if os.geteuid() != 0:
+        return
+    for descriptor in (0, 1, 2):
+        try:
+            if os.readlink(f"/proc/self/fd/{descriptor}").startswith("pipe:"):
+                os.fchown(descriptor, view.identity.uid, view.identity.gid)
+        except OSError:
+            continue
 
 
 def forwarded() -> tuple[signal.Signals, ...]:

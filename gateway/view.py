@@ -9,7 +9,7 @@ import os
 import pwd
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -182,20 +182,36 @@ def _start(
 
 
 def reachable(path: Path, identity: Identity) -> bool:
-    """Whether that user can enter ``path``: asked of the kernel, by a process that becomes the user."""
+    """Whether that user can enter ``path``."""
+    return path in _enterable([path], identity)
+
+
+def _enterable(paths: Sequence[Path], identity: Identity) -> set[Path]:
+    """Those that the user can enter: asked of the kernel, by a process that becomes the user."""
+    read_end, write_end = os.pipe()
     pid = os.fork()
     if pid == 0:
-        status = 1
         try:
             if os.geteuid() == 0:
                 os.setgroups([])
                 os.setresgid(identity.gid, identity.gid, identity.gid)
                 os.setresuid(identity.uid, identity.uid, identity.uid)
-            os.chdir(path)
-            status = 0
+            os.write(write_end, bytes(map(_enters, paths)))
         finally:
-            os._exit(status)
-    return os.waitpid(pid, 0)[1] == 0
+            os._exit(0)
+    os.close(write_end)
+    with os.fdopen(read_end, "rb") as answers:
+        said = answers.read()
+    os.waitpid(pid, 0)
+    return {path for path, entered in zip(paths, said, strict=False) if entered}
+
+
+def _enters(path: Path) -> bool:
+    try:
+        os.chdir(path)
+    except OSError:
+        return False
+    return True
 
 
 def _other_procs() -> Iterator[Path]:
@@ -238,4 +254,14 @@ def _environment(environment: Mapping[str, str], identity: Identity) -> Mapping[
         name, home = str(identity.uid), Path("/nonexistent")
     if not reachable(home, identity):
         home = Path("/tmp")  # noqa: S108 - the sandbox's own
-    return {**environment, "HOME": str(home), "USER": name, "LOGNAME": name}
+    return {**environment, "HOME": str(home), "USER": name, "LOGNAME": name, **_path(environment, identity)}
+
+
+def _path(environment: Mapping[str, str], identity: Identity) -> Mapping[str, str]:
+    """PATH without root's own places: for these, a program that is not there would be "permission denied" (126, not 127)."""
+    if "PATH" not in environment:
+        return {}
+    words = environment["PATH"].split(":")
+    places = [Path(word) for word in words if os.path.isabs(word) and os.path.isdir(word)]
+    closed = set(places) - _enterable(places, identity)
+    return {"PATH": ":".join(word for word in words if Path(word) not in closed)}

@@ -4,12 +4,15 @@ import argparse
 import os
 import secrets
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from audit.files import default_directory
 from gateway.cli.arguments import add_policy_arguments, policy_from
 from rules import SecurityPolicy
+from rules.entry import AddressEntry
 
+MAX_NAME_BYTES = 128
 EPILOG = """\
 examples:
   egress run --allow-out api.openai.com -- python agent.py
@@ -46,7 +49,9 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--user", metavar="UID:GID", help="as root: who the command runs as (default: SUDO_UID, else 65534)"
     )
-    parser.add_argument("--name", metavar="N", help="the sandbox's name in the records (default: made up)")
+    parser.add_argument(
+        "--name", metavar="N", type=_name, help="the sandbox's name in the records (default: made up)"
+    )
     parser.add_argument(
         "--audit-dir",
         metavar="DIR",
@@ -90,7 +95,11 @@ def _carry(args: argparse.Namespace, policy: SecurityPolicy, command: list[str])
             resolver=str(policy.resolver_ip),
             environment=os.environ,
         )
-        notices = [*(supervisor.log.warnings if supervisor.log else ()), *view.notices]
+        notices = [
+            *(supervisor.log.warnings if supervisor.log else ()),
+            *view.notices,
+            *_refused_by_link(policy),
+        ]
         for notice in notices:
             _say(notice)
         supervisor.open()
@@ -98,6 +107,24 @@ def _carry(args: argparse.Namespace, policy: SecurityPolicy, command: list[str])
     for line in supervisor.summary.lines(str(supervisor.log.path) if supervisor.log else None):
         _say(line)
     return status
+
+
+def _name(text: str) -> str:
+    """A name that fits into every record."""
+    if not text or not text.isprintable() or len(text.encode()) > MAX_NAME_BYTES:
+        raise argparse.ArgumentTypeError(f"a name is 1 to {MAX_NAME_BYTES} bytes of printable text")
+    return text
+
+
+def _refused_by_link(policy: SecurityPolicy) -> Iterator[str]:
+    """What the policy would allow and this link does not carry."""
+    network = policy.network
+    if (
+        network is None
+        or any(isinstance(entry, AddressEntry) for entry in network.allowed)
+        or not network.denied
+    ):
+        yield "the lo link carries TCP and DNS: other packets are refused, whatever the policy allows"
 
 
 def _say(line: str) -> None:
