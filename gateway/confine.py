@@ -58,9 +58,14 @@ def confine() -> None:
     _filter()
 
 
+def landlock_version() -> int:
+    """Of the kernel's interface; below 1 where there is none."""
+    return int(_libc.syscall(LANDLOCK_CREATE_RULESET, None, 0, CREATE_RULESET_VERSION))
+
+
 def landlock() -> bool:
     """No file may be opened, no TCP port bound, nobody signalled, no abstract socket reached. False where the kernel has no Landlock."""
-    version = _libc.syscall(LANDLOCK_CREATE_RULESET, None, 0, CREATE_RULESET_VERSION)
+    version = landlock_version()
     if version < 1:
         return False
     wanted = _Ruleset(fs=(1 << ACCESS_FS_BITS[min(version, 5)]) - 1)

@@ -1,9 +1,12 @@
 """User namespaces: what an ordinary user needs for a sandbox, and why this machine may not give them."""
 
+import ctypes
+import os
 from pathlib import Path
 from typing import Final
 
 SYSCTL_ROOT: Final = Path("/proc/sys")
+CLONE_NEWUSER: Final = 0x10000000  # linux/sched.h
 OWN: Final = Path("/proc/self")
 
 
@@ -33,14 +36,17 @@ def obstacle(sysctl_root: Path = SYSCTL_ROOT) -> str | None:
             continue
         if value == off:
             return f"user namespaces are closed to ordinary users ({name.replace('/', '.')}={off}): as root, {mend}; or run egress as root"
-    if _in_chroot():
-        return "user namespaces cannot be made inside a chroot; run egress as root, or outside it"
+    refused = _tried()
+    if refused:
+        why = f"{os.strerror(refused)}; a chroot, or a container's own filter, does that"
+        return f"user namespaces are refused here ({why}): run egress as root"
     return None
 
 
-def _in_chroot() -> bool:
-    """The root directory of this process is not the root of its mount namespace: then the kernel refuses (user_namespaces(7))."""
-    for line in (OWN / "mountinfo").read_text(errors="replace").splitlines():
-        if line.split(" ")[4] == "/":
-            return False
-    return True
+def _tried() -> int:
+    """Have a process make one; the error number, 0 where it could."""
+    pid = os.fork()
+    if pid == 0:
+        libc = ctypes.CDLL(None, use_errno=True)
+        os._exit(min(ctypes.get_errno(), 255) if libc.unshare(CLONE_NEWUSER) else 0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

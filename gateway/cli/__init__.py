@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 
 from gateway.errors import EgressError
@@ -9,8 +10,10 @@ from rules import PolicyError
 
 EXIT_USAGE = 2
 EXIT_BAD_POLICY = 78
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell says it
+EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 
-VERBS = ("run", "check", "policy")
+VERBS = ("run", "check", "policy", "rules", "doctor")
 """Modules of this package; each has ``register(subparsers)``, which sets ``run``: a function of the parsed arguments."""
 
 
@@ -29,8 +32,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; the value is the process's exit status."""
-    args = build_parser().parse_args(argv)
     try:
+        args = build_parser().parse_args(argv)
         status: int = args.run(args)
     except PolicyError as error:
         for line in error.errors:
@@ -39,4 +42,9 @@ def main(argv: list[str] | None = None) -> int:
     except EgressError as error:
         print(f"egress: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
     return status

@@ -1,0 +1,27 @@
+"""``egress rules show`` prints the plan that netd installs, and needs nothing for it."""
+
+import pytest
+
+from gateway.cli import main
+from rules import ALL_TRAFFIC, NetworkPolicy, build_plan
+from rules.plan import Family
+
+
+@pytest.mark.parametrize(("flags", "family"), [([], 4), (["-6"], 6), (["--link", "lo"], 4)])
+def test_it_prints_the_plan(flags: list[str], family: Family, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["rules", "show", "--allow-out", "api.openai.com", "--deny-out", ALL_TRAFFIC, *flags]
+    assert main(argv) == 0
+    policy = NetworkPolicy(["api.openai.com"], [ALL_TRAFFIC])
+    assert capsys.readouterr().out == str(build_plan(policy, family=family))
+
+
+def test_a_bad_policy(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rules", "show", "--allow-out", "10.0.0.1/8"]) == 78
+    assert "10.0.0.0/8" in capsys.readouterr().err
+
+
+def test_an_unknown_link(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["rules", "show", "--link", "tun"])
+    assert ended.value.code == 2
+    assert "invalid choice" in capsys.readouterr().err

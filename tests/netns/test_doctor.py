@@ -1,0 +1,61 @@
+"""``egress doctor`` says what is so, for root and for an ordinary user."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.lab.lab import Lab
+from tests.lab.sandboxed import egress_for, new_audit_dir
+
+pytestmark = pytest.mark.root
+
+CHROOTED = ["unshare", "--mount", "sh", "-ec", 'mount --rbind / "$1"; exec chroot "$@"', "sh", "/mnt"]
+AS_NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+
+
+def test_a_host_that_can_enforce(lab: Lab, starter: int | None) -> None:
+    env = {"EGRESS_AUDIT_DIR": str(new_audit_dir(lab, starter))}
+    done = lab.run([*egress_for(starter), "doctor", "--json"], uid=starter, env=env)
+    findings = {found["what"]: found for found in map(json.loads, done.stdout.splitlines())}
+    assert done.returncode == 0, done
+    assert all(found["ok"] for found in findings.values() if found["needed"])
+    assert findings["cell"]["said"].endswith("an ordinary user") is (starter is not None)
+    assert "ran in it as uid 65534" in findings["sandbox"]["said"]
+
+
+@pytest.mark.parametrize(("verb", "status"), [(["doctor"], 1), (["run", "--", "true"], 77)])
+def test_without_user_namespaces_the_mend_is_named(lab: Lab, verb: list[str], status: int) -> None:
+    """In a chroot there are none, for anybody but root."""
+    argv = [*CHROOTED, *AS_NOBODY, *map(str, egress_for(65534)), *verb]
+    done = lab.run(argv, env={"EGRESS_AUDIT_DIR": str(new_audit_dir(lab, 65534))}, cwd="/")
+    assert done.returncode == status, done
+    assert (
+        "a chroot, or a container's own filter, does that): run egress as root" in done.stdout + done.stderr
+    )
+
+
+def test_records_that_cannot_be_kept(lab: Lab) -> None:
+    done = lab.run([*egress_for(None), "doctor"], env={"EGRESS_AUDIT_DIR": "/proc/no/such"})
+    assert done.returncode == 1
+    assert "--audit-dir" in done.stdout
+    assert "no sandbox can be run here by this user: see records" in done.stderr
+
+
+def test_a_reader_that_has_seen_enough(lab: Lab) -> None:
+    script = " ".join(["set -o pipefail;", *map(str, egress_for(None)), "doctor | head -n 1"])
+    done = lab.run(["bash", "-c", script])
+    assert "Traceback" not in done.stderr
+    assert done.stdout.startswith("ok      system: Linux")
+
+
+def test_nothing_is_left(lab: Lab) -> None:
+    """Its cell has no name, so it ends with the last process and descriptor."""
+    with lab.popen([*egress_for(None), "doctor"]) as process:
+        process.communicate(timeout=15)
+    stats = [
+        path.read_text().rpartition(") ")[2].split()
+        for path in Path("/proc").glob("[0-9]*/stat")
+        if path.exists()
+    ]
+    assert not [words for words in stats if int(words[3]) == process.pid], "a process of its session"
