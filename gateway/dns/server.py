@@ -7,10 +7,12 @@ question is handed back, under the sandbox's own id and spelling.
 import asyncio
 import os
 import socket
+from collections.abc import Coroutine
 from typing import Any, Final
 
 from gateway.dns.guard import MIN_QUERY_BYTES, QR, Guard, question_end
 from gateway.flow import Endpoint
+from gateway.net.connect import connect
 from gateway.net.sockets import readable, send_all
 from gateway.tasks import spawn
 
@@ -19,6 +21,8 @@ TIMEOUT_S: Final = 5.0
 MAX_IN_FLIGHT: Final = 256
 """Queries of one sandbox under way at once; those beyond are dropped, as a full queue would, and clients ask again."""
 TCP_IDLE_S: Final = 10.0
+PAUSE_S: Final = 0.1
+"""How long accepting rests when it fails."""
 
 
 class DnsForwarder:
@@ -28,9 +32,9 @@ class DnsForwarder:
         self._guard = guard
         self._udp = udp
         self._tcp = tcp
-        self._resolver = (str(resolver.ip), resolver.port)
-        self._family = socket.AF_INET if resolver.ip.version == 4 else socket.AF_INET6
+        self._resolver = resolver
         self._in_flight = 0
+        self._stopped = False
 
     def start(self) -> None:
         """Begin to serve in the running loop."""
@@ -40,6 +44,7 @@ class DnsForwarder:
 
     def stop(self) -> None:
         """Take no more queries; those under way end by their deadline."""
+        self._stopped = True
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._udp)
         loop.remove_reader(self._tcp)
@@ -54,7 +59,15 @@ class DnsForwarder:
             if ruling.answer:
                 self._reply(ruling.answer, client)
             elif ruling.forward and self._in_flight < MAX_IN_FLIGHT:
-                spawn(self._answer_udp(query, ruling.forward, client), "dns udp")
+                self._start(self._answer_udp(query, ruling.forward, client), "dns udp")
+
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Counted from here on, not from when the task first runs: a burst arrives in one turn."""
+        self._in_flight += 1
+        spawn(work, name).add_done_callback(self._ended)
+
+    def _ended(self, _: "asyncio.Task[None]") -> None:
+        self._in_flight -= 1
 
     def _reply(self, answer: bytes, client: tuple[Any, ...]) -> None:
         try:
@@ -65,28 +78,36 @@ class DnsForwarder:
     def _on_tcp(self) -> None:
         try:
             client, _ = self._tcp.accept()
+        except BlockingIOError:
+            return
         except OSError:
+            # Out of descriptors, most likely: no busy loop, and others' closes make room.
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._tcp)
+            loop.call_later(PAUSE_S, self._resume)
             return
         if self._in_flight >= MAX_IN_FLIGHT:
             client.close()
             return
         client.setblocking(False)
-        spawn(self._serve_tcp(client), "dns tcp")
+        self._start(self._serve_tcp(client), "dns tcp")
+
+    def _resume(self) -> None:
+        if not self._stopped:
+            asyncio.get_running_loop().add_reader(self._tcp, self._on_tcp)
 
     async def _answer_udp(self, query: bytes, ours: bytes, client: tuple[Any, ...]) -> None:
-        self._in_flight += 1
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                answer = await self._ask_udp(os.urandom(2) + ours[2:])
+                answer = self._guard.hand_on(await self._ask_udp(os.urandom(2) + ours[2:]))
             self._reply(_as_asked(query, answer), client)
-        except (OSError, TimeoutError):
-            pass  # the client asks again, as it would of any resolver that lost a packet
-        finally:
-            self._in_flight -= 1
+        except OSError:
+            pass  # a TimeoutError too: the client asks again, as it would of any resolver that lost a packet
 
     async def _ask_udp(self, query: bytes) -> bytes:
-        with socket.socket(self._family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
-            sock.connect(self._resolver)
+        family = socket.AF_INET if self._resolver.ip.version == 4 else socket.AF_INET6
+        with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
+            sock.connect((str(self._resolver.ip), self._resolver.port))
             sock.send(query)
             while True:
                 await readable(sock)
@@ -98,7 +119,6 @@ class DnsForwarder:
                     return answer
 
     async def _serve_tcp(self, client: socket.socket) -> None:
-        self._in_flight += 1
         try:
             with client:
                 while True:
@@ -106,21 +126,20 @@ class DnsForwarder:
                         query = await _read_message(client)
                         ruling = self._guard.judge(query)
                         if ruling.forward:
-                            answer = await self._ask_tcp(os.urandom(2) + ruling.forward[2:])
+                            answer = self._guard.hand_on(
+                                await self._ask_tcp(os.urandom(2) + ruling.forward[2:])
+                            )
                             await send_all(client, _framed(_as_asked(query, answer)))
                         elif ruling.answer:
                             await send_all(client, _framed(ruling.answer))
                         else:
                             return
-        except (OSError, TimeoutError, EOFError):
+        except (OSError, EOFError):
             pass  # a connection that ends early is an answer that clients know
-        finally:
-            self._in_flight -= 1
 
     async def _ask_tcp(self, query: bytes) -> bytes:
-        loop = asyncio.get_running_loop()
-        with socket.socket(self._family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
-            await loop.sock_connect(sock, self._resolver)
+        sock, _ = await connect((self._resolver.ip,), self._resolver.port)
+        with sock:
             await send_all(sock, _framed(query))
             answer = await _read_message(sock)
         if not _answers(query, answer):
@@ -129,18 +148,31 @@ class DnsForwarder:
 
 
 def _answers(query: bytes, answer: bytes) -> bool:
-    """Whether ``answer`` is one, to this query: id and question are what a forger has to guess (RFC 5452)."""
+    """Whether ``answer`` is one, to this query: id and question are what a forger has to guess (RFC 5452).
+
+    Some servers spell the question in their own way, and some leave it out of an error.
+    """
+    if len(answer) < MIN_QUERY_BYTES or not answer[2] & QR or answer[:2] != query[:2]:
+        return False
+    if _without_question(answer):
+        return bool(answer[3] & 0xF)
     end = question_end(query)
+    if end == MIN_QUERY_BYTES:  # passed on as it was, whatever it is: there is only the id to go by
+        return True
     return (
-        len(answer) >= MIN_QUERY_BYTES
-        and bool(answer[2] & QR)
-        and answer[:2] == query[:2]
-        and answer[MIN_QUERY_BYTES:end] == query[MIN_QUERY_BYTES:end]
+        answer[MIN_QUERY_BYTES : end - 4].lower() == query[MIN_QUERY_BYTES : end - 4].lower()
+        and answer[end - 4 : end] == query[end - 4 : end]
     )
+
+
+def _without_question(answer: bytes) -> bool:
+    return answer[4:6] == b"\0\0"
 
 
 def _as_asked(query: bytes, answer: bytes) -> bytes:
     """Under the sandbox's own id, and with its own spelling of the question, which some resolvers check."""
+    if _without_question(answer):
+        return query[:2] + answer[2:]
     end = question_end(query)
     return query[:2] + answer[2:MIN_QUERY_BYTES] + query[MIN_QUERY_BYTES:end] + answer[end:]
 

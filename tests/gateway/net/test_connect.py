@@ -124,9 +124,12 @@ async def test_who_says_nothing_is_given_up_for_the_next(monkeypatch: pytest.Mon
 
 async def test_the_last_is_waited_for_as_long_as_the_caller_likes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "EACH_S", 0.05)
-    with _deaf(FIRST) as port, _no_new_descriptor(), pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.4):
-            await connect([FIRST], port)
+    with _deaf(FIRST) as port, _no_new_descriptor():
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.4):
+                await connect([FIRST], port)
+        assert time.monotonic() - began > 0.35
 
 
 async def test_a_cancelled_wait_closes_what_was_under_way() -> None:

@@ -77,12 +77,13 @@ async def test_every_byte_arrives_both_ways_and_is_counted(path: Path, up: int, 
     said_up, said_down = random.Random(1).randbytes(up), random.Random(2).randbytes(down)
     with nothing_left(path.inner, path.outer):
         path.start()
-        heard_up, heard_down, _, _ = await asyncio.gather(
-            _all(path.upstream),
-            _all(path.client),
-            _say(path.client, said_up, 3),
-            _say(path.upstream, said_down, 4),
-        )
+        async with asyncio.timeout(10):
+            heard_up, heard_down, _, _ = await asyncio.gather(
+                _all(path.upstream),
+                _all(path.client),
+                _say(path.client, said_up, 3),
+                _say(path.upstream, said_down, 4),
+            )
         assert not (await path.end()).failed
     assert heard_up == said_up
     assert heard_down == said_down
@@ -206,7 +207,7 @@ async def test_a_stalled_way_goes_on_without_loss_or_repetition(path: Path) -> N
     assert not saying.done()
     path.client.shutdown(socket.SHUT_WR)
     assert await asyncio.wait_for(_all(path.client), 5) == said
-    await saying
+    await asyncio.wait_for(saying, 5)
     assert not (await path.end()).failed
     assert path.counts.down == len(said)
 

@@ -1,6 +1,7 @@
 """Names to addresses: what is an answer, what is none, and how often the server is asked."""
 
 import asyncio
+import socket
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -165,6 +166,17 @@ async def test_forgeries_alone_are_a_timeout(
     monkeypatch.setattr(resolve, "ATTEMPT_S", 0.03)
     with serving(lambda asked: [forge(asked)]) as server, pytest.raises(ResolveTimeout):
         await _ask(server)
+
+
+async def test_a_packet_from_elsewhere_is_passed_over() -> None:
+    def after_a_forger(asked: Asked) -> list[bytes]:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as forger:
+            forger.sendto(_evil(asked), ("127.0.0.1", server.sources[-1]))
+        return [reply(asked, GOOD)]
+
+    with serving(after_a_forger) as server:
+        assert await _ask(server) == ["203.0.113.9"]
+    assert len(server.asked) == 1
 
 
 # -- truncation

@@ -1,0 +1,411 @@
+"""What leaves for a query, and what the sandbox is told: by hand, octet for octet where an octet could carry something out."""
+
+import dns.edns
+import dns.flags
+import dns.message
+import dns.rcode
+import dns.rrset
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.dns import guard as module
+from gateway.dns.guard import DROP, MAX_QUERY_BYTES, SINKHOLE, hostname, question_end, question_type
+from matcher import canonical
+from tests.gateway.dns import queries as q
+from tests.gateway.dns.queries import (
+    AAAA,
+    ALLOWED,
+    ECH,
+    HTTPS,
+    OTHER,
+    RD,
+    SVCB,
+    TXT,
+    A,
+    guard,
+    name,
+    option,
+    query,
+)
+
+GUARD = guard()
+STRICT = guard("strict")
+MODES = [GUARD, STRICT]
+
+
+def _answer(wire: bytes, by: module.Guard = GUARD) -> dns.message.Message:
+    ruling = by.judge(wire)
+    assert ruling.forward == b"", "nothing may leave"
+    assert ruling.answer != b""
+    assert ruling.answer[:2] == wire[:2]
+    return dns.message.from_wire(ruling.answer)
+
+
+# -- what is passed on
+
+
+@pytest.mark.parametrize("qtype", [A, AAAA, q.NS, q.CNAME, q.SOA, TXT, SVCB, HTTPS, 12, 15, 33, 43, 48, 257])
+@pytest.mark.parametrize("by", MODES)
+@pytest.mark.parametrize("host", [ALLOWED, "a.anthropic.com", "a.b.c.anthropic.com", "localhost"])
+def test_a_name_that_the_policy_allows_is_asked_in_our_own_words(
+    by: module.Guard, host: str, qtype: int
+) -> None:
+    assert by.judge(query(host, qtype)) == (query(host, qtype), b"")
+
+
+SAME = query()
+WITH_EDNS = query(edns=b"")
+
+
+@pytest.mark.parametrize(
+    ("sent", "left"),
+    [
+        (query("aPi.OPENai.CoM"), SAME),
+        (query(flags=0), SAME),
+        (query(flags=RD | 0x0040), SAME),  # Z
+        (query(flags=RD | 0x0020), SAME),  # AD
+        (query(flags=RD | 0x0010), SAME),  # CD
+        (query(flags=RD | 0x0400), SAME),  # AA
+        (query(flags=RD | 0x0200), SAME),  # TC
+        (query(flags=RD | 0x0080), SAME),  # RA
+        (query(flags=RD | 0x000F), SAME),  # RCODE
+        (query(edns=b""), WITH_EDNS),
+        (query(edns=option(12, bytes(200))), WITH_EDNS),  # padding
+        (query(edns=option(10, b"secret!!")), WITH_EDNS),  # cookie
+        (query(edns=option(8, b"\0\1\x20\0\x0a\0\0\2")), WITH_EDNS),  # client subnet
+        (query(edns=option(65001, b"exfiltrated")), WITH_EDNS),  # private use
+        (query(edns=b"", ttl=0x8000), WITH_EDNS),  # DO
+        (query(edns=b"", ttl=0x7FFF), WITH_EDNS),  # Z
+        (query(edns=b"", ttl=0xFF000000), WITH_EDNS),  # extended RCODE
+        (query(edns=b"", payload=4096), WITH_EDNS),
+        (query(edns=b"", payload=65535), WITH_EDNS),
+        (query(edns=b"", payload=1231), query(edns=b"", payload=512)),
+        (query(edns=b"", payload=700), query(edns=b"", payload=512)),
+        (query(edns=b"", payload=0), query(edns=b"", payload=512)),
+        (
+            query(counts=(1, 0, 0, 1), rest=name("exfiltrated.example") + b"\0\x10\0\1\0\0\0\0\0\5\4data"),
+            SAME,
+        ),
+    ],
+)
+def test_nothing_else_of_a_query_is_passed_on(sent: bytes, left: bytes) -> None:
+    assert GUARD.judge(sent) == (left, b"")
+
+
+def test_a_name_that_is_compressed_is_passed_on_in_full() -> None:
+    # A pointer may only point backwards, so into the header: these octets must spell a name there.
+    header = b"\3api\6open" + b"xx"
+    assert GUARD.judge(header[:2] + b"\1\0\0\1\0\0\0\0\0\0" + b"\3api\xc0\x00\0\1\0\1").forward == b""
+    # The id and flags as labels: id 0x0161 is the label "a", flags 0x0000 the root.
+    wire = b"\1a\0\0\0\1\0\0\0\0\0\0" + b"\1b\xc0\x00" + b"\0\1\0\1"
+    ruling = module.Guard("guarded", lambda host: host == "b.a", forwards_all=False).judge(wire)
+    assert ruling.forward[12:] == b"\1b\1a\0\0\1\0\1"
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        b"\xc0\x0c",
+        b"\3api\xc0\x0c",
+        b"\3api\xc0\x10",
+        b"\xc0\xff",
+        b"\xc0",
+        b"\3api\xc0\x14",
+        b"\x80a\0",
+        b"\x40a\0",
+    ],
+)
+def test_a_pointer_that_goes_nowhere_is_no_name(labels: bytes) -> None:
+    assert GUARD.judge(query(labels)).forward == b""
+
+
+# -- what is answered here
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        OTHER,
+        "openai.com",
+        "x.api.openai.com",
+        "evilapi.openai.com",
+        "anthropic.com",
+        "xanthropic.com",
+        "com",
+        "localhos",
+    ],
+)
+def test_another_name_gets_the_sinkhole(host: str) -> None:
+    answer = _answer(query(host))
+    assert answer.rcode() == dns.rcode.NOERROR
+    (rrset,) = answer.answer
+    assert rrset.to_text() == f"{host}. 5 IN A {SINKHOLE}"
+    assert (
+        answer.flags & (dns.flags.QR | dns.flags.RA | dns.flags.RD)
+        == dns.flags.QR | dns.flags.RA | dns.flags.RD
+    )
+    assert not answer.flags & dns.flags.AA
+
+
+@pytest.mark.parametrize("qtype", [AAAA, TXT, HTTPS, SVCB, q.NS, q.SOA, q.CNAME, 999, 65280])
+def test_another_name_has_nothing_but_the_sinkhole(qtype: int) -> None:
+    answer = _answer(query(OTHER, qtype))
+    assert (answer.rcode(), answer.answer, answer.authority) == (dns.rcode.NOERROR, [], [])
+    assert question_type(GUARD.judge(query(OTHER, qtype)).answer) == qtype
+
+
+@pytest.mark.parametrize("qtype", [A, AAAA, TXT])
+def test_strict_says_that_there_is_no_such_name_and_why(qtype: int) -> None:
+    answer = _answer(query(OTHER, qtype, edns=b""), STRICT)
+    assert (answer.rcode(), answer.answer) == (dns.rcode.NXDOMAIN, [])
+    (error,) = answer.options
+    assert isinstance(error, dns.edns.EDEOption)
+    assert error.code == dns.edns.EDECode.BLOCKED
+    assert "policy" in str(error.text)
+    assert _answer(query(OTHER, qtype), STRICT).edns == -1, "no option to who cannot read one"
+
+
+def test_the_spelling_of_a_name_comes_back_as_it_was_sent() -> None:
+    wire = query("eViL.exAMPle")
+    assert GUARD.judge(wire).answer[12 : question_end(wire)] == wire[12 : question_end(wire)]
+
+
+def test_an_answer_is_no_longer_than_a_datagram_and_little_longer_than_the_question() -> None:
+    longest = query(".".join(["a" * 49] * 5), edns=b"")
+    for by in MODES:
+        assert len(by.judge(longest).answer) < len(longest) + 80 < 512
+
+
+@pytest.mark.parametrize(
+    ("labels", "why"),
+    [
+        (b"\7api.ope\4nai\3com\0", "a dot inside a label"),
+        (b"\x0eapi.openai.com\0", "all in one label"),
+        (b"\3api\6openai\4com.\0", "a dot at the end of a label"),
+        (b"\3api\6openai\4com\0\0", "a NUL"),
+        (b"\4api\0\6openai\3com\0", "a NUL"),
+        (b"\3a\\i\6openai\3com\0", "a backslash"),
+        (b"\3\xe1pi\6openai\3com\0", "an octet above 127"),
+        (b"\0", "the root"),
+        (b"\1*\x09anthropic\3com\0", "a star"),
+        (b"\1 \x09anthropic\3com\0", "a blank"),
+        (b"\2-a\x09anthropic\3com\0", "a hyphen first"),
+        (
+            b"\x3f"
+            + b"a" * 63
+            + b"\x3f"
+            + b"a" * 63
+            + b"\x3f"
+            + b"a" * 63
+            + b"\x32"
+            + b"a" * 50
+            + b"\x09anthropic\3com\0",
+            "too long",
+        ),
+    ],
+)
+@pytest.mark.parametrize("by", MODES)
+def test_what_is_no_hostname_is_never_passed_on(by: module.Guard, labels: bytes, why: str) -> None:
+    ruling = by.judge(query(labels))
+    assert (ruling.forward, bool(ruling.answer)) == (b"", True), why
+
+
+# -- what is refused
+
+
+@pytest.mark.parametrize("host", [ALLOWED, OTHER])
+@pytest.mark.parametrize("by", MODES)
+@pytest.mark.parametrize(
+    ("change", "rcode"),
+    [
+        ({"qtype": q.ANY}, "REFUSED"),
+        ({"qtype": q.AXFR}, "REFUSED"),
+        ({"qtype": q.IXFR}, "REFUSED"),
+        ({"qtype": q.OPT}, "REFUSED"),
+        ({"qtype": 249}, "REFUSED"),  # TKEY
+        ({"qtype": 250}, "REFUSED"),  # TSIG
+        ({"qtype": 128}, "REFUSED"),
+        ({"qclass": 3}, "REFUSED"),  # CH
+        ({"qclass": 4}, "REFUSED"),  # HS
+        ({"qclass": 254}, "REFUSED"),  # NONE
+        ({"qclass": 255}, "REFUSED"),  # q.ANY
+        ({"qclass": 0x8001}, "REFUSED"),  # mDNS's unicast bit
+        ({"counts": (0, 0, 0, 0)}, "REFUSED"),
+        ({"counts": (2, 0, 0, 0)}, "REFUSED"),
+        ({"counts": (2, 0, 0, 0), "rest": name(ALLOWED) + b"\0\1\0\1"}, "REFUSED"),
+        ({"counts": (2, 0, 0, 0), "rest": b"\xc0\x0c\0\1\0\1"}, "REFUSED"),
+        ({"counts": (65535, 0, 0, 0)}, "REFUSED"),
+        ({"flags": RD | 1 << 11}, "NOTIMP"),  # IQUERY
+        ({"flags": RD | 2 << 11}, "NOTIMP"),  # STATUS
+        ({"flags": RD | 4 << 11}, "NOTIMP"),  # NOTIFY
+        ({"flags": RD | 5 << 11}, "NOTIMP"),  # UPDATE
+        ({"flags": RD | 15 << 11}, "NOTIMP"),
+        ({"counts": (1, 1, 0, 0), "rest": b"\xc0\x0c\0\1\0\1\0\0\0\0\0\4abcd"}, "FORMERR"),
+        ({"counts": (1, 0, 1, 0), "rest": b"\xc0\x0c\0\1\0\1\0\0\0\0\0\4abcd"}, "FORMERR"),
+        ({"counts": (1, 0, 0, 2), "edns": None, "rest": (b"\0\0\x29\4\0\0\0\0\0\0\0") * 2}, "FORMERR"),
+        ({"counts": (1, 0, 0, 1)}, "FORMERR"),
+        ({"rest": b"exfiltrated"}, "FORMERR"),
+        ({"edns": b"", "ttl": 0x00010000}, None),  # EDNS version 1: asked anew as version 0
+        ({"edns": option(10, b"x")[:-1]}, "FORMERR"),
+        ({"edns": option(12, bytes(MAX_QUERY_BYTES))}, "FORMERR"),
+    ],
+)
+def test_what_no_client_needs_is_refused(
+    host: str, by: module.Guard, change: dict[str, object], rcode: str | None
+) -> None:
+    wire = query(host, **change)  # type: ignore[arg-type]
+    if rcode is None:
+        assert by.judge(wire).forward in (WITH_EDNS, b"")
+        return
+    ruling = by.judge(wire)
+    assert ruling.forward == b""
+    assert len(ruling.answer) == 12
+    answer = dns.message.from_wire(ruling.answer)
+    assert dns.rcode.to_text(answer.rcode()) == rcode
+    assert answer.id == q.ID
+    assert ruling.answer[2] & 0xF9 == 0x80 | wire[2] & 0x79
+
+
+@pytest.mark.parametrize("qtype", [0, 110, 111, 999, 65280, 65534])
+def test_a_type_that_means_nothing_is_not_passed_on(qtype: int) -> None:
+    ruling = GUARD.judge(query(ALLOWED, qtype))
+    assert (ruling.forward, ruling.answer[3] & 15) == (b"", dns.rcode.REFUSED)
+
+
+@pytest.mark.parametrize("by", [*MODES, guard("passthrough"), guard(forwards_all=True)])
+@pytest.mark.parametrize(
+    "wire",
+    [b"", b"\0", query()[:11], query(flags=RD | 0x8000), query(flags=0xFFFF), bytes((0, 0, 0x80)) + bytes(9)],
+)
+def test_what_is_no_query_at_all_is_dropped_in_every_mode(by: module.Guard, wire: bytes) -> None:
+    assert by.judge(wire) == DROP
+
+
+@pytest.mark.parametrize(
+    "by", [guard("passthrough"), guard("guarded", forwards_all=True), guard("strict", forwards_all=True)]
+)
+@pytest.mark.parametrize(
+    "wire",
+    [query(OTHER), query(OTHER, q.ANY), query("MiXed.example", edns=option(65001, b"x")), query() + b"junk"],
+)
+def test_passthrough_and_default_allow_pass_everything_on_as_it_is(by: module.Guard, wire: bytes) -> None:
+    assert by.judge(wire) == (wire, b"")
+
+
+# -- whatever comes
+
+
+def _cut(wire: bytes, edits: list[tuple[int, int]], end: int) -> bytes:
+    changed = bytearray(wire)
+    for at, value in edits:
+        changed[at % len(changed)] = value
+    return bytes(changed[: end or None])
+
+
+SEEDS = [
+    query(),
+    query(OTHER),
+    query(edns=option(12, b"pad")),
+    query("a.anthropic.com", HTTPS),
+    query(b"\3api\xc0\x00"),
+    query(counts=(1, 0, 0, 1), rest=b"\0\0\xfa\0\xff\0\0\0\0\0\x10" + bytes(16)),
+]
+ANY_QUERY = st.binary(max_size=100) | st.builds(
+    _cut,
+    st.sampled_from(SEEDS),
+    st.lists(st.tuples(st.integers(0, 100), st.integers(0, 255)), max_size=4),
+    st.integers(0, 60),
+)
+
+
+@given(wire=ANY_QUERY, by=st.sampled_from(MODES))
+def test_whatever_is_sent_only_our_own_words_for_an_allowed_name_leave(wire: bytes, by: module.Guard) -> None:
+    ruling = by.judge(wire)
+    assert not (ruling.forward and ruling.answer)
+    if ruling.answer:
+        assert ruling.answer[:2] == wire[:2]
+        assert ruling.answer[2] & 0x80
+        assert len(ruling.answer) <= len(wire) + 80
+    if not ruling.forward:
+        return
+    end = question_end(ruling.forward)
+    labels: list[bytes] = []
+    at = 12
+    while size := ruling.forward[at]:
+        labels.append(ruling.forward[at + 1 : at + 1 + size])
+        at += 1 + size
+    text = b".".join(labels).decode("ascii")
+    assert canonical(text, single=True) == text
+    assert text == ALLOWED or text == "localhost" or text.endswith(".anthropic.com")
+    assert ruling.forward[:4] == wire[:2] + b"\1\0"
+    assert ruling.forward[4:10] == b"\0\1\0\0\0\0"
+    assert ruling.forward[end - 2 : end] == b"\0\1"
+    assert ruling.forward[end:] in (b"", b"\0\0\x29\4\xd0\0\0\0\0\0\0", b"\0\0\x29\2\0\0\0\0\0\0\0")
+
+
+@given(
+    labels=st.lists(
+        st.binary(min_size=1, max_size=20) | st.sampled_from([b"api", b"openai", b"com", b"anthropic"]),
+        max_size=5,
+    )
+)
+def test_names_are_compared_label_by_label(labels: list[bytes]) -> None:
+    found = hostname(dns.name.Name([*labels, b""]))
+    if found is not None:
+        assert [label.lower() for label in labels] == [label.encode() for label in found.split(".")]
+
+
+@given(st.binary(max_size=80))
+def test_where_a_question_ends_is_within_the_message(wire: bytes) -> None:
+    assert question_end(wire) == 12 or 17 <= question_end(wire) <= len(wire)
+    assert 0 <= question_type(wire) <= 0xFFFF
+
+
+# -- what of the resolver's answer is handed on
+
+
+def _https(*data: str, qtype: int = HTTPS) -> bytes:
+    kind = "HTTPS" if qtype == HTTPS else "SVCB"
+    answer = dns.message.make_response(dns.message.from_wire(query(ALLOWED, qtype)))
+    answer.answer.append(dns.rrset.from_text(f"{ALLOWED}.", 60, "IN", kind, *data))
+    return answer.to_wire()
+
+
+@pytest.mark.parametrize("qtype", [HTTPS, SVCB])
+@pytest.mark.parametrize("by", MODES)
+def test_keys_of_encrypted_hello_are_taken_out_and_nothing_else(by: module.Guard, qtype: int) -> None:
+    rest = "1 . alpn=h2,h3 ipv4hint=203.0.113.9"
+    assert by.hand_on(_https(f"{rest} {ECH}", qtype=qtype)) == _https(rest, qtype=qtype)
+    several = by.hand_on(_https(f"1 a.example. {ECH}", f"2 b.example. port=8443 {ECH}", qtype=qtype))
+    expected = _https("1 a.example.", "2 b.example. port=8443", qtype=qtype)
+    assert set(dns.message.from_wire(several).answer[0]) == set(dns.message.from_wire(expected).answer[0])
+
+
+def test_a_record_that_cannot_do_without_it_goes_whole() -> None:
+    wanted = dns.message.from_wire(GUARD.hand_on(_https(f"1 . mandatory=ech {ECH}", "2 . alpn=h2")))
+    assert [record.to_text() for record in wanted.answer[0]] == ['2 . alpn="h2"']
+    assert dns.message.from_wire(GUARD.hand_on(_https(f"1 . mandatory=ech {ECH}"))).answer == []
+
+
+@pytest.mark.parametrize("by", MODES)
+def test_other_answers_are_handed_on_octet_for_octet(by: module.Guard) -> None:
+    for wire in (_https("1 . alpn=h2"), query(flags=RD | 0x8000) + b"junk", b"", b"\0" * 11):
+        assert by.hand_on(wire) == wire
+
+
+@pytest.mark.parametrize("by", [guard("passthrough"), guard(forwards_all=True)])
+def test_where_nothing_is_guarded_nothing_is_taken_out(by: module.Guard) -> None:
+    assert by.hand_on(_https(f"1 . {ECH}")) == _https(f"1 . {ECH}")
+
+
+@given(
+    edits=st.lists(st.tuples(st.integers(12, 400), st.integers(0, 255)), max_size=3), end=st.integers(0, 120)
+)
+def test_no_answer_raises_and_none_hands_on_a_key(edits: list[tuple[int, int]], end: int) -> None:
+    handed = GUARD.hand_on(_cut(_https(f"1 . alpn=h2 {ECH}"), edits, end))
+    if len(handed) > 3 and handed[3] & 0xF == dns.rcode.SERVFAIL:
+        return
+    if question_type(handed) == HTTPS:
+        for rrset in dns.message.from_wire(handed).answer:
+            assert "ech=" not in rrset.to_text()

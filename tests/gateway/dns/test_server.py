@@ -1,0 +1,453 @@
+"""The sandbox's DNS over real sockets: what comes back, what never leaves, and what nobody can make it do."""
+
+import asyncio
+import errno
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+
+import dns.flags
+import dns.message
+import dns.rcode
+import pytest
+
+from gateway.dns import server as module
+from gateway.dns.guard import SINKHOLE, Guard
+from gateway.dns.server import MAX_IN_FLIGHT, DnsForwarder
+from gateway.flow import Endpoint
+from gateway.net.sockets import readable, receive, send_all
+from tests.gateway.dns.queries import ALLOWED, ECH, HTTPS, OTHER, A, guard, query
+from tests.gateway.dns_server import Answering, Asked, DnsServer, reply, serving
+
+GOOD = f"{ALLOWED}. 60 IN A 203.0.113.9"
+
+
+class Front:
+    """The forwarder on loopback, and the sandbox's side of it."""
+
+    def __init__(self, resolver: Endpoint, by: Guard) -> None:
+        self.tcp = socket.create_server(("127.0.0.1", 0))
+        self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.udp.bind(self.tcp.getsockname())
+        self.tcp.setblocking(False)
+        self.udp.setblocking(False)
+        self.address: tuple[str, int] = self.tcp.getsockname()
+        self.forwarder = DnsForwarder(self.udp, self.tcp, resolver, by)
+        self.forwarder.start()
+
+    def client(self, kind: socket.SocketKind = socket.SOCK_DGRAM) -> socket.socket:
+        sock = socket.socket(socket.AF_INET, kind)
+        sock.connect(self.address)
+        sock.setblocking(False)
+        return sock
+
+    async def ask_udp(self, wire: bytes) -> bytes:
+        with self.client() as sock:
+            sock.send(wire)
+            async with asyncio.timeout(3):
+                await readable(sock)
+            return sock.recv(65535)
+
+    async def ask_tcp(self, wire: bytes) -> bytes:
+        with self.client(socket.SOCK_STREAM) as sock:
+            try:
+                await send_all(sock, _framed(wire))
+                return await _message(sock)
+            except ConnectionResetError:
+                return b""
+
+    async def settled(self) -> None:
+        """Nothing is under way any more."""
+        async with asyncio.timeout(3):
+            while self.forwarder._in_flight:
+                await asyncio.sleep(0.01)
+
+    async def close(self) -> None:
+        self.forwarder.stop()
+        for task in asyncio.all_tasks():
+            if task.get_name().startswith("dns "):
+                task.cancel()
+        await asyncio.sleep(0.01)
+        self.tcp.close()
+        self.udp.close()
+
+
+def _framed(wire: bytes) -> bytes:
+    return len(wire).to_bytes(2, "big") + wire
+
+
+async def _message(sock: socket.socket) -> bytes:
+    """One framed answer; empty at the end of the connection."""
+    got = bytearray()
+    async with asyncio.timeout(3):
+        while len(got) < 2 or len(got) < 2 + int.from_bytes(got[:2], "big"):
+            if not await receive(sock, got, 65535):
+                return b""
+    return bytes(got[2:])
+
+
+class Desk:
+    """A resolver that answers as a test says, and forwarders in front of it."""
+
+    def __init__(self, server: DnsServer) -> None:
+        self.server = server
+        self.fronts: list[Front] = []
+
+    def front(self, answering: Answering | None = None, by: Guard | None = None) -> Front:
+        if answering is not None:
+            self.server.answering = answering
+        made = Front(self.server.endpoint, by or guard())
+        self.fronts.append(made)
+        return made
+
+    @property
+    def asked(self) -> list[Asked]:
+        return self.server.asked
+
+
+@contextmanager
+def _honest() -> Iterator[DnsServer]:
+    with serving(lambda asked: [reply(asked, GOOD)]) as server:
+        yield server
+
+
+@pytest.fixture
+async def desk() -> AsyncIterator[Desk]:
+    with _honest() as server:
+        made = Desk(server)
+        yield made
+        for front in made.fronts:
+            await front.close()
+
+
+@pytest.fixture(params=["udp", "tcp"])
+def by(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+async def _ask(front: Front, by: str, wire: bytes) -> dns.message.Message:
+    answer = await (front.ask_udp(wire) if by == "udp" else front.ask_tcp(wire))
+    assert answer[:2] == wire[:2]
+    return dns.message.from_wire(answer)
+
+
+# -- answers
+
+
+async def test_an_allowed_name_is_answered_by_the_resolver(desk: Desk, by: str) -> None:
+    answer = await _ask(desk.front(), by, query())
+    assert answer.answer[0].to_text() == GOOD
+    (asked,) = desk.asked
+    assert asked.tcp == (by == "tcp")
+    assert asked.wire[2:] == query()[2:]
+
+
+async def test_another_name_is_answered_here_and_nothing_leaves(desk: Desk, by: str) -> None:
+    answer = await _ask(desk.front(), by, query(OTHER))
+    assert answer.answer[0].to_text() == f"{OTHER}. 5 IN A {SINKHOLE}"
+    assert desk.asked == []
+
+
+async def test_id_and_spelling_are_ours_outside_and_the_sandboxs_inside(desk: Desk, by: str) -> None:
+    front = desk.front()
+    wire = query("aPi.OPENai.CoM")
+    for _ in range(12):
+        answer = await _ask(front, by, wire)
+        assert answer.question[0].name.to_text() == "aPi.OPENai.CoM."
+    assert {asked.wire[12:] for asked in desk.asked} == {query()[12:]}
+    assert len({asked.wire[:2] for asked in desk.asked}) > 8, "an id is drawn for each query"
+    if by == "udp":
+        assert len(set(desk.server.sources)) > 8, "and a port"
+
+
+async def test_truncation_is_handed_on_and_tcp_has_it_all(desk: Desk) -> None:
+    front = desk.front(lambda asked: [reply(asked, GOOD) if asked.tcp else reply(asked, flags=dns.flags.TC)])
+    assert (await _ask(front, "udp", query())).flags & dns.flags.TC
+    assert (await _ask(front, "tcp", query())).answer
+
+
+async def test_keys_of_encrypted_hello_do_not_reach_the_sandbox(desk: Desk, by: str) -> None:
+    record = f"{ALLOWED}. 60 IN HTTPS 1 . alpn=h2 {ECH}"
+    front = desk.front(lambda asked: [reply(asked, record)])
+    answer = await _ask(front, by, query(ALLOWED, HTTPS))
+    assert answer.answer[0].to_text() == f'{ALLOWED}. 60 IN HTTPS 1 . alpn="h2"'
+
+
+async def test_a_resolver_that_spells_the_question_its_own_way_is_understood(desk: Desk, by: str) -> None:
+    def shout(asked: Asked) -> list[bytes]:
+        wire = reply(asked, GOOD)
+        return [wire[:12] + wire[12:25].upper() + wire[25:]]
+
+    answer = await _ask(desk.front(shout), by, query())
+    assert answer.question[0].name.to_text() == f"{ALLOWED}."
+    assert answer.answer
+
+
+async def test_an_error_without_its_question_is_handed_on(desk: Desk, by: str) -> None:
+    front = desk.front(lambda asked: [asked.wire[:2] + b"\x81\x85" + bytes(8)])
+    answer = await _ask(front, by, query())
+    assert (answer.rcode(), answer.question) == (dns.rcode.REFUSED, [])
+
+
+async def test_passthrough_hands_on_what_it_is_given(desk: Desk, by: str) -> None:
+    front = desk.front(by=guard("passthrough"))
+    assert (await _ask(front, by, query("MiXed.example", edns=b"\xfd\xe9\0\1x"))).question[
+        0
+    ].name.to_text() == "MiXed.example."
+    assert desk.asked[0].wire[2:] == query("MiXed.example", edns=b"\xfd\xe9\0\1x")[2:]
+
+
+async def test_passthrough_of_what_has_no_question_goes_by_the_id(desk: Desk) -> None:
+    wire = query(counts=(0, 0, 0, 0))[:12]
+    front = desk.front(
+        lambda asked: [b"\0\0" + asked.wire[2:], asked.wire[:2] + b"\x81\x81" + bytes(8)],
+        guard("passthrough"),
+    )
+    assert await front.ask_udp(wire) == wire[:2] + b"\x81\x81" + bytes(8)
+
+
+# -- what is no answer
+
+
+FORGED: list[Callable[[Asked], bytes]] = [
+    lambda asked: bytes((asked.wire[0] ^ 1,)) + reply(asked, f"{ALLOWED}. 60 IN A 198.51.100.66")[1:],
+    lambda asked: reply(asked, f"{ALLOWED}. 60 IN A 198.51.100.66").replace(b"\3api", b"\3apj", 1),
+    lambda asked: reply(asked).replace(b"\0\1\0\1", b"\0\x1c\0\1", 1),
+    lambda asked: reply(asked).replace(b"\0\1\0\1", b"\0\1\0\3", 1),
+    lambda asked: asked.wire,
+    lambda asked: b"",
+    lambda asked: asked.wire[:11],
+    lambda asked: asked.wire[:2] + b"\x81\x80" + bytes(8),  # no error, and no question
+    lambda asked: reply(asked)[:20],
+]
+
+
+@pytest.mark.parametrize("forged", range(len(FORGED)))
+async def test_a_forgery_is_passed_over_and_the_answer_taken(desk: Desk, forged: int) -> None:
+    front = desk.front(lambda asked: [FORGED[forged](asked), reply(asked, GOOD)])
+    answer = await _ask(front, "udp", query())
+    assert answer.answer[0].to_text() == GOOD
+
+
+@pytest.mark.parametrize("forged", range(len(FORGED)))
+async def test_over_tcp_a_forgery_ends_the_connection(desk: Desk, forged: int) -> None:
+    front = desk.front(lambda asked: [FORGED[forged](asked)])
+    assert await front.ask_tcp(query()) == b""
+
+
+async def test_a_packet_from_elsewhere_is_not_taken(desk: Desk) -> None:
+    front = desk.front(lambda asked: [])
+    with front.client() as sock, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as forger:
+        sock.send(query())
+        while not desk.server.sources or not desk.asked:
+            await asyncio.sleep(0.01)
+        forger.sendto(
+            reply(desk.asked[0], f"{ALLOWED}. 60 IN A 198.51.100.66"), ("127.0.0.1", desk.server.sources[0])
+        )
+        await asyncio.sleep(0.1)
+        with pytest.raises(BlockingIOError):
+            sock.recv(100)
+
+
+# -- TCP framing
+
+
+async def test_one_octet_at_a_time(desk: Desk) -> None:
+    front = desk.front()
+    with front.client(socket.SOCK_STREAM) as sock:
+        for octet in _framed(query()):
+            await send_all(sock, bytes((octet,)))
+            await asyncio.sleep(0.001)
+        assert dns.message.from_wire(await _message(sock)).answer
+
+
+async def test_several_queries_on_one_connection_even_at_once(desk: Desk) -> None:
+    front = desk.front()
+    with front.client(socket.SOCK_STREAM) as sock:
+        await send_all(sock, _framed(query()) + _framed(query(OTHER)) + _framed(query("a.anthropic.com", 28)))
+        got = bytearray()
+        async with asyncio.timeout(3):
+            while got.count(b"\x12\x34") < 3:
+                assert await receive(sock, got, 65535)
+        names = []
+        while got:
+            size = int.from_bytes(got[:2], "big")
+            names.append(dns.message.from_wire(bytes(got[2 : 2 + size])).question[0].name.to_text())
+            del got[: 2 + size]
+    assert names == [f"{ALLOWED}.", f"{OTHER}.", "a.anthropic.com."]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"\0",
+        b"\0\0",
+        b"\0\5abc",
+        b"\xff\xff" + b"x" * 100,
+        _framed(b"short"),
+        _framed(query(flags=0x8100)),
+    ],
+)
+async def test_what_is_no_message_ends_the_connection_and_nothing_else(desk: Desk, sent: bytes) -> None:
+    front = desk.front()
+    with front.client(socket.SOCK_STREAM) as sock:
+        await send_all(sock, sent)
+        sock.shutdown(socket.SHUT_WR)
+        assert await _message(sock) == b""
+    assert (await _ask(front, "tcp", query())).answer
+    await front.settled()
+
+
+async def test_a_long_message_is_refused_without_being_read_closely(desk: Desk) -> None:
+    front = desk.front()
+    bomb = query(counts=(1, 0, 0, 5000), rest=(b"\0\0\x29\4\0\0\0\0\0\0\0") * 5000)
+    began = time.monotonic()
+    answer = await _ask(front, "tcp", bomb)
+    assert answer.rcode() == dns.rcode.FORMERR
+    assert time.monotonic() - began < 1
+    assert desk.asked == []
+
+
+async def test_a_client_that_says_nothing_is_let_go(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TCP_IDLE_S", 0.1)
+    front = desk.front()
+    with front.client(socket.SOCK_STREAM) as sock:
+        await send_all(sock, b"\0")
+        assert await _message(sock) == b""
+
+
+# -- who goes away
+
+
+async def test_a_client_that_is_gone_harms_nobody(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    def slow(asked: Asked) -> list[bytes]:
+        time.sleep(0.05)
+        return [reply(asked, GOOD)]
+
+    front = desk.front(slow)
+    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+        sock = front.client(kind)
+        sock.send(query() if kind is socket.SOCK_DGRAM else _framed(query()))
+        await asyncio.sleep(0.01)
+        sock.close()
+    await asyncio.sleep(0.2)
+    assert (await _ask(front, "udp", query())).answer
+    await front.settled()
+    assert caplog.records == []
+
+
+async def test_a_silent_resolver_costs_a_wait_and_no_answer(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TIMEOUT_S", 0.1)
+    monkeypatch.setattr(module, "TCP_IDLE_S", 0.1)
+    front = desk.front(lambda asked: [])
+    with front.client() as sock:
+        sock.send(query())
+        await asyncio.sleep(0.3)
+        with pytest.raises(BlockingIOError):
+            sock.recv(100)
+    assert await front.ask_tcp(query()) == b""
+    await front.settled()
+
+
+async def test_a_resolver_that_is_not_there(desk: Desk) -> None:
+    with serving(lambda asked: []) as server:
+        gone = server.endpoint
+    front = Front(gone, guard())
+    desk.fronts.append(front)
+    assert await front.ask_tcp(query()) == b""
+    with front.client() as sock:
+        sock.send(query())
+        await asyncio.sleep(0.05)
+    await front.settled()
+    assert (await _ask(front, "udp", query(OTHER))).answer
+
+
+# -- too much
+
+
+async def test_queries_under_way_are_bounded_and_those_answered_here_are_not(desk: Desk) -> None:
+    front = desk.front(lambda asked: [])
+    with front.client() as sock:
+        for _ in range(40):
+            for _ in range(10):
+                sock.send(query())
+            await asyncio.sleep(0.005)
+        assert front.forwarder._in_flight == MAX_IN_FLIGHT
+        await asyncio.sleep(0.2)
+        assert len(desk.asked) == MAX_IN_FLIGHT
+        assert (await _ask(front, "udp", query(OTHER))).answer
+        assert await front.ask_tcp(query(OTHER)) == b""
+
+
+async def test_a_burst_in_one_turn_is_bounded_too(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_IN_FLIGHT", 3)
+    front = desk.front(lambda asked: [])
+    with front.client() as sock:
+        for _ in range(30):
+            sock.send(query())
+        await asyncio.sleep(0.2)
+    assert front.forwarder._in_flight == 3
+    assert len(desk.asked) == 3
+
+
+async def test_out_of_descriptors_it_rests_and_comes_back(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    front = desk.front()
+    tried = 0
+
+    class NoRoom:
+        def accept(self) -> None:
+            nonlocal tried
+            tried += 1
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        def fileno(self) -> int:
+            return front.tcp.fileno()
+
+    monkeypatch.setattr(front.forwarder, "_tcp", NoRoom())
+    with front.client(socket.SOCK_STREAM) as sock:
+        await asyncio.sleep(0.35)
+        assert 2 <= tried <= 5, "it neither spins nor gives up"
+        monkeypatch.setattr(front.forwarder, "_tcp", front.tcp)
+        await send_all(sock, _framed(query(OTHER)))
+        assert await _message(sock)
+
+
+async def test_stopped_it_takes_no_more(desk: Desk) -> None:
+    front = desk.front()
+    front.forwarder.stop()
+    with front.client() as sock:
+        sock.send(query(OTHER))
+        await asyncio.sleep(0.05)
+        with pytest.raises(BlockingIOError):
+            sock.recv(100)
+    front.forwarder._resume()
+    assert not asyncio.get_running_loop().remove_reader(front.tcp)
+
+
+async def test_ipv6_resolver(desk: Desk) -> None:
+    try:
+        probe = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError:
+        pytest.skip("this host has no IPv6")
+    port = probe.getsockname()[1]
+    probe.close()
+    from ipaddress import ip_address
+
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as resolver:
+        resolver.bind(("::1", port))
+        resolver.setblocking(False)
+        front = Front(Endpoint(ip_address("::1"), port), guard())
+        desk.fronts.append(front)
+        with front.client() as sock:
+            sock.send(query(ALLOWED, A))
+            await asyncio.wait_for(readable(resolver), 2)
+            wire, peer = resolver.recvfrom(1000)
+            resolver.sendto(reply(Asked(wire, False), GOOD), peer)
+            await asyncio.wait_for(readable(sock), 2)
+            assert dns.message.from_wire(sock.recv(1000)).answer
