@@ -191,6 +191,7 @@ def another_proc_is_mounted_somewhere() -> object:
     found = []
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         place, kind = line.split(" ")[4], line.partition(" - ")[2].split(" ")[0]
+        place = place.encode().decode("unicode_escape")  # proc(5): a space is \\040
         if kind == "proc" and not place.startswith("/proc"):
             found += [
                 str(path)
