@@ -16,8 +16,7 @@ def sniff(data: bytes | bytearray | memoryview, *, scanned: int = 0) -> Sniffed 
     if not data:
         return NeedMore(1)
     if data[0] == HANDSHAKE:
-        with memoryview(data) as view:
-            return sniff_tls(view)
+        return sniff_tls(data)
     if data[0] & 0x80:
         return Refused(Reason.NOT_TLS_NOT_HTTP)  # an SSLv2 hello, or nothing we know
     plain = bytes(data) if isinstance(data, memoryview) else data

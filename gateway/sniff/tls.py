@@ -3,9 +3,13 @@
 Two walks. The record walk adds up the handshake bytes that the record headers promise, and knows after each header whether the hello
 ends in this record, before it, or later. Only a hello that is whole is parsed; it is joined only where records split it.
 Walking indexes and never slices: an index out of range raises, a slice would silently shorten.
+
+Every rule is judged at the first byte that can break it, so the answer is the same however the bytes arrive.
 """
 
-from typing import Final
+from struct import Struct
+from struct import error as StructError
+from typing import Final, TypeAlias
 
 from gateway.reasons import Reason
 from gateway.sniff.result import NeedMore, Refused, Sniffed
@@ -16,6 +20,10 @@ CLIENT_HELLO: Final = 1  # section 4, HandshakeType
 MAX_FRAGMENT: Final = 1 << 14  # section 5.1
 MAX_HANDSHAKE: Final = 32 * 1024
 MAX_READ: Final = 64 * 1024
+MAX_EXTENSIONS: Final = 512  # IANA knows fewer than 100: what a walk may cost ends here
+MAX_ALPN: Final = 1024  # bytes of the list; a client's is shorter than 100
+RECORD_HEADER: Final = 5
+MESSAGE_HEADER: Final = 4
 SERVER_NAME: Final = 0  # RFC 6066 section 3
 HOST_NAME: Final = 0
 ALPN: Final = 16  # RFC 7301
@@ -24,106 +32,102 @@ ESNI: Final = 0xFFCE
 
 _BAD: Final = Refused(Reason.BAD_TLS, "tls")
 _LONG: Final = Refused(Reason.TOO_LONG, "tls")
+_two_numbers: Final = Struct(">HH").unpack_from  # raises where it would read outside, as an index does
+
+Bytes: TypeAlias = bytes | bytearray | memoryview
 
 
-def sniff_tls(data: memoryview) -> Sniffed | NeedMore | Refused:
+def sniff_tls(data: Bytes) -> Sniffed | NeedMore | Refused:
     """``data`` begins with byte 22. The same answer for every way in which the same bytes arrive."""
     size = len(data)
-    at = got = 0
-    need = 4  # handshake header; then the whole message
-    spans: list[tuple[int, int]] = []
-    while True:
-        if at + 5 > size:
-            if size > at and data[at] != HANDSHAKE:
-                return _BAD
-            if at >= MAX_READ:
-                return _LONG
-            return NeedMore(at + 5 - size + max(need - got, 1))
+    at = got = 0  # end of the last record promised on the wire; handshake bytes promised up to there
+    need = MESSAGE_HEADER  # then, once that can be read, the whole message
+    slack = MAX_READ  # record headers are paid for from this
+    while at + RECORD_HEADER <= size:
         length = data[at + 3] << 8 | data[at + 4]
         if data[at] != HANDSHAKE or data[at + 1] != 3 or data[at + 2] > 4 or not 0 < length <= MAX_FRAGMENT:
             return _BAD
-        start = at + 5
-        spans.append((start, start + length))
+        start = at + RECORD_HEADER
         at = start + length
-        if at > MAX_READ:
-            return _LONG
         got += length
-        if need == 4 and got >= 4:
-            header = _first_four(data, spans, size)
-            if header is None:
-                return NeedMore(1)
-            if header[0] != CLIENT_HELLO:
+        if need == MESSAGE_HEADER:
+            if got == length and start < size and data[start] != CLIENT_HELLO:
                 return _BAD
-            need = 4 + (header[1] << 16 | header[2] << 8 | header[3])
+            if got < MESSAGE_HEADER:
+                continue
+            header = data[start : start + MESSAGE_HEADER] if got == length else _join(data, at)
+            if len(header) < MESSAGE_HEADER:
+                return NeedMore(at - size)
+            need = MESSAGE_HEADER + (header[1] << 16 | header[2] << 8 | header[3])
             if need > MAX_HANDSHAKE:
                 return _LONG
-        if need == 4 and start < size and len(spans) == 1 and data[start] != CLIENT_HELLO:
-            return _BAD
-        if got >= 4 and got > need:
-            return _BAD  # bytes after the hello in its record
-        if at > size:
-            return NeedMore(at - size + max(need - got, 0))
-        if got >= 4 and got == need:
-            hello = data[start : start + length] if len(spans) == 1 else _join(data, spans)
-            return _parse(hello, at)
+            slack = MAX_READ - RECORD_HEADER - need
+        if got >= need:
+            if got > need:
+                return _BAD  # bytes after the hello in its record
+            if at > MAX_READ:
+                return _LONG
+            if at > size:
+                return NeedMore(at - size)
+            return _parse(data, start, at, at) if got == length else _parse(_join(data, at), 0, need, at)
+        if at - got > slack:
+            return _LONG  # what is missing, in one more record, would end beyond MAX_READ
+    if at < size and data[at] != HANDSHAKE:
+        return _BAD
+    return NeedMore(at + RECORD_HEADER + need - got - size)
 
 
-def _first_four(data: memoryview, spans: list[tuple[int, int]], size: int) -> bytes | None:
-    """The handshake header, if all of it has arrived."""
-    out = bytearray()
-    for start, end in spans:
-        for at in range(start, end):
-            if at >= size:
-                return None
-            out.append(data[at])
-            if len(out) == 4:
-                return bytes(out)
-    return None
+def _join(data: Bytes, stop: int) -> bytes:
+    """What has arrived of the handshake in the records before ``stop``."""
+    bodies = []
+    at = 0
+    while at < stop:
+        start = at + RECORD_HEADER
+        at = start + (data[at + 3] << 8 | data[at + 4])
+        bodies.append(data[start:at])
+    return b"".join(bodies)
 
 
-def _join(data: memoryview, spans: list[tuple[int, int]]) -> memoryview:
-    return memoryview(b"".join([data[start:end] for start, end in spans]))
-
-
-def _parse(hello: memoryview, consumed: int) -> Sniffed | Refused:
+def _parse(data: Bytes, at: int, end: int, consumed: int) -> Sniffed | Refused:
     try:
-        return _extensions(hello, consumed)
-    except IndexError:
+        return _hello(data, at, end, consumed)
+    except (IndexError, StructError):
         return _BAD
 
 
-def _extensions(hello: memoryview, consumed: int) -> Sniffed | Refused:
-    """RFC 8446 section 4.1.2. IndexError where a length leads outside."""
-    end = len(hello)
-    at = 38  # header 4, legacy_version 2, random 32
-    session = hello[at]
+def _hello(data: Bytes, at: int, end: int, consumed: int) -> Sniffed | Refused:
+    """RFC 8446 section 4.1.2, between ``at`` and ``end``. IndexError or StructError where a length leads outside of ``data``."""
+    major = data[at + 4]
+    at += 38  # header 4, legacy_version 2, random 32
+    session = data[at]
     at += 1 + session
-    suites = hello[at] << 8 | hello[at + 1]
+    suites = data[at] << 8 | data[at + 1]
     at += 2 + suites
-    methods = hello[at]
+    methods = data[at]
     at += 1 + methods
-    if hello[4] != 3 or session > 32 or suites < 2 or suites & 1 or not methods or at > end:
+    if major != 3 or session > 32 or suites < 2 or suites & 1 or not methods or at > end:
         return _BAD
     if at == end:
         return Refused(Reason.NO_NAME, "tls")
-    if (hello[at] << 8 | hello[at + 1]) != end - at - 2:
+    if (data[at] << 8 | data[at + 1]) != end - at - 2:
         return _BAD
     at += 2
     seen: set[int] = set()
     name: bytes | None = None
     alpn: tuple[bytes, ...] = ()
     while at < end:
-        kind = hello[at] << 8 | hello[at + 1]
-        stop = at + 4 + (hello[at + 2] << 8 | hello[at + 3])
-        if stop > end or kind in seen:
+        kind, length = _two_numbers(data, at)
+        at += 4
+        stop = at + length
+        if stop > end or kind in seen or len(seen) == MAX_EXTENSIONS:
             return _BAD
         seen.add(kind)
         if kind == SERVER_NAME:
-            name = _server_name(hello, at + 4, stop)
+            name = _server_name(data, at, stop)
             if name is None:
                 return _BAD
         elif kind == ALPN:
-            protocols = _protocols(hello, at + 4, stop)
+            protocols = _protocols(data, at, stop)
             if protocols is None:
                 return _BAD
             alpn = protocols
@@ -138,27 +142,27 @@ def _extensions(hello: memoryview, consumed: int) -> Sniffed | Refused:
     return Sniffed("tls", host, None, ECH in seen, consumed, alpn)
 
 
-def _server_name(hello: memoryview, at: int, stop: int) -> bytes | None:
+def _server_name(data: Bytes, at: int, stop: int) -> bytes | None:
     """RFC 6066 section 3: a list of exactly one host_name; None for anything else."""
     if stop - at < 6:
         return None
-    listed = hello[at] << 8 | hello[at + 1]
-    length = hello[at + 3] << 8 | hello[at + 4]
-    if hello[at + 2] != HOST_NAME or at + 2 + listed != stop or at + 5 + length != stop:
+    listed = data[at] << 8 | data[at + 1]
+    length = data[at + 3] << 8 | data[at + 4]
+    if data[at + 2] != HOST_NAME or at + 2 + listed != stop or at + 5 + length != stop:
         return None
-    return bytes(hello[at + 5 : stop])
+    return bytes(data[at + 5 : stop])
 
 
-def _protocols(hello: memoryview, at: int, stop: int) -> tuple[bytes, ...] | None:
+def _protocols(data: Bytes, at: int, stop: int) -> tuple[bytes, ...] | None:
     """RFC 7301 section 3.1: a list of names of 1 to 255 bytes; None for anything else."""
-    if stop - at < 4 or (hello[at] << 8 | hello[at + 1]) != stop - at - 2:
+    if not 4 <= stop - at <= 2 + MAX_ALPN or (data[at] << 8 | data[at + 1]) != stop - at - 2:
         return None
     at += 2
     names = []
     while at < stop:
-        length = hello[at]
+        length = data[at]
         if not length or at + 1 + length > stop:
             return None
-        names.append(bytes(hello[at + 1 : at + 1 + length]))
+        names.append(bytes(data[at + 1 : at + 1 + length]))
         at += 1 + length
     return tuple(names)

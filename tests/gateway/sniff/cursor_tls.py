@@ -13,6 +13,8 @@ from gateway.sniff.result import NeedMore, Refused, Sniffed
 LIMIT_READ = 65536
 LIMIT_HANDSHAKE = 32768
 LIMIT_RECORD = 16384
+LIMIT_EXTENSIONS = 512
+LIMIT_ALPN = 1024
 
 BAD = Refused(Reason.BAD_TLS, "tls")
 LONG = Refused(Reason.TOO_LONG, "tls")
@@ -130,7 +132,7 @@ def layout(records: list[Record], message: bytes, size: int, sized_at: int) -> l
 def read_hello(message: bytes, consumed: int) -> Sniffed | Refused:
     try:
         extensions = read_extensions(message)
-        if len(dict(extensions)) != len(extensions):
+        if len(dict(extensions)) != len(extensions) or len(extensions) > LIMIT_EXTENSIONS:
             raise Malformed  # RFC 8446 section 4.2: one of a type
         found = dict(extensions)
         name = read_server_name(found[0]) if 0 in found else None
@@ -185,7 +187,7 @@ def read_server_name(body: bytes) -> bytes:
 def read_alpn(body: bytes) -> tuple[bytes, ...]:
     """RFC 7301 section 3.1."""
     extension = Cursor(body)
-    protocols = Cursor(extension.vector(2, 2))
+    protocols = Cursor(extension.vector(2, 2, LIMIT_ALPN))
     extension.finish()
     names = []
     while protocols.rest:
