@@ -200,6 +200,79 @@ NAMES = [
 ]
 
 NO_HOSTNAMES = [
+    *(
+        b"1.2.3.4",
+        b"127.1",
+        b"2130706433",
+        b"0x7f.1",
+        b"0x7f000001",
+        b"127.0.0.0x1",
+        b"x.0X1",
+        b"x.0x",
+        b"x.1",
+    ),
+    *(b"1.2.3.4.", b"0177.0.0.01", b"::1", b"[::1]", b"[1.2.3.4]", b"fe80::1%eth0", b"::ffff:1.2.3.4"),
+    *(
+        b".",
+        b"..",
+        b".x.test",
+        b"x..test",
+        b"x.test..",
+        b"-x.test",
+        b"x-.test",
+        b"x.-test",
+        b"x.test-",
+        b"-",
+        b"x.-",
+    ),
+    *(
+        b"x.test\0",
+        b"\0",
+        b"x\0.test",
+        b"good.test\0.evil.test",
+        b"evil.test\0good.test",
+        b"x.test\n",
+        b"x.test\r\n",
+    ),
+    *(
+        b" x.test",
+        b"x.test ",
+        b"x test",
+        b"\tx.test",
+        b"x.test:443",
+        b"u@x.test",
+        b"https://x.test",
+        b"x.test/",
+        b"*.x.test",
+    ),
+    *(
+        b"x,test",
+        b"x.test,y.test",
+        b"x\\.test",
+        b"x%2etest",
+        b"x.test#",
+        b"x.test?",
+        b"x;test",
+        b"'x.test'",
+        b"(x.test)",
+    ),
+    *(
+        "bücher.test".encode(),
+        "bücher.test".encode("latin-1"),
+        b"x.test\x80",
+        b"\xff",
+        "x\N{IDEOGRAPHIC FULL STOP}test".encode(),
+    ),
+    *(
+        "\N{KELVIN SIGN}.test".encode(),
+        "x\N{SOFT HYPHEN}.test".encode(),
+        "\N{BOM}x.test".encode(),
+        b"x\x7f.test",
+    ),
+    *(b"a" * 64 + b".test", b"x." + b"a" * 64, LONGEST + b"a", LONGEST + b"a.", b"a." * 500, b"a" * 5000),
+]
+
+HOSTNAMES = [
     *(Message(f"name-{at}", hello(server_name(name)), host) for at, (name, host) in enumerate(NAMES)),
     *(
         Message(f"no-name-{at}", hello(server_name(name)), Reason.BAD_NAME, raw=name[:253])
