@@ -40,6 +40,17 @@ class ZoneControl:
         self._control.ask("zone-reset")
 
 
+class Process(subprocess.Popen[str]):
+    """Ends with its ``with`` block if that fails: waiting for it could take for ever."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            _end(self)
+        super().__exit__(kind, error, trace)
+
+
 class Lab:
     """The far side and the gateway's own ``host`` namespace. A context manager; needs root.
 
@@ -120,14 +131,20 @@ class Lab:
             "stderr": subprocess.PIPE,
         }
         settings.update({"cwd": self.work, "text": True, "start_new_session": True, **options})
-        prefix = ["nsenter", f"--net={self.host if namespace == 'host' else self.net}"]
+        # Whoever runs the tests in the background may have them ignored, and ignored they would stay.
+        prefix = [
+            "env",
+            "--default-signal=HUP,INT,QUIT",
+            "nsenter",
+            f"--net={self.host if namespace == 'host' else self.net}",
+        ]
         if own_resolver:
             bind = 'mount --bind "$1" /etc/resolv.conf; shift; exec "$@"'
             prefix += ["unshare", "--mount", "sh", "-ec", bind, "sh", str(self.directory / "resolv.conf")]
         if uid is not None:
             prefix += ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
         environment = {**self.environment(), **(env or {})}
-        return subprocess.Popen([*prefix, *map(str, argv)], env=environment, **settings)
+        return Process([*prefix, *map(str, argv)], env=environment, **settings)
 
     def run(
         self, argv: Sequence[str | Path], *, timeout: float = 15.0, **options: Any
