@@ -209,7 +209,7 @@ async def test_passthrough_of_what_has_no_question_goes_by_the_id(desk: Desk) ->
 
 async def test_passthrough_of_a_question_that_cannot_be_read_goes_by_the_id(desk: Desk) -> None:
     wire = query(b"\1a\xc0\x00")
-    rest = b"\x81\x80\0\1\0\1\0\0\0\0" + b"whatever the resolver makes of it"
+    rest = b"\x81\x80\0\1\0\1\0\0\0\1" + b"whatever the resolver makes of it"
     front = desk.front(lambda asked: [b"\0\0" + rest, asked.wire[:2] + rest], guard("passthrough"))
     assert await front.ask_udp(wire) == wire[:2] + rest
 

@@ -24,6 +24,12 @@ class Path:
         self.counts = Counts()
         self.task: asyncio.Task[Relayed] | None = None
 
+    def shrink(self) -> None:
+        """Small buffers in the kernel, so that a stall comes soon and for sure."""
+        for sock in (self.client, self.inner, self.outer, self.upstream):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+
     def start(self) -> "asyncio.Task[Relayed]":
         self.task = asyncio.get_running_loop().create_task(relay(self.inner, self.outer, self.counts))
         return self.task
@@ -201,6 +207,7 @@ async def test_a_reader_that_does_not_read_stops_the_sender_and_costs_no_memory(
 
 async def test_a_stalled_way_goes_on_without_loss_or_repetition(path: Path) -> None:
     said = random.Random(5).randbytes(8_000_000)
+    path.shrink()
     path.start()
     saying = asyncio.get_running_loop().create_task(_say(path.upstream, said, 6))
     await asyncio.sleep(0.3)
