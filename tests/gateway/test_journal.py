@@ -1,8 +1,6 @@
 """Exactly one decision for each accepted connection, whatever becomes of it, of the pipe, and of the process."""
 
 import asyncio
-import fcntl
-import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -11,77 +9,19 @@ from typing import Any
 
 import pytest
 
-from audit.feed import MAX_BACKLOG, Feed, Intake, open_pipe
+from audit.feed import MAX_BACKLOG, Feed, open_pipe
 from audit.ledger import SLOT_BYTES, Ledger
-from audit.log import AuditLog
 from audit.record import EndedBy, Phase
 from gateway.decide import Decision, Target, Verdict, refuse
-from gateway.flow import Flow
 from gateway.journal import FLUSH_S, Attempt, Journal, _pack, bury
 from gateway.net.relay import Counts
 from gateway.reasons import Reason
 from gateway.sniff.result import Refused, Sniffed
-from gateway.summary import Summary
 from tests.gateway.deciding import NAME, flow_to, said, tls
+from tests.gateway.journal_desk import Desk
 
 ALLOW = said("2", "allow_out[0] 203.0.113.0/24", None)
 BLOCK = said("4*", "", None)._replace(host="evil.example")
-DECISIONS = ("egress_allowed", "egress_blocked")
-
-
-class Desk:
-    """A journal, and all that is behind it."""
-
-    def __init__(self, directory: Path, slots: int = 64) -> None:
-        self.read_end, self.write_end = open_pipe()
-        self.ledger = Ledger(slots)
-        self.log = AuditLog(directory)
-        self.summary = Summary()
-        self.intake = Intake(self.read_end, self.log, self.summary.count, sandbox="agent-1")
-        self.journal = Journal(Feed(self.write_end), self.ledger)
-        self._opened = 0
-
-    def open(self, flow: Flow | None = None) -> Attempt:
-        """An attempt with a flow id of its own."""
-        self._opened += 1
-        attempt = self.journal.open(flow or self.flow(self._opened))
-        assert attempt is not None
-        return attempt
-
-    def flow(self, number: int) -> Flow:
-        template = flow_to("203.0.113.9")
-        return Flow(f"ab-{number:x}", template.sandbox, template.source, template.dest)
-
-    def shrink(self) -> None:
-        fcntl.fcntl(self.write_end, fcntl.F_SETPIPE_SZ, 4096)
-
-    def stuff(self) -> None:
-        """Fill the pipe to the last byte with what is passed over."""
-        while True:
-            try:
-                os.write(self.write_end, b"\n")
-            except BlockingIOError:
-                return
-
-    def keep(self) -> None:
-        self.intake.drain()
-        self.log.flush()
-
-    def bury(self) -> None:
-        self.keep()
-        bury(self.ledger, self.log, "agent-1", self.summary)
-
-    def records(self) -> list[dict[str, Any]]:
-        self.keep()
-        return [json.loads(line) for line in self.log.path.read_text().splitlines()]
-
-    def decisions(self) -> list[dict[str, Any]]:
-        return [record for record in self.records() if record["event"] in DECISIONS]
-
-    def close(self) -> None:
-        os.close(self.write_end)
-        self.intake.close()
-        self.log.close()
 
 
 @pytest.fixture

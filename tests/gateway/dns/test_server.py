@@ -13,97 +13,15 @@ import dns.rcode
 import pytest
 
 from gateway.dns import server as module
-from gateway.dns.guard import SINKHOLE, Guard
-from gateway.dns.server import MAX_IN_FLIGHT, DnsForwarder
+from gateway.dns.guard import SINKHOLE
+from gateway.dns.server import MAX_IN_FLIGHT
 from gateway.flow import Endpoint
 from gateway.net.sockets import readable, receive, send_all
+from tests.gateway.dns.front import Desk, Front, framed, read_message
 from tests.gateway.dns.queries import ALLOWED, ECH, HTTPS, OTHER, A, guard, query
-from tests.gateway.dns_server import Answering, Asked, DnsServer, reply, serving
+from tests.gateway.dns_server import Asked, DnsServer, reply, serving
 
 GOOD = f"{ALLOWED}. 60 IN A 203.0.113.9"
-
-
-class Front:
-    """The forwarder on loopback, and the sandbox's side of it."""
-
-    def __init__(self, resolver: Endpoint, by: Guard) -> None:
-        self.tcp = socket.create_server(("127.0.0.1", 0))
-        self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.udp.bind(self.tcp.getsockname())
-        self.tcp.setblocking(False)
-        self.udp.setblocking(False)
-        self.address: tuple[str, int] = self.tcp.getsockname()
-        self.forwarder = DnsForwarder(self.udp, self.tcp, resolver, by)
-        self.forwarder.start()
-
-    def client(self, kind: socket.SocketKind = socket.SOCK_DGRAM) -> socket.socket:
-        sock = socket.socket(socket.AF_INET, kind)
-        sock.connect(self.address)
-        sock.setblocking(False)
-        return sock
-
-    async def ask_udp(self, wire: bytes) -> bytes:
-        with self.client() as sock:
-            sock.send(wire)
-            async with asyncio.timeout(3):
-                await readable(sock)
-            return sock.recv(65535)
-
-    async def ask_tcp(self, wire: bytes) -> bytes:
-        with self.client(socket.SOCK_STREAM) as sock:
-            try:
-                await send_all(sock, _framed(wire))
-                return await _message(sock)
-            except ConnectionResetError:
-                return b""
-
-    async def settled(self) -> None:
-        """Nothing is under way any more."""
-        async with asyncio.timeout(3):
-            while self.forwarder._in_flight:
-                await asyncio.sleep(0.01)
-
-    async def close(self) -> None:
-        self.forwarder.stop()
-        for task in asyncio.all_tasks():
-            if task.get_name().startswith("dns "):
-                task.cancel()
-        await asyncio.sleep(0.01)
-        self.tcp.close()
-        self.udp.close()
-
-
-def _framed(wire: bytes) -> bytes:
-    return len(wire).to_bytes(2, "big") + wire
-
-
-async def _message(sock: socket.socket) -> bytes:
-    """One framed answer; empty at the end of the connection."""
-    got = bytearray()
-    async with asyncio.timeout(3):
-        while len(got) < 2 or len(got) < 2 + int.from_bytes(got[:2], "big"):
-            if not await receive(sock, got, 65535):
-                return b""
-    return bytes(got[2:])
-
-
-class Desk:
-    """A resolver that answers as a test says, and forwarders in front of it."""
-
-    def __init__(self, server: DnsServer) -> None:
-        self.server = server
-        self.fronts: list[Front] = []
-
-    def front(self, answering: Answering | None = None, by: Guard | None = None) -> Front:
-        if answering is not None:
-            self.server.answering = answering
-        made = Front(self.server.endpoint, by or guard())
-        self.fronts.append(made)
-        return made
-
-    @property
-    def asked(self) -> list[Asked]:
-        return self.server.asked
 
 
 @contextmanager
@@ -263,16 +181,16 @@ async def test_a_packet_from_elsewhere_is_not_taken(desk: Desk) -> None:
 async def test_one_octet_at_a_time(desk: Desk) -> None:
     front = desk.front()
     with front.client(socket.SOCK_STREAM) as sock:
-        for octet in _framed(query()):
+        for octet in framed(query()):
             await send_all(sock, bytes((octet,)))
             await asyncio.sleep(0.001)
-        assert dns.message.from_wire(await _message(sock)).answer
+        assert dns.message.from_wire(await read_message(sock)).answer
 
 
 async def test_several_queries_on_one_connection_even_at_once(desk: Desk) -> None:
     front = desk.front()
     with front.client(socket.SOCK_STREAM) as sock:
-        await send_all(sock, _framed(query()) + _framed(query(OTHER)) + _framed(query("a.anthropic.com", 28)))
+        await send_all(sock, framed(query()) + framed(query(OTHER)) + framed(query("a.anthropic.com", 28)))
         got = bytearray()
         async with asyncio.timeout(3):
             while got.count(b"\x12\x34") < 3:
@@ -293,8 +211,8 @@ async def test_several_queries_on_one_connection_even_at_once(desk: Desk) -> Non
         b"\0\0",
         b"\0\5abc",
         b"\xff\xff" + b"x" * 100,
-        _framed(b"short"),
-        _framed(query(flags=0x8100)),
+        framed(b"short"),
+        framed(query(flags=0x8100)),
     ],
 )
 async def test_what_is_no_message_ends_the_connection_and_nothing_else(desk: Desk, sent: bytes) -> None:
@@ -302,7 +220,7 @@ async def test_what_is_no_message_ends_the_connection_and_nothing_else(desk: Des
     with front.client(socket.SOCK_STREAM) as sock:
         await send_all(sock, sent)
         sock.shutdown(socket.SHUT_WR)
-        assert await _message(sock) == b""
+        assert await read_message(sock) == b""
     assert (await _ask(front, "tcp", query())).answer
     await front.settled()
 
@@ -322,7 +240,7 @@ async def test_a_client_that_says_nothing_is_let_go(desk: Desk, monkeypatch: pyt
     front = desk.front()
     with front.client(socket.SOCK_STREAM) as sock:
         await send_all(sock, b"\0")
-        assert await _message(sock) == b""
+        assert await read_message(sock) == b""
 
 
 # -- who goes away
@@ -336,7 +254,7 @@ async def test_a_client_that_is_gone_harms_nobody(desk: Desk, caplog: pytest.Log
     front = desk.front(slow)
     for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
         sock = front.client(kind)
-        sock.send(query() if kind is socket.SOCK_DGRAM else _framed(query()))
+        sock.send(query() if kind is socket.SOCK_DGRAM else framed(query()))
         await asyncio.sleep(0.01)
         sock.close()
     await asyncio.sleep(0.2)
@@ -421,8 +339,8 @@ async def test_out_of_descriptors_it_rests_and_comes_back(
         await asyncio.sleep(0.35)
         assert 2 <= tried <= 5, "it neither spins nor gives up"
         monkeypatch.setattr(front.forwarder, "_tcp", front.tcp)
-        await send_all(sock, _framed(query(OTHER)))
-        assert await _message(sock)
+        await send_all(sock, framed(query(OTHER)))
+        assert await read_message(sock)
 
 
 async def test_stopped_it_takes_no_more(desk: Desk) -> None:

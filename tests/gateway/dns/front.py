@@ -1,0 +1,94 @@
+"""The forwarder between a sandbox's sockets and a resolver, all on loopback."""
+
+import asyncio
+import socket
+
+from gateway.dns.guard import Guard
+from gateway.dns.server import DnsForwarder
+from gateway.flow import Endpoint
+from gateway.net.sockets import readable, receive, send_all
+from tests.gateway.dns.queries import guard
+from tests.gateway.dns_server import Answering, Asked, DnsServer
+
+
+class Front:
+    """The forwarder on loopback, and the sandbox's side of it."""
+
+    def __init__(self, resolver: Endpoint, by: Guard) -> None:
+        self.tcp = socket.create_server(("127.0.0.1", 0))
+        self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.udp.bind(self.tcp.getsockname())
+        self.tcp.setblocking(False)
+        self.udp.setblocking(False)
+        self.address: tuple[str, int] = self.tcp.getsockname()
+        self.forwarder = DnsForwarder(self.udp, self.tcp, resolver, by)
+        self.forwarder.start()
+
+    def client(self, kind: socket.SocketKind = socket.SOCK_DGRAM) -> socket.socket:
+        sock = socket.socket(socket.AF_INET, kind)
+        sock.connect(self.address)
+        sock.setblocking(False)
+        return sock
+
+    async def ask_udp(self, wire: bytes) -> bytes:
+        with self.client() as sock:
+            sock.send(wire)
+            async with asyncio.timeout(3):
+                await readable(sock)
+            return sock.recv(65535)
+
+    async def ask_tcp(self, wire: bytes) -> bytes:
+        with self.client(socket.SOCK_STREAM) as sock:
+            try:
+                await send_all(sock, framed(wire))
+                return await read_message(sock)
+            except ConnectionResetError:
+                return b""
+
+    async def settled(self) -> None:
+        """Nothing is under way any more."""
+        async with asyncio.timeout(3):
+            while self.forwarder._in_flight:
+                await asyncio.sleep(0.01)
+
+    async def close(self) -> None:
+        self.forwarder.stop()
+        for task in asyncio.all_tasks():
+            if task.get_name().startswith("dns "):
+                task.cancel()
+        await asyncio.sleep(0.01)
+        self.tcp.close()
+        self.udp.close()
+
+
+def framed(wire: bytes) -> bytes:
+    return len(wire).to_bytes(2, "big") + wire
+
+
+async def read_message(sock: socket.socket) -> bytes:
+    """One framed answer; empty at the end of the connection."""
+    got = bytearray()
+    async with asyncio.timeout(3):
+        while len(got) < 2 or len(got) < 2 + int.from_bytes(got[:2], "big"):
+            if not await receive(sock, got, 65535):
+                return b""
+    return bytes(got[2:])
+
+
+class Desk:
+    """A resolver that answers as a test says, and forwarders in front of it."""
+
+    def __init__(self, server: DnsServer) -> None:
+        self.server = server
+        self.fronts: list[Front] = []
+
+    def front(self, answering: Answering | None = None, by: Guard | None = None) -> Front:
+        if answering is not None:
+            self.server.answering = answering
+        made = Front(self.server.endpoint, by or guard())
+        self.fronts.append(made)
+        return made
+
+    @property
+    def asked(self) -> list[Asked]:
+        return self.server.asked

@@ -1,0 +1,202 @@
+"""How often the resolver's server is asked: what is remembered, shared, and asked for in both families."""
+
+import asyncio
+
+import pytest
+
+from gateway.net import resolve
+from gateway.net.resolve import CACHED_NAMES, TTL_MAX_S, TTL_MIN_S, ResolveError, Resolver, ResolveTimeout
+from tests.gateway.dns_server import Asked, DnsServer, reply, serving
+
+NAME = "api.openai.com"
+GOOD = f"{NAME}. 60 IN A 203.0.113.9"
+
+
+class Clock:
+    """Time that passes when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolve, "ATTEMPT_S", 0.15)
+
+
+async def _ask(server: DnsServer, name: str = NAME) -> list[str]:
+    return [str(ip) for ip in await Resolver(server.endpoint).addresses(name)]
+
+
+# -- what is remembered
+
+
+@pytest.mark.parametrize(
+    ("ttl", "kept"),
+    [(0, TTL_MIN_S), (1, TTL_MIN_S), (5, 5), (60, 60), (300, 300), (301, TTL_MAX_S), (2**31 - 1, TTL_MAX_S)],
+)
+async def test_an_answer_is_good_for_its_ttl_within_bounds(ttl: int, kept: int) -> None:
+    clock = Clock()
+    with serving(lambda asked: [reply(asked, f"{NAME}. {ttl} IN A 203.0.113.{len(server.asked)}")]) as server:
+        resolver = Resolver(server.endpoint, clock)
+        first = await resolver.addresses(NAME)
+        clock.now += kept - 0.5
+        assert await resolver.addresses(NAME) == first
+        assert len(server.asked) == 1
+        clock.now += 1
+        assert await resolver.addresses(NAME) != first
+        assert len(server.asked) == 2
+
+
+async def test_the_smallest_ttl_of_a_chain_counts() -> None:
+    clock = Clock()
+    chain = [f"{NAME}. 20 IN CNAME a.example.", "a.example. 200 IN A 203.0.113.9"]
+    with serving(lambda asked: [reply(asked, *chain)]) as server:
+        resolver = Resolver(server.endpoint, clock)
+        await resolver.addresses(NAME)
+        clock.now += 21
+        await resolver.addresses(NAME)
+    assert len(server.asked) == 2
+
+
+async def test_only_the_question_asked_is_remembered() -> None:
+    others = [GOOD, "a.example. 60 IN A 198.51.100.66", f"{NAME}. 60 IN TXT x"]
+    with serving(lambda asked: [reply(asked, *(others if asked.name == f"{NAME}." else []))]) as server:
+        resolver = Resolver(server.endpoint)
+        await resolver.addresses(NAME)
+        with pytest.raises(ResolveError):
+            await resolver.addresses("a.example")
+    assert len(server.asked) == 2
+
+
+async def test_errors_are_not_remembered() -> None:
+    with serving(
+        lambda asked: [reply(asked, GOOD) if len(server.asked) > 1 else reply(asked, rcode=2)]
+    ) as server:
+        resolver = Resolver(server.endpoint)
+        with pytest.raises(ResolveError):
+            await resolver.addresses(NAME)
+        assert len(await resolver.addresses(NAME)) == 1
+
+
+async def test_memory_is_bounded_and_the_oldest_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert CACHED_NAMES == 4096
+    monkeypatch.setattr(resolve, "CACHED_NAMES", 3)
+    clock = Clock()
+    with serving(lambda asked: [reply(asked, f"{asked.name} 5 IN A 203.0.113.9")]) as server:
+        resolver = Resolver(server.endpoint, clock)
+        for name in ("a.example", "b.example", "c.example"):
+            await resolver.addresses(name)
+        clock.now += 10
+        await resolver.addresses("a.example")  # asked for again: the newest now
+        await resolver.addresses("d.example")
+        assert list(resolver._answers) == ["c.example", "a.example", "d.example"]
+
+
+# -- questions in flight
+
+
+async def test_one_question_serves_all_who_wait_for_it() -> None:
+    with serving(lambda asked: [reply(asked, GOOD)] if len(server.asked) == 2 else []) as server:
+        resolver = Resolver(server.endpoint)
+        answers = await asyncio.gather(*(resolver.addresses(NAME) for _ in range(50)))
+        assert len(set(answers)) == 1
+        assert len(server.asked) == 2
+        assert resolver._asking == {}
+
+
+async def test_an_error_reaches_all_who_wait_for_it() -> None:
+    with serving(lambda asked: [reply(asked, rcode=3)]) as server:
+        resolver = Resolver(server.endpoint)
+        answers = await asyncio.gather(*(resolver.addresses(NAME) for _ in range(5)), return_exceptions=True)
+        assert all(isinstance(answer, ResolveError) for answer in answers)
+        assert len(server.asked) == 1
+
+
+async def test_one_who_gives_up_takes_nothing_from_the_others() -> None:
+    with serving(lambda asked: [reply(asked, GOOD)] if len(server.asked) == 2 else []) as server:
+        resolver = Resolver(server.endpoint)
+        loop = asyncio.get_running_loop()
+        first, second = (loop.create_task(resolver.addresses(NAME)) for _ in range(2))
+        await asyncio.sleep(0.02)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert [str(ip) for ip in await second] == ["203.0.113.9"]
+
+
+async def test_when_all_have_given_up_nothing_is_left_to_complain(caplog: pytest.LogCaptureFixture) -> None:
+    with serving(lambda asked: []) as server:
+        resolver = Resolver(server.endpoint)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.02):
+                await resolver.addresses(NAME)
+        assert list(resolver._asking) == [NAME]
+        await asyncio.sleep(0.6)
+        assert resolver._asking == {}
+    assert caplog.records == []
+
+
+# -- both families
+
+
+def _both(asked: Asked, a: list[str], aaaa: list[str], rcode: int = 0) -> list[bytes]:
+    kind = asked.message.question[0].rdtype.name
+    records = [f"{NAME}. {60 if kind == 'A' else 20} IN {kind} {ip}" for ip in (a if kind == "A" else aaaa)]
+    return [reply(asked, *records, rcode=0 if records else rcode)]
+
+
+@pytest.mark.parametrize(
+    ("a", "aaaa", "rcode"),
+    [
+        (["203.0.113.9"], ["2001:db8::9", "2001:db8::8"], 0),
+        (["203.0.113.9"], [], 0),
+        ([], ["2001:db8::9"], 0),
+        (["203.0.113.9"], [], 2),
+        ([], ["2001:db8::9"], 2),
+        ([], [], 0),
+        ([], [], 3),
+    ],
+)
+async def test_both_families_are_asked_for_where_both_are_wanted(
+    a: list[str], aaaa: list[str], rcode: int
+) -> None:
+    clock = Clock()
+    with serving(lambda asked: _both(asked, a, aaaa, rcode)) as server:
+        resolver = Resolver(server.endpoint, clock, ipv6=True)
+        if not a + aaaa:
+            with pytest.raises(ResolveError):
+                await resolver.addresses(NAME)
+            return
+        assert [str(ip) for ip in await resolver.addresses(NAME)] == a + aaaa
+        assert len(server.asked) == 2
+        clock.now += 21 if aaaa else 61
+        await resolver.addresses(NAME)
+        assert len(server.asked) == 4, "the smaller TTL counts"
+
+
+async def test_silence_about_one_family_does_not_take_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolve, "ATTEMPT_S", 0.03)
+    for silent in ("A", "AAAA"):
+        with serving(
+            lambda asked, silent=silent: (
+                []  # type: ignore[misc]
+                if asked.message.question[0].rdtype.name == silent
+                else _both(asked, ["203.0.113.9"], ["2001:db8::9"])
+            )
+        ) as server:
+            assert len(await Resolver(server.endpoint, ipv6=True).addresses(NAME)) == 1
+        with (
+            serving(
+                lambda asked, silent=silent: (
+                    []  # type: ignore[misc]
+                    if asked.message.question[0].rdtype.name == silent
+                    else _both(asked, [], [])
+                )
+            ) as server,
+            pytest.raises(ResolveTimeout),
+        ):
+            await Resolver(server.endpoint, ipv6=True).addresses(NAME)
