@@ -5,11 +5,14 @@ has entered a namespace never has to come back: it ends.
 """
 
 import os
+import signal
 import socket
 import sys
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 from ctypes import CDLL, get_errno
+from pathlib import Path
 from typing import Final
 
 from gateway.netd.requests import MAX_MESSAGE_BYTES, Answer, CellOpened, Failed, decode_answer, encode
@@ -19,6 +22,8 @@ from rules.plan import Plan, faults
 CLONE_NEWNET: Final = 0x40000000  # linux/sched.h
 CLONE_NEWUSER: Final = 0x10000000
 MAX_DESCRIPTORS: Final = 8
+CLEAR_PAUSE_S: Final = 0.01
+CLEAR_TIMEOUT_S: Final = 5.0
 
 
 def open_cell(plan: Plan, plan6: Plan | None = None) -> tuple[Answer, list[int]]:
@@ -40,6 +45,31 @@ def open_cell(plan: Plan, plan6: Plan | None = None) -> tuple[Answer, list[int]]
     if not message:
         return Failed("the process that builds the cell died; dmesg may say why"), []
     return decode_answer(message), descriptors
+
+
+def clear(cells: Sequence[int]) -> None:
+    """Kill whatever still lives in the network namespaces that ``cells`` are descriptors of: once nobody decides, nobody may stay.
+
+    As a rule there is nothing. But a gateway that was killed while bubblewrap made the sandbox leaves half of it waiting for the other half.
+    Held open, for the number of a namespace that is gone may be another's by now.
+    """
+    inodes = {os.fstat(descriptor).st_ino for descriptor in cells}
+    give_up = time.monotonic() + CLEAR_TIMEOUT_S
+    while inodes and _kill_in(inodes) and time.monotonic() < give_up:
+        time.sleep(CLEAR_PAUSE_S)
+
+
+def _kill_in(cells: Container[int]) -> bool:
+    found = False
+    for path in Path("/proc").glob("[0-9]*/ns/net"):
+        try:
+            if path.stat().st_ino not in cells:
+                continue
+            os.kill(int(path.parts[2]), signal.SIGKILL)
+        except OSError:
+            continue  # it ended meanwhile, or it is not ours to look at, and then it is in no cell of ours
+        found = True
+    return found
 
 
 def _build(plan: Plan, plan6: Plan | None) -> dict[str, int]:

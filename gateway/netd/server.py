@@ -5,7 +5,7 @@ import socket
 from typing import Final
 
 from gateway.errors import EgressError, PrivilegeError, SetupError
-from gateway.netd.cells import open_cell
+from gateway.netd.cells import clear, open_cell
 from gateway.netd.requests import (
     MAX_MESSAGE_BYTES,
     Answer,
@@ -75,11 +75,15 @@ def serve(channel: socket.socket) -> None:
         import gateway.netd.links  # noqa: F401
         import rules.iptables  # noqa: F401
 
+        cells: list[int] = []
         while raw := channel.recv(MAX_MESSAGE_BYTES):
             answer, descriptors = _answer(raw)
+            if isinstance(answer, CellOpened):
+                cells.append(os.dup(descriptors[answer.descriptors.index("netns")]))
             socket.send_fds(channel, [encode(answer)], descriptors)
             for descriptor in descriptors:
                 os.close(descriptor)
+        clear(cells)
     except BaseException:
         status = 1
         raise

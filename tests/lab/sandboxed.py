@@ -138,3 +138,16 @@ def read_records(directory: Path) -> list[Record]:
         for path in sorted(directory.glob("egress-*.jsonl"))
         for line in path.read_text().splitlines()
     ]
+
+
+def in_session(pid: int) -> list[str]:
+    """Processes of the session that ``pid`` led: proc(5), stat."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            text = path.read_text()
+        except OSError:
+            continue
+        if int(text.rpartition(") ")[2].split()[3]) == pid:
+            found.append(text)
+    return found

@@ -2,12 +2,11 @@
 
 import json
 import time
-from pathlib import Path
 
 import pytest
 
 from tests.lab.lab import Lab
-from tests.lab.sandboxed import egress_for, new_audit_dir
+from tests.lab.sandboxed import egress_for, in_session, new_audit_dir
 
 pytestmark = pytest.mark.root
 
@@ -58,16 +57,3 @@ def test_nothing_is_left(lab: Lab) -> None:
     while left := in_session(process.pid):
         assert time.monotonic() < give_up, left
         time.sleep(0.02)
-
-
-def in_session(pid: int) -> list[str]:
-    """Processes of the session that ``pid`` led: proc(5), stat."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            text = path.read_text()
-        except OSError:
-            continue
-        if int(text.rpartition(") ")[2].split()[3]) == pid:
-            found.append(text)
-    return found

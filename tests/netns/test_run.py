@@ -19,7 +19,15 @@ import pytest
 
 from tests.lab.lab import Lab
 from tests.lab.places import GOOD_IP
-from tests.lab.sandboxed import NOTICE, Outcome, egress_argv, egress_run, new_audit_dir, read_records
+from tests.lab.sandboxed import (
+    NOTICE,
+    Outcome,
+    egress_argv,
+    egress_run,
+    in_session,
+    new_audit_dir,
+    read_records,
+)
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 
@@ -147,6 +155,12 @@ def test_streams_are_passed_on_byte_by_byte(lab: Lab, starter: int | None) -> No
     assert hashlib.sha256(err[start_of_data : start_of_data + len(data)]).digest() == digest
     own = err[:start_of_data] + err[start_of_data + len(data) :]
     assert all(line.startswith(NOTICE.encode()) for line in own.splitlines())
+
+
+@pytest.mark.parametrize("number", ["TERM", "KILL", "SEGV", "INT"])
+def test_nothing_is_added_to_what_a_killed_command_said(lab: Lab, starter: int | None, number: str) -> None:
+    outcome = run(lab, "sh", "-c", f"ulimit -c 0; echo last >&2; kill -{number} $$", starter=starter)
+    assert (outcome.status > 128, outcome.stdout, outcome.stderr) == (True, "", "last\n")
 
 
 def test_the_streams_can_be_opened_by_name(lab: Lab) -> None:
@@ -281,7 +295,7 @@ def test_no_signal_is_lost_while_the_command_starts(lab: Lab, program: str) -> N
         wait_for(lambda: [comm(pid) for pid in descendants(process.pid)].count(program) >= least, pause_s=0.0)
         os.kill(process.pid, signal.SIGTERM)
         try:
-            assert process.wait(10) in (143, -signal.SIGTERM), "-TERM: egress did not forward anything yet"
+            assert process.wait(10) == 143
         finally:
             process.kill()
 
@@ -332,12 +346,19 @@ def test_kill_0_inside_reaches_nobody_outside(lab: Lab) -> None:
 class Terminal:
     """A program in a session of its own, on a terminal of its own; ``egress run`` with a command if nothing else is said."""
 
-    def __init__(self, lab: Lab, *command: str, egress: bool = True) -> None:
-        argv = egress_argv(new_audit_dir(lab), command, allow=ALLOW) if egress else list(command)
+    def __init__(self, lab: Lab, *command: str, egress: bool = True, uid: int | None = None) -> None:
+        argv = (
+            egress_argv(new_audit_dir(lab, uid), command, allow=ALLOW, uid=uid) if egress else list(command)
+        )
         self.master, slave = pty.openpty()
         # Not the leader of a group yet, or setsid would fork.
         self.process = lab.popen(
-            ["setsid", "--ctty", *argv], stdin=slave, stdout=slave, stderr=slave, start_new_session=False
+            ["setsid", "--ctty", *argv],
+            uid=uid,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=False,
         )
         os.close(slave)
         self.pid = self.process.pid
@@ -369,8 +390,8 @@ class Terminal:
         return status
 
 
-def test_ctrl_c_reaches_the_command_once_and_egress_survives(lab: Lab) -> None:
-    terminal = Terminal(lab, PYTHON, "-c", TRAP)
+def test_ctrl_c_reaches_the_command_once_and_egress_survives(lab: Lab, starter: int | None) -> None:
+    terminal = Terminal(lab, PYTHON, "-c", TRAP, uid=starter)
     terminal.wait_for("ready")
     terminal.type("\x03")
     terminal.wait_for("SIGINT")
@@ -383,8 +404,8 @@ def test_ctrl_c_reaches_the_command_once_and_egress_survives(lab: Lab) -> None:
     assert "Traceback" not in terminal.seen
 
 
-def test_ctrl_c_ends_a_command_without_handlers(lab: Lab) -> None:
-    terminal = Terminal(lab, "sh", "-c", "echo up; exec sleep 50")
+def test_ctrl_c_ends_a_command_without_handlers(lab: Lab, starter: int | None) -> None:
+    terminal = Terminal(lab, "sh", "-c", "echo up; exec sleep 50", uid=starter)
     terminal.wait_for("up")
     terminal.type("\x03")
     assert terminal.end() == 130
@@ -400,8 +421,8 @@ def test_ctrl_c_before_the_command_leaves_no_traceback(lab: Lab) -> None:
         assert "Traceback" not in terminal.seen, terminal.seen
 
 
-def test_a_shell_has_the_terminal(lab: Lab) -> None:
-    terminal = Terminal(lab, "bash", "--norc", "-i")
+def test_a_shell_has_the_terminal(lab: Lab, starter: int | None) -> None:
+    terminal = Terminal(lab, "bash", "--norc", "-i", uid=starter)
     terminal.type("PS1=; [ -t 0 ] && echo is-a-$((1+1))-tty; stty size; tty\n")
     terminal.wait_for("is-a-2-tty")
     assert "no job control" not in terminal.seen
@@ -559,3 +580,25 @@ def test_what_is_bound_can_be_used(lab: Lab) -> None:
     assert json.loads((place / "page").read_text())["address"] == GOOD_IP
     (place / "page").unlink()
     place.rmdir()
+
+
+@pytest.mark.timeout(120)
+def test_a_gateway_killed_while_the_sandbox_is_made_leaves_nobody(lab: Lab) -> None:
+    """Bubblewrap is two processes by then, and one waits for a word of the other."""
+    for _ in range(15):
+        with start(lab, "sleep", "50") as process:
+            wait_for(
+                lambda: [inner for pid in children_of(process.pid, "bwrap") for inner in children_of(pid)],
+                pause_s=0,
+            )
+            os.kill(process.pid, signal.SIGKILL)
+        wait_for(lambda: not in_session(process.pid))
+
+
+def children_of(pid: int, name: str | None = None) -> list[int]:
+    """Children of a process, those alone that are called ``name``."""
+    try:
+        found = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return [child for child in found if name in (None, Path(f"/proc/{child}/comm").read_text().strip())]
+    except OSError:
+        return []
