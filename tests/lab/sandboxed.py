@@ -141,13 +141,14 @@ def read_records(directory: Path) -> list[Record]:
 
 
 def in_session(pid: int) -> list[str]:
-    """Processes of the session that ``pid`` led: proc(5), stat."""
+    """Processes that run in the session that ``pid`` led: proc(5), stat."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             text = path.read_text()
         except OSError:
             continue
-        if int(text.rpartition(") ")[2].split()[3]) == pid:
+        state, _, _, session, *_ = text.rpartition(") ")[2].split()
+        if int(session) == pid and state != "Z":
             found.append(text)
     return found
