@@ -188,6 +188,7 @@ class Supervisor:
         before = {number: signal.signal(number, lambda *_: None) for number in forwarded()}
         old_fd = signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
         self._selector.register(woken, selectors.EVENT_READ, forward)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, before)
 
         def restore() -> None:
             self._selector.unregister(woken)

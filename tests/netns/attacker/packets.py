@@ -7,73 +7,27 @@ import struct
 import subprocess
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
-from tests.netns.attacker.trying import arguments, attempt, main
+from tests.netns.attacker.trying import attempt, main
+from tests.netns.attacker.wire import (
+    FAR,
+    HELLO,
+    HOST,
+    HOST_PORT,
+    QUERY,
+    RESOLVER,
+    WAIT_S,
+    any_of,
+    datagram,
+    stream,
+)
 
-FAR = arguments["far"]
-FAR6 = arguments["far6"]
-RESOLVER = arguments["resolver"]
-HOST = arguments["host"]
-HOST_PORT = int(arguments["host_port"])
-"""A service of the machine, on loopback and on its own address."""
 LISTENER = ("127.86.0.1", 1)
 OWN = "192.0.0.2"
-WAIT_S = 0.5
-"""An answer that comes later is seen on the far side."""
-QUERY = b"\x12\x34\x01\0\0\1\0\0\0\0\0\0\7blocked\4test\0\0\1\0\1"
-HELLO = bytes.fromhex("16030100050100000100")
 MANY = 2000
-IP_TRANSPARENT, IP_FREEBIND, IP_OPTIONS = 19, 15, 4  # linux/in.h
+IP_TRANSPARENT = 19  # linux/in.h
 SO_MARK, SO_RCVBUFFORCE = 36, 33
 MSG_FASTOPEN = 0x20000000
-
-
-def any_of(*tries: Callable[[], object]) -> list[str]:
-    """Evidence of each that works."""
-    found = []
-    for one in tries:
-        try:
-            evidence = one()
-        except OSError:
-            continue
-        if evidence:
-            found.append(str(evidence))
-    return found
-
-
-def datagram(
-    to: tuple[str, int], data: bytes = QUERY, *, source: tuple[str, int] | None = None, options: bytes = b""
-) -> bytes:
-    """What comes back."""
-    with socket.socket(socket.AF_INET6 if ":" in to[0] else socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(WAIT_S)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-        if options:
-            sock.setsockopt(socket.SOL_IP, IP_OPTIONS, options)
-        if source:
-            sock.bind(source)
-        sock.sendto(data, to)
-        sock.connect(to)  # so that a refusal is told
-        sock.send(data)
-        return sock.recv(4096)
-
-
-def stream(to: tuple[str, int], data: bytes = b"GET / HTTP/1.0\r\n\r\n", *, source: tuple[str, int] | None = None, protocol: int = 0,
-           options: bytes = b"") -> bytes:  # fmt: skip
-    """The first bytes of an answer. A TLS alert and a refusal in HTTP are the gateway's own and no evidence."""
-    with socket.socket(
-        socket.AF_INET6 if ":" in to[0] else socket.AF_INET, socket.SOCK_STREAM, protocol
-    ) as sock:
-        sock.settimeout(WAIT_S)
-        if options:
-            sock.setsockopt(socket.SOL_IP, IP_OPTIONS, options)
-        if source:
-            sock.bind(source)
-        sock.connect(to)
-        sock.sendall(data)
-        answer = sock.recv(4096)
-    return b"" if answer.startswith((b"\x15\x03", b"HTTP/1.1 403")) else answer
 
 
 # -- UDP
@@ -318,26 +272,6 @@ def options_that_need_root() -> object:
         lambda: take(socket.SOL_SOCKET, socket.SO_PRIORITY, 7),
         lambda: take(socket.SOL_TCP, 31, b"bpf"),  # TCP_ULP
     )
-
-
-# -- IPv6
-
-
-@attempt
-def ipv6() -> object:
-    return any_of(
-        *(lambda p=port: stream((FAR6, p)) for port in (7, 22, 80)),
-        lambda: datagram((FAR6, 53)),
-        lambda: datagram(("ff02::1", 5353)),
-        lambda: stream((f"::ffff:{FAR}", 80)),
-        lambda: stream((f"64:ff9b::{FAR}", 80)),
-        lambda: datagram((f"::ffff:{FAR}", 53)),
-    )
-
-
-@attempt
-def ipv6_addresses() -> object:
-    return Path("/proc/net/if_inet6").read_text() if Path("/proc/net/if_inet6").exists() else ""
 
 
 # -- the kernel's tables

@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 HOST_PORT = 8765
 FAR_SIDE = {
     "far": places.ATTACKER_IP, "far6": places.ATTACKER_IP6, "resolver": places.DNS_IP, "host": places.HOST_IP,
-    "host_port": str(HOST_PORT),
+    "host_port": str(HOST_PORT), "resolver6": places.DNS_IP6, "host6": places.HOST_IP6,
 }  # fmt: skip
 
 
@@ -60,7 +60,9 @@ def strays(lab: Lab) -> list[object]:
     packets = [
         packet
         for packet in lab.capture.packets()
-        if packet.proto != "0x0806" and not packet.src.startswith(("fe80:", "::"))
+        if packet.proto != "0x0806"
+        and not packet.src.startswith(("fe80:", "::"))
+        and not packet.dst.startswith(("fe80:", "ff02:"))
     ]
     assert lab.capture.lost() == 0
     return [*lab.far.entries(), *packets]
@@ -131,9 +133,16 @@ def suid(attack: Path) -> Path:
     return path
 
 
-def test_no_door_but_the_network_leads_out(lab: Lab, attack: Path, services: Services, suid: Path) -> None:
+def test_no_door_but_the_network_leads_out(
+    lab: Lab, attack: Path, services: Services, suid: Path, starter: int | None
+) -> None:
     outcome = egress_run(
-        lab, program("doors", doors(services, suid)), allow=["allowed.test"], cwd=attack, timeout=100
+        lab,
+        program("doors", doors(services, suid)),
+        allow=["allowed.test"],
+        cwd=attack,
+        uid=starter,
+        timeout=100,
     )
     assert got_through("doors", outcome) == []
     assert services.visitors() == 0
@@ -201,7 +210,7 @@ def test_nothing_is_written_where_it_would_be_obeyed_or_believed(lab: Lab, attac
 SERVICE = f"""
 import socket, sys, threading
 def serve(kind, address):
-    s = socket.socket(socket.AF_INET, kind)
+    s = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
     s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     s.bind((address, {HOST_PORT}))
     if kind == socket.SOCK_STREAM:
@@ -215,41 +224,48 @@ def serve(kind, address):
             s.sendto(b"host", s.recvfrom(100)[1])
         sys.stdout.write("visited\\n")
 for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-    for address in ("127.0.0.1", "{places.HOST_IP}"):
+    for address in ("127.0.0.1", "{places.HOST_IP}", "::1", "{places.HOST_IP6}"):
         threading.Thread(target=serve, args=(kind, address)).start()
 """
 
 
-def test_no_packet_leaves_that_the_policy_did_not_open(lab: Lab, attack: Path) -> None:
-    service = lab.popen([PYTHON, "-u", "-c", SERVICE])
+@pytest.fixture
+def machine(lab: Lab) -> Iterator[list[str]]:
+    """A service of the machine on every address of its own; afterwards, who came."""
+    process = lab.popen([PYTHON, "-u", "-c", SERVICE])
+    came: list[str] = []
     try:
-        assert service.stdout is not None
-        assert [service.stdout.readline() for _ in range(4)] == ["ready\n"] * 4
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(8)] == ["ready\n"] * 8
         lab.reset()
-        outcome = egress_run(
-            lab, program("packets", FAR_SIDE), allow=["allowed.test"], cwd=attack, timeout=120
-        )
-        assert got_through("packets", outcome) == []
-        assert strays(lab) == []
-        assert all(record["event"] == "egress_blocked" for record in outcome.decisions)
+        yield came
     finally:
-        service.kill()
-        said = service.communicate()[0]
-    assert "visited" not in said
+        process.kill()
+        came += process.communicate()[0].splitlines()
+    assert came == []
 
 
-def test_under_full_egress_the_machine_itself_stays_out_of_reach(lab: Lab, attack: Path) -> None:
-    service = lab.popen([PYTHON, "-u", "-c", SERVICE])
-    try:
-        assert service.stdout is not None
-        assert [service.stdout.readline() for _ in range(4)] == ["ready\n"] * 4
-        outcome = egress_run(lab, program("packets", FAR_SIDE), cwd=attack, timeout=120)
-        lines = {name: (got, said) for name, got, said in map(json.loads, outcome.stdout.splitlines())}
-        assert not lines["services_of_the_machine"][0], lines["services_of_the_machine"]
-        assert lines["tcp_anywhere"][0], "it is full egress: the attempts are real"
-    finally:
-        service.kill()
-        said = service.communicate()[0]
-    assert "visited" not in said
-    arrived = {packet.proto for packet in lab.capture.packets(to=places.ATTACKER_IP)}
-    assert arrived == {"tcp"}, "only what the gateway carries"
+@pytest.mark.parametrize("name", ["packets", "packets6"])
+def test_no_packet_leaves_that_the_policy_did_not_open(
+    lab: Lab, attack: Path, machine: list[str], starter: int | None, name: str
+) -> None:
+    outcome = egress_run(
+        lab, program(name, FAR_SIDE), allow=["allowed.test"], cwd=attack, uid=starter, timeout=120
+    )
+    assert got_through(name, outcome) == []
+    assert strays(lab) == []
+    assert all(record["event"] == "egress_blocked" for record in outcome.decisions)
+
+
+@pytest.mark.parametrize("name", ["packets", "packets6"])
+def test_under_full_egress_the_machine_itself_stays_out_of_reach(
+    lab: Lab, attack: Path, machine: list[str], name: str
+) -> None:
+    outcome = egress_run(lab, program(name, FAR_SIDE), cwd=attack, timeout=120)
+    lines = {found: (got, said) for found, got, said in map(json.loads, outcome.stdout.splitlines())}
+    assert not lines["services_of_the_machine"][0], lines["services_of_the_machine"]
+    assert lines["tcp_anywhere"][0], "it is full egress: the attempts are real"
+    far = places.ATTACKER_IP if name == "packets" else places.ATTACKER_IP6
+    assert {packet.proto for packet in lab.capture.packets(to=far)} == {"tcp"}, (
+        "only what the gateway carries"
+    )
