@@ -19,5 +19,4 @@ def sniff(data: bytes | bytearray | memoryview, *, scanned: int = 0) -> Sniffed 
         return sniff_tls(data)
     if data[0] & 0x80:
         return Refused(Reason.NOT_TLS_NOT_HTTP)  # an SSLv2 hello, or nothing we know
-    plain = bytes(data) if isinstance(data, memoryview) else data
-    return sniff_http(plain, max(scanned, 0))
+    return sniff_http(data, scanned)

@@ -1,77 +1,106 @@
 """HTTP/1: the authority that the first request head names, read strictly (RFC 9112).
 
 What two parsers might read differently is refused: the gateway must never see another host than the server behind it.
+
+Every pattern is possessive: no byte is read twice by one of them, so a head takes linear time. While a head is incomplete only its
+new bytes are looked at. A byte that no head may hold, and a request line that is none, refuse as soon as they are there, so the
+answer is the same however the bytes arrive; all other rules are judged when the head is whole.
 """
 
 import re
-from typing import Final
+from typing import Final, TypeAlias
 
 from gateway.reasons import Reason
 from gateway.sniff.result import NeedMore, Refused, Sniffed
 from matcher import canonical
 
 MAX_HEAD: Final = 32 * 1024
+MAX_METHOD: Final = 32
+LINE_FEED: Final = 10
+CARRIAGE_RETURN: Final = 13
 TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"  # RFC 9110 section 5.6.2
+TEXT: Final = rb"[\t -~\x80-\xff]"  # what a field value may hold (section 5.5), obs-text included
 
-_BEGINNING = re.compile(TOKEN + rb"{1,32}(?: |\Z)")
-_REQUEST_LINE = re.compile(b"(" + TOKEN + rb"{1,32}) ([!-~]+) HTTP/1\.([01])")
-_FIELD = re.compile(
-    b"(" + TOKEN + rb"+):[ \t]*((?:[!-~\x80-\xff](?:[ \t!-~\x80-\xff]*[!-~\x80-\xff])?)?)[ \t]*"
+_BEGINNING = re.compile(TOKEN + rb"{1,32}+(?: |\Z)")
+_LINES = re.compile(b"(?:" + TEXT + rb"++|(\r\n)(?!\r\n))*+(\r\n\r\n)?+\r?+")
+_REQUEST_LINE = re.compile(rb"(" + TOKEN + rb"{1,32}+) ([!-~]++) HTTP/1\.([01])(?=\r\n)")
+_FIELDS = re.compile(rb"(?:\r\n" + TOKEN + rb"++:" + TEXT + rb"*+)*+")
+_TELLING = re.compile(
+    rb"\r\n([Hh][Oo][Ss][Tt]"
+    rb"|[Cc][Oo][Nn][Tt][Ee][Nn][Tt]-[Ll][Ee][Nn][Gg][Tt][Hh]"
+    rb"|[Tt][Rr][Aa][Nn][Ss][Ff][Ee][Rr]-[Ee][Nn][Cc][Oo][Dd][Ii][Nn][Gg]"
+    rb"|[Uu][Pp][Gg][Rr][Aa][Dd][Ee]"
+    rb"|[Hh][Tt][Tt][Pp]2-[Ss][Ee][Tt][Tt][Ii][Nn][Gg][Ss]):([^\r]*+)"
 )
-_AUTHORITY = re.compile(rb"([^:@,/?#\[\]\s]+)(?::([0-9]{1,5}))?")
-_ABSOLUTE = re.compile(rb"http://([^/?#]*)(?:[/?].*)?", re.IGNORECASE)
+_AUTHORITY = re.compile(rb"([^:@,/?#\[\]\s]++)(?::([0-9]{1,5}+))?+")
+_ABSOLUTE = re.compile(rb"http://([^/?#]*+)(?:[/?].*+)?+", re.IGNORECASE)
 
 _BAD: Final = Refused(Reason.BAD_HTTP, "http")
 _NOT: Final = Refused(Reason.NOT_TLS_NOT_HTTP)
 _LONG: Final = Refused(Reason.TOO_LONG, "http")
 
+Bytes: TypeAlias = bytes | bytearray | memoryview
 
-def sniff_http(data: bytes | bytearray, scanned: int) -> Sniffed | NeedMore | Refused:
-    """``data`` begins with anything but a TLS record. ``scanned`` bytes of it were seen before."""
-    if not _BEGINNING.match(data, 0, 33):
+
+def sniff_http(data: Bytes, scanned: int) -> Sniffed | NeedMore | Refused:
+    """``data`` begins with anything but a TLS record. Of its first ``scanned`` bytes an earlier call said ``NeedMore``."""
+    if scanned <= MAX_METHOD and not _BEGINNING.match(data, 0, MAX_METHOD + 1):
         return _NOT
-    end = data.find(b"\r\n\r\n", max(scanned - 3, 0), MAX_HEAD)
-    if end < 0:
-        if len(data) >= MAX_HEAD:
-            return _LONG
-        return NeedMore(1)
-    return _parse(bytes(data[:end]), end + 4)
-
-
-def _parse(head: bytes, consumed: int) -> Sniffed | Refused:
-    first, *lines = head.split(b"\r\n")
-    request = _REQUEST_LINE.fullmatch(first)
-    if request is None or request[1] in (b"CONNECT", b"PRI"):
-        return _BAD
-    fields: dict[bytes, list[bytes]] = {}
-    for line in lines:
-        field = _FIELD.fullmatch(line)
-        if field is None:
+    size = min(len(data), MAX_HEAD)
+    start = scanned - 4 if 4 < scanned <= size else 0
+    if start and data[start] == LINE_FEED:
+        start -= 1
+    lines = _LINES.match(data, start, size)
+    if lines is not None and lines.lastindex:
+        request = _REQUEST_LINE.match(data, 0, size)
+        if request is None or request[1] in (b"CONNECT", b"PRI"):
             return _BAD
-        fields.setdefault(field[1].lower(), []).append(field[2])
-    if not _is_framed(fields, request[3]) or not _may_upgrade(fields):
+        if lines.lastindex == 2:
+            return _parse(data, request, lines.start(2))
+    if lines is None or lines.end() < size:
         return _BAD
-    hosts = fields.get(b"host", [])
-    if len(hosts) != 1:
-        return _BAD
-    return _authority(request[1], request[2], hosts[0], consumed)
+    if size == MAX_HEAD:
+        return _LONG
+    return NeedMore(4 if data[size - 1] > CARRIAGE_RETURN else _missing(bytes(data[max(size - 3, 0) : size])))
 
 
-def _is_framed(fields: dict[bytes, list[bytes]], minor: bytes) -> bool:
+def _missing(tail: bytes) -> int:
+    """How many bytes of the empty line that ends a head are not there yet."""
+    if tail == b"\r\n\r":
+        return 1
+    if tail.endswith(b"\r\n"):
+        return 2
+    return 3 if tail.endswith(b"\r") else 4
+
+
+def _parse(data: Bytes, request: re.Match[bytes], end: int) -> Sniffed | Refused:
+    if not _FIELDS.fullmatch(data, request.end(), end):
+        return _BAD
+    fields: dict[bytes, bytes] = {}
+    for field in _TELLING.finditer(data, request.end(), end):
+        name = field[1].lower()
+        if name in fields:
+            return _BAD  # each of these may be said once
+        fields[name] = field[2].strip(b" \t")
+    host = fields.get(b"host")
+    if host is None or not _is_framed(fields, request[3]) or not _may_upgrade(fields):
+        return _BAD
+    return _authority(request[1], request[2], host, end + 4)
+
+
+def _is_framed(fields: dict[bytes, bytes], minor: bytes) -> bool:
     """RFC 9112 section 6.3: one reading of where the body ends, and nothing that another parser may read otherwise."""
     coding = fields.get(b"transfer-encoding")
-    lengths = fields.get(b"content-length")
+    length = fields.get(b"content-length")
     if coding is not None:
-        return lengths is None and minor == b"1" and len(coding) == 1 and coding[0].lower() == b"chunked"
-    return lengths is None or (len(lengths) == 1 and lengths[0].isdigit() and len(lengths[0]) <= 18)
+        return length is None and minor == b"1" and coding.lower() == b"chunked"
+    return length is None or (length.isdigit() and len(length) <= 18)
 
 
-def _may_upgrade(fields: dict[bytes, list[bytes]]) -> bool:
+def _may_upgrade(fields: dict[bytes, bytes]) -> bool:
     """Only to websocket: after h2c nothing could be read any more."""
     upgrade = fields.get(b"upgrade")
-    return b"http2-settings" not in fields and (
-        upgrade is None or (len(upgrade) == 1 and upgrade[0].lower() == b"websocket")
-    )
+    return b"http2-settings" not in fields and (upgrade is None or upgrade.lower() == b"websocket")
 
 
 def _authority(method: bytes, target: bytes, host: bytes, consumed: int) -> Sniffed | Refused:
