@@ -61,11 +61,12 @@ def clear(cells: Sequence[int]) -> None:
 
 def _kill_in(cells: Container[int]) -> bool:
     found = False
-    for path in Path("/proc").glob("[0-9]*/ns/net"):
+    # Not "[0-9]*/ns/net": glob itself raises where a process ends meanwhile.
+    for path in Path("/proc").glob("[0-9]*"):
         try:
-            if path.stat().st_ino not in cells:
+            if (path / "ns" / "net").stat().st_ino not in cells:
                 continue
-            os.kill(int(path.parts[2]), signal.SIGKILL)
+            os.kill(int(path.name), signal.SIGKILL)
         except OSError:
             continue  # it ended meanwhile, or it is not ours to look at, and then it is in no cell of ours
         found = True
