@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab.lab import Lab
-from tests.lab.sandboxed import user_namespaces_for
+from tests.lab.sandboxed import egress_for, user_namespaces_for
 
 UNPRIVILEGED = 65534
 
@@ -41,4 +41,8 @@ def starter(request: pytest.FixtureRequest) -> int | None:
     uid: int | None = request.param
     if uid is not None and not user_namespaces_for(uid):
         pytest.skip("this machine gives ordinary users no user namespace (a chroot never does)")
+    try:
+        egress_for(uid)
+    except LookupError as error:
+        pytest.skip(str(error))
     return uid

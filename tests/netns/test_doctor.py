@@ -27,6 +27,10 @@ def test_a_host_that_can_enforce(lab: Lab, starter: int | None) -> None:
 @pytest.mark.parametrize(("verb", "status"), [(["doctor"], 1), (["run", "--", "true"], 77)])
 def test_without_user_namespaces_the_mend_is_named(lab: Lab, verb: list[str], status: int) -> None:
     """In a chroot there are none, for anybody but root."""
+    try:
+        egress_for(65534)
+    except LookupError as error:
+        pytest.skip(str(error))
     argv = [*CHROOTED, *AS_NOBODY, *map(str, egress_for(65534)), *verb]
     done = lab.run(argv, env={"EGRESS_AUDIT_DIR": str(new_audit_dir(lab, 65534))}, cwd="/")
     assert done.returncode == status, done
