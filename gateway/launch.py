@@ -37,9 +37,6 @@ FORWARDED: Final = (
 )
 """Passed on to the command. The bwrap around it blocks them, for if it died the command would be killed with it; ``env`` lets in what came
 meanwhile, last thing before the command."""
-INIT: Final = 'exec 3>&2 2>/dev/null; (exec "$@" 2>&3 3>&-); exit $?'
-"""An ordinary user's pid 1. Bubblewrap's own has no filter, and is of the same user as the command: whoever traced it, or wrote to its memory, would
-be rid of the filter. This one has it. The shell's own words about a killed command are nobody's business."""
 COMMAND_TIMEOUT_S: Final = 2.0
 """How long a signal waits for bubblewrap to start the command."""
 
@@ -71,7 +68,7 @@ class Command:
                 continue
 
     def _own_processes(self) -> list[int]:
-        """The first child of the sandbox's pid 1, which passes nothing on; what it adopted comes after."""
+        """The first child of the sandbox's pid 1, which is bubblewrap's and passes nothing on; what it adopted comes after."""
         if self._init_pid is None:
             line = self._status.readline()
             if not line:
@@ -103,9 +100,8 @@ def launch(view: View, command: Sequence[str], namespaces: Mapping[str, int]) ->
     _hand_over_pipes(view)
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     files = {"seccomp": _file(_filter()), "resolv": _file(_resolv_conf(view))}
-    signal.pthread_sigmask(
-        signal.SIG_BLOCK, signals
-    )  # until there is somebody to forward them: see Supervisor.wait
+    # Until there is somebody to forward them: Supervisor.wait.
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     argv = [programs["bwrap"], *_bwrap(view, files, write_end), *_become(view, programs, signals, command)]
     try:
         process = subprocess.Popen(
@@ -199,7 +195,7 @@ def _bwrap(view: View, files: dict[str, int], status_fd: int) -> Iterator[str]:
         for capability in ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"):
             yield from ("--cap-add", capability)
     else:
-        yield from ("--unshare-user", "--disable-userns", "--as-pid-1")
+        yield from ("--unshare-user", "--disable-userns")
     yield from ("--seccomp", str(files["seccomp"]), "--json-status-fd", str(status_fd))
     yield from ("--die-with-parent", "--chdir", "/", "--")
 
@@ -217,8 +213,6 @@ def _become(
             "--clear-groups",
         )
         yield from ("--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all", "--no-new-privs", "--")
-    else:
-        yield from ("/bin/sh", "-c", INIT, "sh")
     yield programs["env"]
     if signals:
         yield "--default-signal=" + ",".join(number.name[3:] for number in signals)

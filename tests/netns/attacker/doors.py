@@ -153,6 +153,12 @@ def stronger(pid: int) -> bool:
 
 
 @attempt
+def pid_1_is_ours_and_lacks_the_filter() -> object:
+    """Who may trace it is rid of every wall that it does not have: bubblewrap's is of an ordinary user's own uid."""
+    return os.stat("/proc/1").st_uid == os.getuid() and stronger(1)
+
+
+@attempt
 def ptrace_pid_1() -> object:
     if not stronger(1):
         return ""
