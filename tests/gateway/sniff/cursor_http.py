@@ -1,166 +1,139 @@
-"""The same question as ``gateway.sniff.http``, answered the plain way: the specification that the fast patterns are compared with.
+"""The same question as ``gateway.sniff.http``, answered the plain way: the specification that the fast reading is compared with.
 
-Nothing is shared with the fast reading but the three result types. Bytes are read one by one, without a regular expression; what is
-known is said at the byte that makes it known, so the answer cannot depend on how the bytes arrived.
+Nothing is shared with the fast reading but the result types. The head is cut into lines; what is there is judged in the order in which
+a client sends it. No pattern is matched: bytes are looked up in sets, and cut at the delimiters that the RFC names.
 """
 
 from gateway.reasons import Reason
 from gateway.sniff.result import NeedMore, Refused, Sniffed
-from tests.gateway.sniff.cursor_tls import DIGITS, LETTERS, hostname
+from tests.gateway.sniff.cursor_tls import hostname
 
 LIMIT_HEAD = 32768
 LIMIT_METHOD = 32
-LIMIT_LENGTH_DIGITS = 18
 
-NOT = Refused(Reason.NOT_TLS_NOT_HTTP)
 BAD = Refused(Reason.BAD_HTTP, "http")
 LONG = Refused(Reason.TOO_LONG, "http")
+NEITHER = Refused(Reason.NOT_TLS_NOT_HTTP)
 
-TAB, LF, CR, SPACE, DELETE = 0x09, 0x0A, 0x0D, 0x20, 0x7F
-TCHAR = frozenset(b"!#$%&'*+-.^_`|~" + DIGITS + LETTERS + LETTERS.upper())  # RFC 9110 section 5.6.2
-
-
-class Malformed(Exception):
-    """A head that is not passed on, or that is none."""
-
-
-class BadName(Exception):
-    """Host is not a hostname; ``args[0]`` is what it is."""
+DIGITS = frozenset(b"0123456789")
+LETTERS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+TCHAR = frozenset(b"!#$%&'*+-.^_`|~") | DIGITS | LETTERS  # RFC 9110 section 5.6.2
+VCHAR = frozenset(range(0x21, 0x7F))
+OBS_TEXT = frozenset(range(0x80, 0x100))
+LINE = VCHAR | OBS_TEXT | frozenset(b" \t")  # what no rule of RFC 9112 section 2.2 forbids everywhere
 
 
 def read_http(data: bytes) -> Sniffed | NeedMore | Refused:
-    """``data`` begins with neither byte 22 nor a byte above 0x7f."""
+    """``at_least`` is always 1: how long to wait is not part of the specification."""
+    if not data:
+        return NeedMore(1)
+    if not begins_with_method(data):
+        return NEITHER
+    head = data[:LIMIT_HEAD]
     lines: list[bytes] = []
-    line = bytearray()
-    in_method = True
-    previous = 0
-    for at, byte in enumerate(data[:LIMIT_HEAD]):
-        if in_method:
-            if byte == SPACE and at > 0:
-                in_method = False
-            elif byte not in TCHAR or at >= LIMIT_METHOD:
-                return NOT
-        if byte == LF:
-            if previous != CR:
-                return BAD
-            lines.append(bytes(line))
-            if len(lines) == 1 and not is_request_line(lines[0]):
-                return BAD
-            if not line:
-                return judge(lines[:-1], at + 1)
-            line.clear()
-        elif previous == CR:
+    while b"\n" in head:
+        line, _, head = head.partition(b"\n")
+        if line[-1:] != b"\r" or not LINE.issuperset(line[:-1]):
+            return BAD  # a bare LF or CR (RFC 9112 section 2.2), or a control character
+        if line == b"\r":
+            return read_head(lines, sum(len(line) + 2 for line in lines) + 2)
+        lines.append(line[:-1])
+        if read_request_line(lines[0]) is None:
             return BAD
-        elif is_text(byte):
-            line.append(byte)
-        elif byte != CR:
-            return BAD
-        previous = byte
-    if len(data) >= LIMIT_HEAD:
-        return LONG
-    return NeedMore(missing(data))
+    if not LINE.issuperset(head.removesuffix(b"\r")):
+        return BAD
+    return LONG if len(data) >= LIMIT_HEAD else NeedMore(1)
 
 
-def missing(data: bytes) -> int:
-    """The fewest bytes that can end the head (RFC 9112 section 2.1: an empty line)."""
-    return next(count for count in range(1, 5) if (data + b"\r\n\r\n"[4 - count :]).endswith(b"\r\n\r\n"))
+def begins_with_method(data: bytes) -> bool:
+    """A token and a space, or so far only the token. No empty line before it is skipped."""
+    method, space, _ = data[: LIMIT_METHOD + 1].partition(b" ")
+    return TCHAR.issuperset(method) and len(method) <= LIMIT_METHOD and (method != b"" or not space)
 
 
-def is_text(byte: int) -> bool:
-    """RFC 9110 section 5.5: what may stand in a field value; so in a line at all."""
-    return byte == TAB or (byte >= SPACE and byte != DELETE)
-
-
-def is_request_line(line: bytes) -> bool:
-    """RFC 9112 section 3, without the two methods after which no request could be read any more."""
+def read_request_line(line: bytes) -> tuple[bytes, bytes, bytes] | None:
+    """Method, target and version (RFC 9112 section 3): exactly two spaces, and a version that the gateway speaks."""
     parts = line.split(b" ")
     if len(parts) != 3:
-        return False
+        return None
     method, target, version = parts
-    return (
-        method not in (b"CONNECT", b"PRI")
-        and target != b""
-        and all(SPACE < byte < DELETE for byte in target)
-        and version in (b"HTTP/1.0", b"HTTP/1.1")
-    )
+    if not target or not VCHAR.issuperset(target) or version not in (b"HTTP/1.0", b"HTTP/1.1"):
+        return None
+    if method in (b"CONNECT", b"PRI"):
+        return None
+    return method, target, version
 
 
-def judge(lines: list[bytes], consumed: int) -> Sniffed | Refused:
-    method, target, version = lines[0].split(b" ")
-    try:
-        fields = [read_field(line) for line in lines[1:]]
-        check_framing(fields, version)
-        check_upgrade(fields)
-        (host,) = values(fields, b"host")
-        name, port = authority(host)
-        check_target(method, target, name, port)
-    except BadName as bad:
-        return Refused(Reason.BAD_NAME, "http", bad.args[0][:253])
-    except (Malformed, ValueError):
+def read_head(lines: list[bytes], consumed: int) -> Sniffed | Refused:
+    """All lines before the empty one, each without its CRLF."""
+    request = read_request_line(lines[0])
+    fields = read_fields(lines[1:])
+    if request is None or fields is None:
         return BAD
-    return Sniffed("http", name, port, False, consumed)
+    method, target, version = request
+    if not frames_one_body(fields, version) or not upgrades_to_nothing_hidden(fields):
+        return BAD
+    hosts = fields.get(b"host", [])
+    if len(hosts) != 1:  # RFC 9112 section 3.2; of HTTP/1.0 too
+        return BAD
+    named = read_authority(hosts[0])
+    if named is None:
+        return Refused(Reason.BAD_NAME, "http", hosts[0][:253])
+    if not target_agrees(method, target, named):
+        return BAD
+    return Sniffed("http", named[0], named[1], False, consumed)
 
 
-def read_field(line: bytes) -> tuple[bytes, bytes]:
-    """RFC 9112 section 5: no space before the colon, no folding."""
-    name, colon, value = line.partition(b":")
-    if not colon or not name or not all(byte in TCHAR for byte in name):
-        raise Malformed
-    return name.lower(), value.strip(b" \t")
+def read_fields(lines: list[bytes]) -> dict[bytes, list[bytes]] | None:
+    """Field values by lower-case name (RFC 9112 section 5). A folded line begins with a space, so its name is no token."""
+    fields: dict[bytes, list[bytes]] = {}
+    for line in lines:
+        name, colon, value = line.partition(b":")
+        if not colon or not name or not TCHAR.issuperset(name):
+            return None
+        fields.setdefault(name.lower(), []).append(value.strip(b" \t"))
+    return fields
 
 
-def values(fields: list[tuple[bytes, bytes]], wanted: bytes) -> list[bytes]:
-    return [value for name, value in fields if name == wanted]
+def frames_one_body(fields: dict[bytes, list[bytes]], version: bytes) -> bool:
+    """RFC 9112 section 6: nothing, one length, or one coding that is chunked."""
+    lengths = fields.get(b"content-length", [])
+    codings = fields.get(b"transfer-encoding", [])
+    if len(lengths) + len(codings) > 1:
+        return False
+    if any(not length or len(length) > 18 or not DIGITS.issuperset(length) for length in lengths):
+        return False
+    return all(coding.lower() == b"chunked" and version == b"HTTP/1.1" for coding in codings)
 
 
-def check_framing(fields: list[tuple[bytes, bytes]], version: bytes) -> None:
-    """RFC 9112 section 6: Content-Length or Transfer-Encoding, once, or neither."""
-    codings = values(fields, b"transfer-encoding")
-    lengths = values(fields, b"content-length")
-    if len(codings) + len(lengths) > 1:
-        raise Malformed
-    if codings and (version == b"HTTP/1.0" or codings[0].lower() != b"chunked"):
-        raise Malformed
-    if lengths and not is_number(lengths[0], LIMIT_LENGTH_DIGITS):
-        raise Malformed
+def upgrades_to_nothing_hidden(fields: dict[bytes, list[bytes]]) -> bool:
+    """No h2c (RFC 7540 section 3.2); websocket once, or nothing."""
+    upgrades = [value.lower() for value in fields.get(b"upgrade", [])]
+    return upgrades in ([], [b"websocket"]) and b"http2-settings" not in fields
 
 
-def is_number(text: bytes, most_digits: int) -> bool:
-    return 1 <= len(text) <= most_digits and all(byte in DIGITS for byte in text)
-
-
-def check_upgrade(fields: list[tuple[bytes, bytes]]) -> None:
-    upgrades = values(fields, b"upgrade")
-    if values(fields, b"http2-settings") or [u.lower() for u in upgrades] not in ([], [b"websocket"]):
-        raise Malformed
-
-
-def authority(text: bytes) -> tuple[str, int | None]:
-    """RFC 3986 section 3.2 as far as the gateway goes: a hostname, and a port if there is a colon."""
-    host, colon, digits = text.partition(b":")
-    name = hostname(host)
-    if name is None:
-        raise BadName(text)
+def read_authority(text: bytes) -> tuple[str, int | None] | None:
+    """RFC 3986 section 3.2 without userinfo, without literals, and with digits after the colon if there is one."""
+    name, colon, digits = text.partition(b":")
+    host = hostname(name)
+    if host is None:
+        return None
     if not colon:
-        return name, None
-    if not is_number(digits, 5) or not 1 <= int(digits) <= 65535:
-        raise BadName(text)
-    return name, int(digits)
+        return host, None
+    if not 1 <= len(digits) <= 5 or not DIGITS.issuperset(digits) or int(digits) not in range(1, 65536):
+        return None
+    return host, int(digits)
 
 
-def check_target(method: bytes, target: bytes, name: str, port: int | None) -> None:
-    """RFC 9112 section 3.2: origin-form, asterisk-form, or an absolute-form that says the same as Host."""
-    if target.startswith(b"/") or (method == b"OPTIONS" and target == b"*"):
-        return
-    scheme, rest = target[:7], target[7:]
-    if scheme.lower() != b"http://":
-        raise Malformed
-    end = next((at for at, byte in enumerate(rest) if byte in b"/?#"), len(rest))
+def target_agrees(method: bytes, target: bytes, named: tuple[str, int | None]) -> bool:
+    """RFC 9112 section 3.2: a path; ``*`` for OPTIONS; or a URI of http that names what Host names, a missing port being 80."""
+    if target.startswith(b"/") or (target == b"*" and method == b"OPTIONS"):
+        return True
+    if target[:7].lower() != b"http://":
+        return False
+    rest = target[7:]
+    end = min((at for at in (rest.find(mark) for mark in (b"/", b"?", b"#")) if at >= 0), default=len(rest))
     if rest[end : end + 1] == b"#":
-        raise Malformed
-    try:
-        other, other_port = authority(rest[:end])
-    except BadName:
-        raise Malformed from None
-    if other != name or (other_port or 80) != (port or 80):
-        raise Malformed
+        return False  # no fragment is ever sent
+    other = read_authority(rest[:end])
+    return other is not None and (other[0], other[1] or 80) == (named[0], named[1] or 80)
