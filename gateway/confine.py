@@ -55,7 +55,7 @@ def confine() -> None:
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
     _prctl(PR_SET_DUMPABLE, 0)
     landlock()
-    _filter()
+    filter_calls()
 
 
 def landlock_version() -> int:
@@ -83,7 +83,9 @@ def landlock() -> bool:
         os.close(ruleset)
 
 
-def _filter() -> None:
+def filter_calls() -> None:
+    """Load ``seccomp.worker_program``, which needs ``no_new_privs``."""
+    _prctl(PR_SET_NO_NEW_PRIVS, 1)
     try:
         code = seccomp.worker_program()
     except KeyError:
