@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from gateway.sniff import NeedMore, Refused, Sniffed, sniff
 
-EVERY_BYTE = 700
+EVERY_BYTE = 500
 """Up to here every prefix is looked at; of longer inputs both ends, and a sample of the middle."""
 
 LATER = (
@@ -32,7 +32,7 @@ def one_answer(data: bytes) -> Sniffed | NeedMore | Refused:
     whole = sniff(data)
     decided = False
     for end in prefixes(len(data)):
-        seen = sniff(data[:end], scanned=end - 1)
+        seen = sniff(data[:end], scanned=0 if decided else end - 1)
         if isinstance(seen, NeedMore):
             assert not decided, f"{end} bytes: undecided again"
             assert seen.at_least >= 1
@@ -41,7 +41,7 @@ def one_answer(data: bytes) -> Sniffed | NeedMore | Refused:
         else:
             assert seen == whole, f"{end} bytes: another answer"
             decided = True
-        if len(data) <= EVERY_BYTE or end % 7 == 0:
+        if not decided and (len(data) <= EVERY_BYTE or end % 7 == 0):
             assert sniff(data, scanned=end) == whole, f"split after {end}"
     if isinstance(whole, Sniffed):
         assert not decided or whole.consumed < len(data), "a proper prefix yields a name"
