@@ -26,6 +26,10 @@ class AddressKind(StrEnum):
     PUBLIC = "public"
 
 
+SINKHOLE: Final = IPv4Address("192.0.0.8")
+"""RFC 7600's dummy address, which nobody has: where guarded DNS sends every name that the policy does not
+allow."""
+
 _Read = tuple[AddressKind, str]
 
 _PUBLIC: Final[_Read] = (AddressKind.PUBLIC, "public")

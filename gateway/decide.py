@@ -19,7 +19,7 @@ from collections.abc import Container, Iterable, Sequence
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from gateway.addresses import AddressKind, classify, unmapped
+from gateway.addresses import SINKHOLE, AddressKind, classify, unmapped
 from gateway.flow import Flow, IPAddress
 from gateway.reasons import Reason
 from gateway.sniff.result import Refused, Sniffed
@@ -144,10 +144,8 @@ def decide(
         if settled.row == 5 and isinstance(seen, Sniffed):
             return _named_default(policy, settled, seen, flow.dest.port)
         return settled
-    if seen is None:
-        return _unreadable(Reason.NO_HELLO)
-    if isinstance(seen, Refused):
-        return _unreadable(seen.reason)
+    if seen is None or isinstance(seen, Refused):
+        return _unreadable(_why_unread(flow, seen))
     return _by_name(policy, flow, seen, denied)
 
 
@@ -173,7 +171,7 @@ def _by_address(
     if flow.proto != "tcp":
         return _without_names(policy, port, denied), denied
     if denied is not None:
-        if policy.allow_names.table.covers_port(port):
+        if policy.allow_names.table.covers_port(port) or ip == SINKHOLE:
             return None, denied
         return _denied_address(denied, None), denied
     return (None if policy.deny_names.table.covers_port(port) else _DEFAULT), None
@@ -258,6 +256,13 @@ def unresolved(decision: Decision, reason: Reason) -> Decision:
 def refuse(reason: Reason, entry: str = "limit") -> Decision:
     """Block for a reason of the gateway's own: a cap, an error, a stop. No row of the table decided it."""
     return Decision(Verdict.BLOCK, 0, entry, reason)
+
+
+def _why_unread(flow: Flow, seen: Refused | None) -> Reason:
+    """At the sinkhole, what speaks neither TLS nor HTTP came for a name that DNS kept back, and shows none."""
+    if unmapped(flow.dest.ip) == SINKHOLE and (seen is None or seen.app is None):
+        return Reason.SINKHOLE
+    return Reason.NO_HELLO if seen is None else seen.reason
 
 
 def _unreadable(reason: Reason, host: str | None = None) -> Decision:

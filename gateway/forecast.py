@@ -11,6 +11,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address
 from typing import Final, Literal, NamedTuple
 
+from gateway.addresses import SINKHOLE
 from gateway.decide import Decision, Target, Verdict, bind, compile_policy, decide, denied_by_address, settle
 from gateway.flow import Endpoint, Flow, IPAddress
 from gateway.sniff.result import Sniffed
@@ -19,9 +20,6 @@ from rules.entry import AddressEntry, EntryError, read_entry
 from rules.policy import DNS_PORT, NetworkPolicy
 
 LinkKind = Literal["lo", "veth"]
-
-SINKHOLE: Final = IPv4Address("192.0.0.8")
-"""RFC 7600's dummy address: where guarded DNS sends every name that the policy does not allow."""
 
 _USUAL_PORT: Final = 443
 _OTHER_PORT: Final = 0

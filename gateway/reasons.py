@@ -47,6 +47,9 @@ class Reason(StrEnum):
     """The hello carries the withdrawn encrypted_server_name extension (0xffce)."""
     PORT_MISMATCH = "port_mismatch"
     """The port in Host is not the port that was dialled."""
+    SINKHOLE = "sinkhole"
+    """A connection to the address that guarded DNS gives for names that are not allowed, in a protocol that shows
+    no name."""
 
     # blocked while the name was bound
     RESOLVE_FAILED = "resolve_failed"

@@ -22,10 +22,9 @@ import dns.rdatatype
 import dns.rrset
 from dns.rdtypes.svcbbase import ParamKey, SVCBBase
 
+from gateway.addresses import SINKHOLE
 from matcher import canonical
 
-SINKHOLE: Final = "192.0.0.8"
-"""RFC 7600, the IPv4 dummy address: nobody has it."""
 SINKHOLE_TTL_S: Final = 5
 """A policy may change; the next query should see it."""
 PAYLOAD_BYTES: Final = 1232  # DNS flag day 2020
@@ -117,7 +116,7 @@ class Guard:
         elif question.rdtype == dns.rdatatype.A:
             answer.answer.append(
                 dns.rrset.from_text(
-                    question.name, SINKHOLE_TTL_S, dns.rdataclass.IN, dns.rdatatype.A, SINKHOLE
+                    question.name, SINKHOLE_TTL_S, dns.rdataclass.IN, dns.rdatatype.A, str(SINKHOLE)
                 )
             )
         return answer.to_wire()
