@@ -32,7 +32,11 @@ layers: setup  ## who may import whom
 fuzz: setup  ## atheris: the fast parsers against the plain ones
 	@scripts/fuzz
 
-bench: setup  ## pytest-benchmark: the parts, one by one
-	$(PY) -m pytest bench/micro --benchmark-enable --benchmark-only -o timeout=600
+bench: setup  ## what the parts cost, one by one, and start-up; into bench/results/
+	@mkdir -p .benchmarks
+	$(PY) -m pytest bench/micro --benchmark-enable --benchmark-only -o timeout=600 --benchmark-json=.benchmarks/micro.json
+	$(PY) -m bench.micro.gather .benchmarks/micro.json
+	$(PY) -m bench.seccomp
+	$(PY) -m bench.startup
 
 .PHONY: help setup demo test test-root lint types layers fuzz bench
