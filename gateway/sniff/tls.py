@@ -22,6 +22,7 @@ MAX_HANDSHAKE: Final = 32 * 1024
 MAX_READ: Final = 64 * 1024
 MAX_EXTENSIONS: Final = 512  # IANA knows fewer than 100: what a walk may cost ends here
 MAX_ALPN: Final = 1024  # bytes of the list; a client's is shorter than 100
+HANDSHAKE_3: Final = HANDSHAKE << 8 | 3  # and the major of every version, legacy_record_version
 RECORD_HEADER: Final = 5
 MESSAGE_HEADER: Final = 4
 SERVER_NAME: Final = 0  # RFC 6066 section 3
@@ -32,6 +33,7 @@ ESNI: Final = 0xFFCE
 
 _BAD: Final = Refused(Reason.BAD_TLS, "tls")
 _LONG: Final = Refused(Reason.TOO_LONG, "tls")
+_record_header: Final = Struct(">HBH").unpack_from
 _two_numbers: Final = Struct(">HH").unpack_from  # raises where it would read outside, as an index does
 
 Bytes: TypeAlias = bytes | bytearray | memoryview
@@ -44,8 +46,8 @@ def sniff_tls(data: Bytes) -> Sniffed | NeedMore | Refused:
     need = MESSAGE_HEADER  # then, once that can be read, the whole message
     slack = MAX_READ  # record headers are paid for from this
     while at + RECORD_HEADER <= size:
-        length = data[at + 3] << 8 | data[at + 4]
-        if data[at] != HANDSHAKE or data[at + 1] != 3 or data[at + 2] > 4 or not 0 < length <= MAX_FRAGMENT:
+        kind_and_major, minor, length = _record_header(data, at)
+        if kind_and_major != HANDSHAKE_3 or minor > 4 or not 0 < length <= MAX_FRAGMENT:
             return _BAD
         start = at + RECORD_HEADER
         at = start + length
@@ -65,8 +67,6 @@ def sniff_tls(data: Bytes) -> Sniffed | NeedMore | Refused:
         if got >= need:
             if got > need:
                 return _BAD  # bytes after the hello in its record
-            if at > MAX_READ:
-                return _LONG
             if at > size:
                 return NeedMore(at - size)
             return _parse(data, start, at, at) if got == length else _parse(_join(data, at), 0, need, at)
