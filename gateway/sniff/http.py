@@ -61,7 +61,8 @@ def sniff_http(data: Bytes, scanned: int) -> Sniffed | NeedMore | Refused:
         return _BAD
     if size == MAX_HEAD:
         return _LONG
-    return NeedMore(4 if data[size - 1] > CARRIAGE_RETURN else _missing(bytes(data[max(size - 3, 0) : size])))
+    missing = 4 if data[size - 1] > CARRIAGE_RETURN else _missing(bytes(data[max(size - 3, 0) : size]))
+    return NeedMore(min(missing, MAX_HEAD - size))  # at MAX_HEAD it is refused, whatever is missing
 
 
 def _missing(tail: bytes) -> int:
