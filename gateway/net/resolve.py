@@ -1,6 +1,7 @@
 """Names to addresses, by dnspython: workload bytes never reach the C resolver, which stops at a NUL and reads files of its own.
 
-One resolver answers for one sandbox, so one sandbox cannot fill another's cache. Only answers to our own questions are kept.
+One resolver answers for one sandbox, so one sandbox cannot fill another's cache. Only answers to our own questions are kept. What the sandbox
+is told and what a name is bound to come from the same answers.
 """
 
 import asyncio
@@ -8,7 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from ipaddress import ip_address
-from typing import Final
+from typing import Final, NamedTuple
 
 import dns.asyncbackend
 import dns.asyncquery
@@ -30,12 +31,18 @@ ATTEMPTS: Final = 3
 TTL_MIN_S: Final = 5
 TTL_MAX_S: Final = 300
 """A TTL is clamped: zero would ask for each connection, a week would pin a name to an address long gone."""
-CACHED_NAMES: Final = 4096
+CACHED_ANSWERS: Final = 4096
+CACHED_BYTES: Final = 4096
+"""A longer answer is not remembered."""
 UDP_PAYLOAD_BYTES: Final = 1232  # DNS flag day 2020
 
 # What dnspython imports on demand, it imports here: a worker that has given up its privileges may not be able to read its own installation.
 BACKEND: Final = dns.asyncbackend.get_backend("asyncio")
-for _kind in ("A", "AAAA", "CNAME", "DNAME", "SOA", "NS", "RRSIG", "OPT"):
+# These are the types whose data may hold compressed names (RFC 3597 section 4), or are looked into; others are octets to it.
+for _kind in (
+    *("A", "AAAA", "CNAME", "DNAME", "SOA", "NS", "RRSIG", "OPT", "SVCB", "HTTPS", "PTR", "MX", "SRV", "TXT"),
+    *("HINFO", "RP", "AFSDB", "RT", "PX", "NAPTR", "KX"),
+):
     dns.rdata.get_rdata_class(dns.rdataclass.IN, dns.rdatatype.from_text(_kind))  # type: ignore[no-untyped-call]
 
 
@@ -47,11 +54,23 @@ class ResolveTimeout(ResolveError):
     """The resolver did not answer in time."""
 
 
-_Found = tuple[list[IPAddress], int]
+class Answer(NamedTuple):
+    """What a server said to one question."""
+
+    wire: bytes
+    """The message."""
+    until: float
+    """How long it is good, by the resolver's clock."""
+    rcode: dns.rcode.Rcode
+    addresses: tuple[IPAddress, ...]
+    """Where an address was asked for: those at the end of the chain of CNAMEs that begins with the question."""
+
+
+_Question = tuple[str, int]
 
 
 class Resolver:
-    """Asks one server for addresses, sharing questions in flight and remembering answers."""
+    """Asks one server, sharing questions in flight and remembering answers: those that the sandbox is told, and those that are dialled."""
 
     def __init__(
         self, server: Endpoint, clock: Callable[[], float] = time.monotonic, *, ipv6: bool = False
@@ -59,58 +78,76 @@ class Resolver:
         """``ipv6``: ask for AAAA records too; their addresses come after those of A records."""
         self._kinds = (dns.rdatatype.A, dns.rdatatype.AAAA) if ipv6 else (dns.rdatatype.A,)
         self._server = server
-        self._clock = clock
-        self._answers: OrderedDict[str, tuple[float, tuple[IPAddress, ...]]] = OrderedDict()
-        self._asking: dict[str, asyncio.Task[tuple[IPAddress, ...]]] = {}
+        self._answers: OrderedDict[_Question, Answer] = OrderedDict()
+        self._asking: dict[_Question, asyncio.Task[Answer]] = {}
+        self.clock = clock
 
     async def addresses(self, name: str) -> tuple[IPAddress, ...]:
         """The addresses of ``name`` (canonical) in the order that the server gave. ResolveError or ResolveTimeout if there are none.
 
         A cancelled caller leaves the question under way for the others that wait for it.
         """
-        known = self._answers.get(name)
-        if known is not None and known[0] > self._clock():
-            return known[1]
-        task = self._asking.get(name)
+        answers = [self.known(name, kind) for kind in self._kinds]
+        failures: list[BaseException] = []
+        if None in answers:
+            outcomes = await asyncio.gather(
+                *(self.ask(name, kind) for kind in self._kinds), return_exceptions=True
+            )
+            answers = [outcome for outcome in outcomes if isinstance(outcome, Answer)]
+            failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        useful = [answer for answer in answers if answer is not None and answer.addresses]
+        if not useful:
+            said = {dns.rcode.to_text(answer.rcode) for answer in answers if answer is not None}
+            raise _worst(failures) or ResolveError(f"{name}: no address, {' and '.join(sorted(said))}")
+        # What is not said of the other family (silence, an error) must not be waited for again with each connection.
+        until = min(answer.until for answer in useful)
+        for kind in self._kinds:
+            if self.known(name, kind) is None:
+                self._remember((name, kind), Answer(b"", until, dns.rcode.NOERROR, ()))
+        return tuple(ip for answer in useful for ip in answer.addresses)
+
+    def known(self, name: str, kind: int) -> Answer | None:
+        """The answer that is remembered, while it is good; one without octets was given up in favour of the other family."""
+        answer = self._answers.get((name, kind))
+        return answer if answer is not None and answer.until > self.clock() else None
+
+    async def ask(self, name: str, kind: int) -> Answer:
+        """The answer about ``name`` (canonical), whatever it says. ResolveError or ResolveTimeout where there is none that can be read."""
+        known = self.known(name, kind)
+        if known is not None and known.wire:
+            return known
+        question = (name, kind)
+        task = self._asking.get(question)
         if task is None:
-            task = self._asking[name] = spawn(self._ask(name), f"resolve {name}")
-            task.add_done_callback(lambda done: self._asked(name, done))
+            task = self._asking[question] = spawn(self._ask(name, kind), f"resolve {name}")
+            task.add_done_callback(lambda done: self._asked(question, done))
         return await asyncio.shield(task)
 
-    def _asked(self, name: str, task: "asyncio.Task[tuple[IPAddress, ...]]") -> None:
-        self._asking.pop(name, None)
+    def _asked(self, question: _Question, task: "asyncio.Task[Answer]") -> None:
+        self._asking.pop(question, None)
         if not task.cancelled():
             task.exception()  # every waiter may have gone: then nobody else looks at it
 
-    async def _ask(self, name: str) -> tuple[IPAddress, ...]:
-        outcomes = await asyncio.gather(*(self._ask_for(kind, name) for kind in self._kinds))
-        found: list[IPAddress] = []
-        ttl, failure = TTL_MAX_S, ResolveError(f"{name}: no address")
-        for outcome in outcomes:
-            if isinstance(outcome, ResolveError):
-                failure = outcome if not isinstance(failure, ResolveTimeout) else failure
-            else:
-                found += outcome[0]
-                ttl = min(ttl, outcome[1])
-        if not found:
-            raise failure
-        self._answers.pop(name, None)
-        self._answers[name] = (self._clock() + max(ttl, TTL_MIN_S), tuple(found))
-        if len(self._answers) > CACHED_NAMES:
-            self._answers.popitem(last=False)
-        return tuple(found)
-
-    async def _ask_for(self, kind: dns.rdatatype.RdataType, name: str) -> _Found | ResolveError:
-        """The addresses of one kind, and for how many seconds they are good; or why there are none."""
+    async def _ask(self, name: str, kind: int) -> Answer:
         try:
             query = dns.message.make_query(
-                dns.name.from_text(name), kind, use_edns=0, payload=UDP_PAYLOAD_BYTES
+                dns.name.from_text(name), dns.rdatatype.RdataType(kind), use_edns=0, payload=UDP_PAYLOAD_BYTES
             )
-            return _addresses(await self._exchange(query))
-        except ResolveError as error:
-            return error
+            answer, ttl = _read(await self._exchange(query))
+        except ResolveError:
+            raise
         except Exception as error:  # whatever the bytes were: dnspython was not made to be total
-            return ResolveError(f"{name}: {type(error).__name__} {error}")
+            raise ResolveError(f"{name}: {type(error).__name__} {error}") from error
+        answer = answer._replace(until=self.clock() + min(max(ttl or 0, TTL_MIN_S), TTL_MAX_S))
+        if ttl is not None and len(answer.wire) <= CACHED_BYTES:
+            self._remember((name, kind), answer)
+        return answer
+
+    def _remember(self, question: _Question, answer: Answer) -> None:
+        self._answers.pop(question, None)
+        self._answers[question] = answer
+        if len(self._answers) > CACHED_ANSWERS:
+            self._answers.popitem(last=False)
 
     async def _exchange(self, query: dns.message.QueryMessage) -> dns.message.Message:
         """Ask until there is an answer. What is none (another id, another question, junk) is passed over, so nobody can answer by guessing badly."""
@@ -132,13 +169,24 @@ class Resolver:
         raise ResolveTimeout(f"{where} does not answer")
 
 
-def _addresses(answer: dns.message.Message) -> _Found:
-    """Addresses at the end of the chain of CNAMEs that begins with the question, and the smallest TTL on the way."""
-    if not isinstance(answer, dns.message.QueryMessage):
+def _worst(failures: list[BaseException]) -> BaseException | None:
+    """What is no error of resolving at all comes first, then a timeout."""
+    rank: dict[type[BaseException], int] = {ResolveError: 2, ResolveTimeout: 1}
+    return min(failures, key=lambda failure: rank.get(type(failure), 0), default=None)
+
+
+def _read(message: dns.message.Message) -> tuple[Answer, int | None]:
+    """The answer, and for how many seconds its server means it; None where it is not to be remembered (RFC 2308 section 5)."""
+    if not isinstance(message, dns.message.QueryMessage):
         raise ResolveError("that is no answer to a query")
-    if answer.rcode() != dns.rcode.NOERROR:
-        raise ResolveError(dns.rcode.to_text(answer.rcode()))
-    chain = answer.resolve_chaining()
+    rcode = message.rcode()
+    answer = Answer(message.wire or message.to_wire(), 0.0, rcode, ())
+    if rcode not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
+        return answer, None
+    chain = message.resolve_chaining()
     if chain.answer is None:
-        raise ResolveError("no address")
-    return [ip_address(record.address) for record in chain.answer], chain.minimum_ttl
+        lasts = any(rrset.rdtype == dns.rdatatype.SOA for rrset in message.authority)
+        return answer, chain.minimum_ttl if lasts else None
+    if rcode == dns.rcode.NOERROR and chain.answer.rdtype in (dns.rdatatype.A, dns.rdatatype.AAAA):
+        answer = answer._replace(addresses=tuple(ip_address(record.address) for record in chain.answer))
+    return answer, chain.minimum_ttl

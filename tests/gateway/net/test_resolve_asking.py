@@ -2,10 +2,21 @@
 
 import asyncio
 
+import dns.flags
+import dns.message
+import dns.rrset
 import pytest
 
 from gateway.net import resolve
-from gateway.net.resolve import CACHED_NAMES, TTL_MAX_S, TTL_MIN_S, ResolveError, Resolver, ResolveTimeout
+from gateway.net.resolve import (
+    CACHED_ANSWERS,
+    CACHED_BYTES,
+    TTL_MAX_S,
+    TTL_MIN_S,
+    ResolveError,
+    Resolver,
+    ResolveTimeout,
+)
 from tests.gateway.dns_server import Asked, DnsServer, reply, serving
 
 NAME = "api.openai.com"
@@ -83,8 +94,8 @@ async def test_errors_are_not_remembered() -> None:
 
 
 async def test_memory_is_bounded_and_the_oldest_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert CACHED_NAMES == 4096
-    monkeypatch.setattr(resolve, "CACHED_NAMES", 3)
+    assert CACHED_ANSWERS == 4096
+    monkeypatch.setattr(resolve, "CACHED_ANSWERS", 3)
     clock = Clock()
     with serving(lambda asked: [reply(asked, f"{asked.name} 5 IN A 203.0.113.9")]) as server:
         resolver = Resolver(server.endpoint, clock)
@@ -93,7 +104,7 @@ async def test_memory_is_bounded_and_the_oldest_goes_first(monkeypatch: pytest.M
         clock.now += 10
         await resolver.addresses("a.example")  # asked for again: the newest now
         await resolver.addresses("d.example")
-        assert list(resolver._answers) == ["c.example", "a.example", "d.example"]
+        assert [name for name, _ in resolver._answers] == ["c.example", "a.example", "d.example"]
 
 
 # -- questions in flight
@@ -134,7 +145,7 @@ async def test_when_all_have_given_up_nothing_is_left_to_complain(caplog: pytest
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.02):
                 await resolver.addresses(NAME)
-        assert list(resolver._asking) == [NAME]
+        assert [name for name, _ in resolver._asking] == [NAME]
         await asyncio.sleep(0.6)
         assert resolver._asking == {}
     assert caplog.records == []
@@ -175,7 +186,7 @@ async def test_both_families_are_asked_for_where_both_are_wanted(
         assert len(server.asked) == 2
         clock.now += 21 if aaaa else 61
         await resolver.addresses(NAME)
-        assert len(server.asked) == 4, "the smaller TTL counts"
+        assert len(server.asked) == (3 if a and aaaa else 4), "each kind has its own TTL"
 
 
 async def test_silence_about_one_family_does_not_take_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,3 +211,98 @@ async def test_silence_about_one_family_does_not_take_the_other(monkeypatch: pyt
             pytest.raises(ResolveTimeout),
         ):
             await Resolver(server.endpoint, ipv6=True).addresses(NAME)
+
+
+async def test_a_family_that_is_not_answered_is_not_waited_for_with_each_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """But a sandbox that asks for it itself is."""
+    monkeypatch.setattr(resolve, "ATTEMPT_S", 0.03)
+    clock = Clock()
+
+    def only_a(asked: Asked) -> list[bytes]:
+        silent = asked.message.question[0].rdtype.name == "AAAA"
+        return [] if silent else _both(asked, ["203.0.113.9"], [])
+
+    with serving(only_a) as server:
+        resolver = Resolver(server.endpoint, clock, ipv6=True)
+        for _ in range(3):
+            assert len(await resolver.addresses(NAME)) == 1
+        assert len(server.asked) == 4, "one A, three attempts at AAAA"
+        with pytest.raises(ResolveTimeout):
+            await resolver.ask(NAME, 28)
+        clock.now += 61
+        await resolver.addresses(NAME)
+        assert len(server.asked) == 11
+
+
+# -- what a sandbox asks for
+
+
+async def test_what_the_sandbox_was_told_is_what_is_dialled() -> None:
+    with serving(lambda asked: [reply(asked, f"{NAME}. 0 IN A 203.0.113.{len(server.asked)}")]) as server:
+        resolver = Resolver(server.endpoint)
+        (told,) = (await resolver.ask(NAME, 1)).addresses
+        assert await resolver.addresses(NAME) == (told,)
+        assert len(server.asked) == 1
+
+
+SOA = f"{NAME}. {{}} IN SOA a.example. b.example. 1 2 3 4 {{}}"
+
+
+@pytest.mark.parametrize("rcode", [0, 3])
+@pytest.mark.parametrize(("ttl", "least", "kept"), [(60, 40, 40), (40, 60, 40), (0, 0, 5), (900, 900, 300)])
+async def test_that_there_is_nothing_is_remembered_as_long_as_its_zone_says(
+    rcode: int, ttl: int, least: int, kept: int
+) -> None:
+    clock = Clock()
+
+    def nothing(asked: Asked) -> list[bytes]:
+        answer = dns.message.from_wire(reply(asked, rcode=rcode))
+        name, ttl_text, rdclass, rdtype, data = SOA.format(ttl, least).split(maxsplit=4)
+        answer.authority.append(dns.rrset.from_text(name, int(ttl_text), rdclass, rdtype, data))
+        return [answer.to_wire()]
+
+    with serving(nothing) as server:
+        resolver = Resolver(server.endpoint, clock)
+        for moment in (0, kept - 1):
+            clock.now = 1000.0 + moment
+            assert (await resolver.ask(NAME, 16)).rcode == rcode
+        with pytest.raises(ResolveError):
+            await resolver.addresses(NAME)
+        assert len(server.asked) == 2
+        clock.now = 1000.5 + kept
+        await resolver.ask(NAME, 16)
+        assert len(server.asked) == 3
+
+
+async def test_what_is_long_is_not_remembered() -> None:
+    def long(asked: Asked) -> list[bytes]:
+        if not asked.tcp:
+            return [reply(asked, flags=dns.flags.TC)]
+        answer = dns.message.make_response(asked.message)
+        answer.answer.append(
+            dns.rrset.from_text(NAME + ".", 60, "IN", "TXT", *(f"{number:0250}" for number in range(20)))
+        )
+        return [answer.to_wire(max_size=65535)]
+
+    with serving(long) as server:
+        resolver = Resolver(server.endpoint)
+        for _ in range(2):
+            assert len((await resolver.ask(NAME, 16)).wire) > CACHED_BYTES
+        assert len(server.asked) == 4
+        assert not resolver._answers
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [f"{NAME}. 60 IN CNAME a.example.", f"a.example. 60 IN CNAME {NAME}."],
+        [f"c{n}.example. 60 IN CNAME c{n + 1}.example." for n in range(40)]
+        + [f"{NAME}. 60 IN CNAME c0.example."],
+    ],
+)
+async def test_a_chain_without_end_is_no_answer(records: list[str]) -> None:
+    with serving(lambda asked: [reply(asked, *records)]) as server:
+        with pytest.raises(ResolveError):
+            await Resolver(server.endpoint).ask(NAME, 1)
