@@ -111,6 +111,16 @@ def test_too_long_is_known_by_the_header(case: Message) -> None:
     assert sniff(data[:9]) == Refused(LONG, "tls")
 
 
+def test_what_can_be_no_hello_is_refused_at_the_first_byte_that_shows_it() -> None:
+    refused = Refused(Reason.BAD_TLS, "tls")
+    first = record(SMALL[:20])
+    assert sniff(first + b"\x15") == refused  # an alert in the middle
+    assert sniff(record(SMALL, version=b"\2\0")[:5]) == refused
+    assert sniff(record(b"\2" + SMALL[1:])[:6]) == refused  # a ServerHello
+    assert sniff(record(SMALL + b"\0")[:9]) == refused  # ends before its record does
+    assert sniff(first + record(SMALL[20:] + b"\0")[:5]) == refused
+
+
 def test_no_wait_leads_beyond_64_kib() -> None:
     """Whatever a client promises: up to the refusal or the name it never pays to read more than that."""
     chance = random.Random(7)

@@ -67,6 +67,7 @@ READ = [
     Message("deflate-offered", hello(SNI, methods=b"\1\0"), "x.test"),
     Message("name-first", hello(SNI, Extension(GREASE), alpn(b"h2")), "x.test", (b"h2",)),
     Message("name-last", hello(padding(9), alpn(b"h2"), SNI), "x.test", (b"h2",)),
+    Message("alpn-of-one-byte", hello(alpn(b"x"), SNI), "x.test", (b"x",)),
     Message("alpn-any-bytes", hello(alpn(b"\0\xff", b"a" * 255), SNI), "x.test", (b"\0\xff", b"a" * 255)),
     Message("alpn-of-1024-bytes", hello(alpn(*[b"abc"] * 256), SNI), "x.test", (b"abc",) * 256),
     Message("512-extensions", hello(SNI, *MANY[:511]), "x.test"),
