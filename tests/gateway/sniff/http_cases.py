@@ -43,7 +43,17 @@ NOT_HTTP = {
     "a high byte in the method": b"G\xc8T / HTTP/1.1",
     "a slash in the method": b"G/T / HTTP/1.1",
     "SSH": b"SSH-2.0-OpenSSH_9.2",
-    "SMTP": b"EHLO",
+    "SMTP without a name": b"EHLO",
+    "Redis": b"*1\r\n$4\r\nPING",
+    "PostgreSQL": b"\0\0\0\x08\x04\xd2\x16\x2f",
+    "SOCKS 5": b"\5\1\0",
+    "SOCKS 4": b"\4\1\0\x50\x01\x02\x03\x04\0",
+    "a TLS alert": b"\x15\3\1\0\2\2\x28",
+    "TLS application data": b"\x17\3\3\0\5early",
+    "an SSLv2 hello": b"\x80\x2e\1\3\1\0\x15\0\0\0\x10",
+    "an SSLv2 hello of three bytes": b"\x2e\0\3\1\3\1",
+    "PROXY protocol 2": b"\r\n\r\n\0\r\nQUIT\n",
+    "a byte order mark": b"\xef\xbb\xbfGET / HTTP/1.1",
 }
 
 FORBIDDEN = {
@@ -200,6 +210,8 @@ REQUEST_LINES = [  # C2, C4
     bad("0x80 in the target", b"GET /\x80 HTTP/1.1", HOST),
     *(bad(f"version {version!r}", b"GET / " + version, HOST) for version in VERSIONS),
     bad("version behind a space", b"GET / HTTP 1.1", HOST),
+    bad("SMTP", b"EHLO a.test"),
+    bad("PROXY protocol", b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2"),
     bad("* for another method", b"GET * HTTP/1.1", HOST),
     bad("** for OPTIONS", b"OPTIONS ** HTTP/1.1", HOST),
     bad("lower-case options *", b"options * HTTP/1.1", HOST),
@@ -212,7 +224,7 @@ REQUEST_LINES = [  # C2, C4
     *(ignored(f"begins with {what}", line, HOST) for what, line in NOT_HTTP.items()),
     *(
         Head(f"first byte {byte:#x}", bytes((byte,)) + b"x" * 40, NEITHER)
-        for byte in (0, 9, 10, 13, 21, 23, 32, 34, 127, 128, 255)
+        for byte in (*range(22), *range(23, 33), *b'"(),/:;<=>?@[\\]{}', 127, 128, 255)
     ),
 ]
 

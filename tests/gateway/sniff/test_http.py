@@ -176,7 +176,29 @@ def test_a_bytearray_may_grow_after_a_look() -> None:
     assert buffer.endswith(b"x")
 
 
+@pytest.mark.parametrize("step", [1, 2, 3, 4, 5, 7, 1000])
+def test_looks_in_any_steps_see_the_end(step: int) -> None:
+    data = filled(900, GET, HOST, b"X: y")
+    for first in range(1, step + 1):
+        assert arrive(data, list(range(first, len(data) + step, step))) == sniff(data)
+
+
+def test_what_was_scanned_is_not_read_again() -> None:
+    """A drip is linear. So a lie about what was seen goes unnoticed while the head is incomplete, and no longer."""
+    data = b"GET /" + b"\0" * 100 + b" HTTP/1.1"
+    assert sniff(data) == BAD
+    assert sniff(data, scanned=len(data)) == NeedMore(4)
+    assert sniff(data + b"\r\nHost: a.test\r\n\r\n", scanned=len(data)) == BAD
+
+
+def test_a_lie_about_what_was_scanned_never_names_another_host() -> None:
+    data = head(GET, HOST) + head(GET, b"Host: b.test")
+    for scanned in range(-2, len(data) + 2):
+        seen = sniff(data, scanned=scanned)
+        assert not isinstance(seen, Sniffed) or seen == sniff(head(GET, HOST))
+
+
 @pytest.mark.parametrize("scanned", [-1, 0, 1, 3, 4, 5, 40, 1 << 40])
-def test_a_head_that_is_whole_needs_no_scanned(scanned: int) -> None:
+def test_scanned_changes_nothing_where_the_end_is_there_to_see(scanned: int) -> None:
     data = head(GET, b"X: y", b"Accept: */*", HOST)
     assert sniff(data, scanned=scanned) == sniff(data)
