@@ -11,28 +11,31 @@ from tests.gateway.sniff.heads import GET, HOST, head
 blank = st.sampled_from((b"", b" ", b"\t", b"  \t"))
 text = st.binary(max_size=12) | st.text("aA0:,;@/ \t.%", max_size=12).map(str.encode)
 token = st.text("aZ0!#$%&'*+-.^_`|~", min_size=1, max_size=8).map(str.encode)
-method = token | st.sampled_from((b"GET", b"OPTIONS", b"CONNECT", b"PRI", b"A" * 32, b"A" * 33))
+method = st.sampled_from((b"GET",) * 6 + (b"OPTIONS", b"CONNECT", b"PRI", b"A" * 32, b"A" * 33)) | token
 label = st.text("abAB01-_", min_size=1, max_size=6).map(str.encode)
-name = st.lists(label, min_size=1, max_size=4).map(b".".join) | st.sampled_from(HOSTS)
-port = st.integers(0, 70000).map(lambda number: b":%d" % number) | st.sampled_from((b"", b"", b":", b":080"))
+name = st.sampled_from((b"a.test", b"B.Test.", b"localhost")) | st.lists(label, min_size=1, max_size=4).map(
+    b".".join
+)
+name |= st.sampled_from(HOSTS)
+port = st.sampled_from((b"",) * 4 + (b":80", b":8080", b":", b":080", b":0", b":65536", b":0x50"))
 authority = st.builds(lambda name, port: name + port, name, port)
 path = st.text("/a.?#@:\\%*", max_size=10).map(str.encode)
-scheme = st.sampled_from((b"http://", b"HTTP://", b"https://", b"http:/", b"//", b"://"))
-version = st.sampled_from((b"HTTP/1.1", b"HTTP/1.1", b"HTTP/1.0", b"HTTP/1.2", b"http/1.1", b""))
-telling = st.sampled_from(
-    (b"Host", b"hOST", b"Content-Length", b"transfer-encoding", b"Upgrade", b"HTTP2-Settings")
-)
+scheme = st.sampled_from((b"http://",) * 5 + (b"HTTP://", b"https://", b"http:/", b"//", b"://"))
+version = st.sampled_from((b"HTTP/1.1",) * 8 + (b"HTTP/1.0",) * 2 + (b"HTTP/1.2", b"http/1.1", b""))
+telling = st.sampled_from((b"Host", b"Content-Length", b"transfer-encoding", b"Upgrade", b"HTTP2-Settings"))
 value = st.sampled_from((b"5", b"chunked", b"Chunked", b"websocket", b"h2c", b"gzip, chunked", b"")) | text
 field = st.builds(lambda *parts: b"".join(parts), token | telling, st.just(b":"), blank, value, blank)
-line_end = st.sampled_from((b"\r\n",) * 12 + (b"\n", b"\r", b"\r\r\n", b"\n\r", b"\r\n "))
+line_end = st.sampled_from((b"\r\n",) * 60 + (b"\n", b"\r", b"\r\r\n", b"\n\r", b"\r\n "))
 
 
 @st.composite
 def requests(draw: st.DrawFn) -> bytes:
     """A head of which every part may be right or wrong; a target that names a host often names the one of Host."""
     host = draw(authority)
-    other = draw(st.sampled_from((host, host.swapcase(), host + b":80")) | authority)
-    target = draw(path | st.just(draw(scheme) + other + draw(path)) | st.just(other))
+    other = draw(st.sampled_from((host, host, host.swapcase(), host + b":80")) | authority)
+    rest = draw(path)
+    absolute = draw(scheme) + other + draw(st.sampled_from((b"", b"/"))) + rest
+    target = draw(st.sampled_from((b"/" + rest, b"/" + rest, absolute, absolute, rest, other)))
     lines = [b" ".join((draw(method), target, draw(version)))]
     lines += draw(st.lists(field | st.sampled_from(FIELDS), max_size=3))
     lines.insert(draw(st.integers(1, len(lines))), b"Host:" + draw(blank) + host + draw(blank))
