@@ -131,7 +131,13 @@ def run_atheris(parser: str, count: int, seed: int, directory: Path) -> NoReturn
     words.write_text("".join(map(_quoted, WORDS)))
     limits = [f"-runs={count}", f"-seed={seed}", f"-max_len={MOST_BYTES}", f"-dict={words}"]
     arguments = [sys.argv[0], *limits, f"-artifact_prefix={directory}/", "-verbosity=0", str(corpus)]
-    mutated = (_head if parser == "http" else _hello)(lambda data, most: atheris.Mutate(data, most))
+    made = (head_mutants if parser == "http" else mutants).mutants(sys.maxsize, seed)
+    led = (_head if parser == "http" else _hello)(lambda data, most: atheris.Mutate(data, most))
+
+    def mutated(data: bytes, most: int, number: int) -> bytes:
+        """Every third is one of ours: libFuzzer alone seldom leaves a name behind."""
+        return led(bytes(data), most, random.Random(number)) if number % 3 else next(made)[:most]
+
     atheris.Setup(arguments, Tally(parser, "atheris", count).take, custom_mutator=mutated)
     atheris.Fuzz()
     raise AssertionError("libFuzzer ends the process")
@@ -143,28 +149,29 @@ def _quoted(word: bytes) -> str:
 
 Mutate = Callable[[bytes, int], bytes]
 """``data`` changed by libFuzzer, to so many bytes at the most."""
+Led = Callable[[bytes, int, random.Random], bytes]
 
 
-def _head(mutate: Mutate) -> Callable[[bytes, int, int], bytes]:
+def _head(mutate: Mutate) -> Led:
     """Every second time a line or a delimiter is changed, else any bytes."""
 
-    def mutated(data: bytes, most: int, seed: int) -> bytes:
-        chance = random.Random(seed)
-        if chance.random() < 0.5:
-            return bytes(mutate(bytes(data), most))
-        return head_mutants.overwritten(bytes(data), chance)[:most]
+    def mutated(data: bytes, most: int, chance: random.Random) -> bytes:
+        return (
+            bytes(mutate(data, most))
+            if chance.random() < 0.5
+            else head_mutants.overwritten(data, chance)[:most]
+        )
 
     return mutated
 
 
-def _hello(mutate: Mutate) -> Callable[[bytes, int, int], bytes]:
+def _hello(mutate: Mutate) -> Led:
     """Mostly the message is mutated and put into records anew, else the bytes as they are."""
 
-    def mutated(data: bytes, most: int, seed: int) -> bytes:
-        chance = random.Random(seed)
-        parts = unrecord(bytes(data))
+    def mutated(data: bytes, most: int, chance: random.Random) -> bytes:
+        parts = unrecord(data)
         if parts is None or len(parts[0]) < 8 or chance.random() < 0.2:
-            return b"\x16" + bytes(mutate(bytes(data), most))[1:]
+            return b"\x16" + bytes(mutate(data, most))[1:]
         message = bytearray(mutate(parts[0], most - 200))
         if len(message) > 4 and chance.random() < 0.9:
             message[:4] = b"\1" + (len(message) - 4).to_bytes(3, "big")
