@@ -31,8 +31,7 @@ from gateway.net.resolve import ResolveError, Resolver, ResolveTimeout
 from gateway.net.sockets import receive, reset_on_close, send_all
 from gateway.reasons import Reason
 from gateway.refusal import refusal
-from gateway.sniff import sniff
-from gateway.sniff.result import NeedMore, Refused, Sniffed
+from gateway.sniff import Forbidden, NeedMore, Refused, Sniffed, sniff, watch
 
 DECIDE_S: Final = 5.0
 """From accept to the decision: one absolute deadline, however the client drips (security G)."""
@@ -74,7 +73,7 @@ async def run_session(client: socket.socket, flow: Flow, gate: Gate, attempt: At
             reset_on_close(client)
             return
         with upstream:
-            await _splice(client, upstream, heard.first, attempt)
+            await _splice(client, upstream, heard, flow.dest.port, attempt)
 
 
 async def _judge(client: socket.socket, flow: Flow, gate: Gate, attempt: Attempt) -> tuple[Heard, Decision]:
@@ -169,19 +168,30 @@ async def _connect(flow: Flow, decision: Decision, attempt: Attempt) -> socket.s
     return upstream
 
 
-async def _splice(client: socket.socket, upstream: socket.socket, first: bytes, attempt: Attempt) -> None:
-    """Pass on what was read, then everything, both ways, until both sides have ended."""
+async def _splice(
+    client: socket.socket, upstream: socket.socket, heard: Heard, port: int, attempt: Attempt
+) -> None:
+    """Pass on what was read, then everything, both ways, until both sides have ended, or the client names something else."""
     attempt.phase = Phase.RELAY
     counts = attempt.counts = Counts()
+    watching, first = None, heard.first
     try:
+        if isinstance(heard.seen, Sniffed):
+            watching, first = watch(heard.seen, first, port)
         await send_all(upstream, first)
+    except Forbidden:
+        attempt.ended_by = EndedBy.POLICY
+        reset_on_close(client)
+        return
     except OSError:
         attempt.ended_by = EndedBy.UPSTREAM
         reset_on_close(client)
         return
     counts.up += len(first)
-    relayed = await relay(client, upstream, counts)
+    relayed = await relay(client, upstream, counts, watching)
     attempt.ended_by = EndedBy.CLIENT if relayed.first is client else EndedBy.UPSTREAM
+    if relayed.forbidden:
+        attempt.ended_by = EndedBy.POLICY
     if relayed.failed:
         reset_on_close(client)
         reset_on_close(upstream)

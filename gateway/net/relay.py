@@ -3,14 +3,34 @@
 Strategy: bytes go from ``recv`` straight to ``send``; what the slower side does not take at once (one read at the most)
 is kept, and its source is not read until it is gone. So nothing queues here, and the kernel's own buffers press back on
 a fast sender. An end of file is passed on as a half-close.
+
+A ``Watch`` may look at what passes until it has seen enough: it gives back what may pass now, and keeps the rest.
 """
 
 import asyncio
 import socket
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 READ_BYTES: Final = 64 * 1024
+
+
+class Watch(Protocol):
+    """Looks at the bytes of a connection: pure, and allowed to raise whatever it likes, which ends the connection."""
+
+    @property
+    def settled(self) -> bool:
+        """It has seen enough, and holds nothing."""
+
+    @property
+    def waiting(self) -> bool:
+        """It holds bytes of the client until the server has said more: the client need not be read meanwhile."""
+
+    def up(self, chunk: bytes) -> bytes:
+        """Of the client; what may pass now."""
+
+    def down(self, chunk: bytes) -> bytes:
+        """Of the server, which passes as it is; what may pass of the client now."""
 
 
 class Relayed(NamedTuple):
@@ -20,6 +40,8 @@ class Relayed(NamedTuple):
     """The side that ended first: by its half-close, or by its error."""
     failed: bool
     """By an error or a reset; False where both sides half-closed in order."""
+    forbidden: bool = False
+    """By the watch."""
 
 
 class Counts:
@@ -35,7 +57,7 @@ class Counts:
 class _Direction:
     """One way, from ``source`` to ``sink``."""
 
-    __slots__ = ("_add", "_done", "_loop", "_rest", "ended", "sink", "source")
+    __slots__ = ("_add", "_done", "_loop", "_rest", "ended", "look", "paused", "sink", "source")
 
     def __init__(
         self,
@@ -47,6 +69,10 @@ class _Direction:
         self.source = source
         self.sink = sink
         self.ended = False
+        self.look: Callable[[bytes], bytes] | None = None
+        """Sees each chunk before it passes, and says what does."""
+        self.paused = False
+        """The source is not read until somebody says ``resume``."""
         self._add = add
         self._done = done
         self._rest = memoryview(b"")
@@ -67,10 +93,29 @@ class _Direction:
         except OSError:
             self._done(self.source, True)
             return
+        if not chunk:
+            self._end()
+            return
+        if self.look is not None:
+            chunk = self.look(chunk)
         if chunk:
             self._pass_on(memoryview(chunk))
+
+    def push(self, chunk: bytes) -> None:
+        """Pass on what was held, after all that has passed before."""
+        if self._rest:
+            self._rest = memoryview(bytes(self._rest) + chunk)
         else:
-            self._end()
+            self._pass_on(memoryview(chunk))
+
+    def pause(self) -> None:
+        self.paused = True
+        self._loop.remove_reader(self.source)
+
+    def resume(self) -> None:
+        self.paused = False
+        if not self._rest and not self.ended:
+            self._loop.add_reader(self.source, self._on_readable)
 
     def _pass_on(self, chunk: memoryview) -> None:
         try:
@@ -98,7 +143,8 @@ class _Direction:
         self._rest = self._rest[sent:]
         if not self._rest:
             self._loop.remove_writer(self.sink)
-            self._loop.add_reader(self.source, self._on_readable)
+            if not self.paused:
+                self._loop.add_reader(self.source, self._on_readable)
 
     def _end(self) -> None:
         """The source said all it had, and all of it was passed on."""
@@ -112,15 +158,24 @@ class _Direction:
         self._done(self.source, False)
 
 
-async def relay(client: socket.socket, upstream: socket.socket, counts: Counts) -> Relayed:
-    """Copy until both sides have half-closed or one has failed. ``counts`` is kept current, so it holds when this is cancelled too."""
-    finished: asyncio.Future[socket.socket | None] = asyncio.get_running_loop().create_future()
+async def relay(
+    client: socket.socket, upstream: socket.socket, counts: Counts, watch: Watch | None = None
+) -> Relayed:
+    """Copy until both sides have half-closed, one has failed, or ``watch`` has had enough. ``counts`` is kept current, so it holds when this is
+    cancelled too."""
+    finished: asyncio.Future[Relayed] = asyncio.get_running_loop().create_future()
     order: list[socket.socket] = []
 
     def done(side: socket.socket, failed: bool) -> None:
         order.append(side)
-        if not finished.done() and (failed or (up.ended and down.ended)):
-            finished.set_result(side if failed else None)
+        if finished.done():
+            return
+        if failed:
+            finished.set_result(Relayed(side, True))
+        elif up.ended and down.ended:
+            finished.set_result(Relayed(order[0], False))
+        elif side is upstream and up.paused:
+            finished.set_result(Relayed(side, True))  # it will never say what the client's bytes wait for
 
     def add_up(n: int) -> None:
         counts.up += n
@@ -130,11 +185,55 @@ async def relay(client: socket.socket, upstream: socket.socket, counts: Counts) 
 
     up = _Direction(client, upstream, add_up, done)
     down = _Direction(upstream, client, add_down, done)
+    if watch is not None and not watch.settled:
+        _set_watch(watch, up, down, finished)
     up.start()
     down.start()
+    if up.paused:
+        up.pause()
     try:
-        failed = await finished
+        return await finished
     finally:
         up.stop()
         down.stop()
-    return Relayed(order[0] if failed is None else failed, failed is not None)
+
+
+def _set_watch(watch: Watch, up: _Direction, down: _Direction, finished: "asyncio.Future[Relayed]") -> None:
+    """Let ``watch`` look at both directions until it is settled."""
+
+    def forbid() -> None:
+        if not finished.done():
+            finished.set_result(Relayed(up.source, True, forbidden=True))
+
+    def after() -> None:
+        if watch.settled:
+            up.look = down.look = None
+        if up.paused and not watch.waiting:
+            up.resume()
+        elif watch.waiting and not up.paused:
+            up.pause()
+
+    def look_up(chunk: bytes) -> bytes:
+        if finished.done():
+            return b""
+        try:
+            passes = watch.up(chunk)
+        except Exception:
+            forbid()
+            return b""
+        after()
+        return passes
+
+    def look_down(chunk: bytes) -> bytes:
+        try:
+            passes = watch.down(chunk)
+        except Exception:
+            forbid()
+            return b""
+        if passes:
+            up.push(passes)
+        after()
+        return chunk
+
+    up.look, down.look = look_up, look_down
+    up.paused = watch.waiting

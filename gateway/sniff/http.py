@@ -25,7 +25,7 @@ _BEGINNING = re.compile(TOKEN + rb"{1,32}+(?: |\Z)")
 _LINES = re.compile(b"(?:" + TEXT + rb"++|(\r\n)(?!\r\n))*+(\r\n\r\n)?+\r?+")
 _REQUEST_LINE = re.compile(rb"(" + TOKEN + rb"{1,32}+) ([!-~]++) HTTP/1\.([01])(?=\r\n)")
 _FIELDS = re.compile(rb"(?:\r\n" + TOKEN + rb"++:" + TEXT + rb"*+)*+")
-_TELLING = re.compile(
+TELLING = re.compile(
     rb"\r\n([Hh][Oo][Ss][Tt]"
     rb"|[Cc][Oo][Nn][Tt][Ee][Nn][Tt]-[Ll][Ee][Nn][Gg][Tt][Hh]"
     rb"|[Tt][Rr][Aa][Nn][Ss][Ff][Ee][Rr]-[Ee][Nn][Cc][Oo][Dd][Ii][Nn][Gg]"
@@ -78,7 +78,7 @@ def _parse(data: Bytes, request: re.Match[bytes], end: int) -> Sniffed | Refused
     if not _FIELDS.fullmatch(data, request.end(), end):
         return _BAD
     fields: dict[bytes, bytes] = {}
-    for field in _TELLING.finditer(data, request.end(), end):
+    for field in TELLING.finditer(data, request.end(), end):
         name = field[1].lower()
         if name in fields:
             return _BAD  # each of these may be said once

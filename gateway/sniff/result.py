@@ -5,6 +5,10 @@ from typing import Literal, NamedTuple
 from gateway.reasons import Reason
 
 
+class Forbidden(Exception):
+    """A later message of a connection names something else, or cannot be read: nothing more of it may pass."""
+
+
 class Sniffed(NamedTuple):
     """The first message is whole, and names its destination."""
 

@@ -1,0 +1,136 @@
+"""TLS after the first hello: until the server has answered, the client may not name anything else.
+
+A server that wants another key share asks for a second ClientHello (HelloRetryRequest, RFC 8446 section 4.1.4), and one that is not strict
+may take a second one unasked. So no handshake record of the client passes before the server's first record; if that is a HelloRetryRequest,
+the next handshake message must be one hello with the same name. Nothing later is looked at: what follows may be encrypted, and an encrypted
+Finished may well begin like a hello.
+"""
+
+from typing import Final
+
+from gateway.sniff.result import Forbidden, NeedMore, Sniffed
+from gateway.sniff.tls import HANDSHAKE, sniff_tls
+
+CHANGE_CIPHER_SPEC: Final = 20  # RFC 8446 section 5.1
+ALERT: Final = 21
+APPLICATION_DATA: Final = 23
+SERVER_HELLO: Final = 2
+EARLY_DATA: Final = 42  # section 4.2
+RETRY_RANDOM: Final = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
+"""Section 4.1.3: SHA-256 of "HelloRetryRequest"."""
+RANDOM_ENDS: Final = 4 + 2 + 32
+MAX_RECORD: Final = 5 + (1 << 14) + 256
+MAX_ANSWER: Final = 8 * 1024
+"""More records than a server could put its first 38 bytes of handshake into and mean well."""
+
+
+class Handshake:
+    """Watches one connection whose first hello named ``host``."""
+
+    __slots__ = ("_answer", "_early_data", "_held", "_hello", "_host", "_retried", "settled")
+
+    def __init__(self, host: str, hello: bytes) -> None:
+        """``hello``: the first flight up to the end of the hello, which has passed."""
+        self._host = host
+        self._hello = hello
+        self._early_data: bool | None = None
+        self._held = b""
+        self._answer = b""
+        self._retried = False
+        self.settled = False
+
+    @property
+    def waiting(self) -> bool:
+        """Something of the client is held until the server answers."""
+        return not self.settled and not self._retried and bool(self._held) and self._held[0] == HANDSHAKE
+
+    def up(self, chunk: bytes) -> bytes:
+        """What may pass of the client's bytes so far. Forbidden ends the connection."""
+        self._held += chunk
+        return self._release()
+
+    def down(self, chunk: bytes) -> bytes:
+        """Look at the server's bytes; what may pass of the client's now."""
+        if self._retried or self.settled:
+            return b""
+        self._answer += chunk
+        retried = self._is_retry()
+        if retried is None:
+            return b""
+        self._answer = b""
+        if not retried:
+            return self._settle()
+        self._retried = True
+        return self._release()
+
+    def _is_retry(self) -> bool | None:
+        """Whether the server's first message is a HelloRetryRequest; None while that cannot be told."""
+        message, at, data = b"", 0, self._answer
+        while len(message) < RANDOM_ENDS:
+            if len(data) > at and data[at] != HANDSHAKE:
+                return False
+            if len(data) < at + 5:
+                return None if at < MAX_ANSWER else False
+            length = data[at + 3] << 8 | data[at + 4]
+            message += data[at + 5 : at + 5 + length]
+            if message[:1] not in (b"", bytes((SERVER_HELLO,))):
+                return False
+            at += 5 + length
+            if at > len(data):
+                break
+        if len(message) < RANDOM_ENDS:
+            return None
+        return message[6:RANDOM_ENDS] == RETRY_RANDOM
+
+    def _release(self) -> bytes:
+        held, at = self._held, 0
+        while len(held) >= at + 5:
+            kind = held[at]
+            if kind == HANDSHAKE:
+                if not self._retried:
+                    break
+                seen = sniff_tls(held[at:])
+                if isinstance(seen, NeedMore):
+                    break
+                if not isinstance(seen, Sniffed) or seen.host != self._host:
+                    raise Forbidden
+                return self._settle()
+            end = at + 5 + (held[at + 3] << 8 | held[at + 4])
+            if kind not in (CHANGE_CIPHER_SPEC, ALERT) and not (kind == APPLICATION_DATA and self._early()):
+                raise Forbidden
+            if end - at > MAX_RECORD:
+                raise Forbidden
+            if end > len(held):
+                break
+            at = end
+        self._held = held[at:]
+        return held[:at]
+
+    def _early(self) -> bool:
+        if self._early_data is None:
+            self._early_data = offers_early_data(self._hello)
+        return self._early_data
+
+    def _settle(self) -> bytes:
+        """Nothing is looked at any more: all that is held passes."""
+        held, self._held, self._hello = self._held, b"", b""
+        self.settled = True
+        return held
+
+
+def offers_early_data(hello: bytes) -> bool:
+    """Whether a ClientHello that was sniffed, in its records, has the early_data extension."""
+    at, message = 0, b""
+    while at < len(hello):
+        end = at + 5 + (hello[at + 3] << 8 | hello[at + 4])
+        message += hello[at + 5 : end]
+        at = end
+    at = 38  # as in sniff_tls, which has vouched for every length
+    at += 1 + message[at]
+    at += 2 + (message[at] << 8 | message[at + 1])
+    at += 1 + message[at] + 2
+    while at < len(message):
+        if (message[at] << 8 | message[at + 1]) == EARLY_DATA:
+            return True
+        at += 4 + (message[at + 2] << 8 | message[at + 3])
+    return False

@@ -1,0 +1,174 @@
+"""HTTP/1 after the first head: every request of a connection is framed, and must name what the first one named.
+
+Sans-IO, in the client's direction. A head passes when it is whole and was read; a body passes as it comes, as far as its own framing says
+(RFC 9112 sections 6 and 7). What another parser might frame otherwise ends the connection, for the rest could be a request that nobody here
+has read. After a server has switched to websocket (101) nothing is looked at any more.
+"""
+
+import re
+from typing import Final
+
+from gateway.sniff.http import MAX_HEAD, TELLING, sniff_http
+from gateway.sniff.result import Forbidden, NeedMore, Sniffed
+
+MAX_LINE: Final = 1024
+"""Of a chunk's size and extensions."""
+MAX_TRAILERS: Final = 32 * 1024
+MAX_ANSWER: Final = 64 * 1024
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15}+)(?:[ \t]*+;[\t -~]*+)?+")
+_TRAILER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++):[\t -~\x80-\xff]*+")
+_NOT_IN_TRAILERS: Final = frozenset(
+    (b"host", b"content-length", b"transfer-encoding", b"upgrade", b"connection")
+)  # RFC 9110 section 6.5.1
+_STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})[ \r]")
+
+HEAD: Final = "head"
+LENGTH: Final = "length"
+CHUNK: Final = "chunk"
+CHUNK_END: Final = "chunk end"
+SIZE: Final = "size"
+TRAILERS: Final = "trailers"
+SWITCHING: Final = "switching"
+
+
+class Requests:
+    """Watches one connection whose first request named ``host``, and perhaps ``port``."""
+
+    __slots__ = ("_answer", "_first", "_held", "_host", "_left", "_port", "_scanned", "_state", "settled")
+
+    def __init__(self, host: str, port: int) -> None:
+        """``port``: the one that was dialled, which each request that names one must name."""
+        self._host = host
+        self._port = port
+        self._first = True
+        self._state = HEAD
+        self._left = 0
+        self._held = b""
+        self._scanned = 0
+        self._answer = b""
+        self.settled = False
+
+    @property
+    def waiting(self) -> bool:
+        """The client asked to switch protocols: what it says next depends on the server's answer."""
+        return self._state == SWITCHING and not self.settled
+
+    def up(self, chunk: bytes) -> bytes:
+        """What may pass of the client's bytes so far. Forbidden ends the connection."""
+        held = self._held + chunk if self._held else chunk
+        at = 0
+        while at < len(held):
+            step = self._STEPS[self._state](self, held, at)
+            if step == at:
+                break
+            at = step
+        self._held = held[at:]
+        return held[:at]
+
+    def down(self, chunk: bytes) -> bytes:
+        """Look at the server's bytes; what may pass of the client's now."""
+        if not self.waiting:
+            return b""
+        self._answer += chunk
+        while True:
+            status = _STATUS.match(self._answer)
+            if status is None:
+                if len(self._answer) >= 13:
+                    raise Forbidden  # no answer that could be told from another
+                return b""
+            if status[1] == b"101":
+                self.settled = True
+                held, self._held = self._held, b""
+                return held
+            if status[1][:1] != b"1":
+                self._state, self._answer = HEAD, b""
+                return self.up(b"")
+            end = self._answer.find(b"\r\n\r\n")
+            if end < 0:
+                if len(self._answer) > MAX_ANSWER:
+                    raise Forbidden
+                return b""
+            self._answer = self._answer[end + 4 :]
+
+    def _head(self, held: bytes, at: int) -> int:
+        rest = held[at : at + MAX_HEAD]
+        seen = sniff_http(rest, self._scanned if not at else 0)
+        if isinstance(seen, NeedMore):
+            self._scanned = len(rest)
+            return at
+        if not isinstance(seen, Sniffed) or seen.host != self._host or seen.port not in (None, self._port):
+            raise Forbidden
+        self._scanned = 0
+        told = {
+            found[1].lower(): found[2].strip(b" \t").lower()
+            for found in TELLING.finditer(rest, 0, seen.consumed)
+        }
+        if b"transfer-encoding" in told:
+            self._state = SIZE
+        else:
+            self._left = int(told.get(b"content-length", b"0"))
+            self._state = LENGTH if self._left else HEAD
+        if b"upgrade" in told:
+            # Only at once (a proxy in front of the server might not expect it later), and only where nothing else has to be framed meanwhile.
+            if not self._first or self._state != HEAD:
+                raise Forbidden
+            self._state = SWITCHING
+        self._first = False
+        return at + seen.consumed
+
+    def _length(self, held: bytes, at: int) -> int:
+        taken = min(self._left, len(held) - at)
+        self._left -= taken
+        if not self._left:
+            self._state = HEAD if self._state == LENGTH else CHUNK_END
+        return at + taken
+
+    def _size(self, held: bytes, at: int) -> int:
+        end = held.find(b"\r\n", at, at + MAX_LINE)
+        if end < 0:
+            if len(held) - at >= MAX_LINE or b"\n" in held[at:]:
+                raise Forbidden
+            return at
+        size = _SIZE.fullmatch(held, at, end)
+        if size is None:
+            raise Forbidden
+        self._left = int(size[1], 16)
+        self._state = CHUNK if self._left else TRAILERS
+        return end + 2
+
+    def _chunk_end(self, held: bytes, at: int) -> int:
+        if held[at : at + 2] == b"\r\n":
+            self._state = SIZE
+            return at + 2
+        if held[at:] != b"\r":
+            raise Forbidden
+        return at
+
+    def _trailers(self, held: bytes, at: int) -> int:
+        if held[at : at + 2] == b"\r\n":
+            self._state = HEAD
+            return at + 2
+        end = held.find(b"\r\n\r\n", at, at + MAX_TRAILERS)
+        if end < 0:
+            if len(held) - at >= MAX_TRAILERS:
+                raise Forbidden
+            return at
+        for line in held[at:end].split(b"\r\n"):
+            field = _TRAILER.fullmatch(line)
+            if field is None or field[1].lower() in _NOT_IN_TRAILERS:
+                raise Forbidden
+        self._state = HEAD
+        return end + 4
+
+    def _switching(self, _held: bytes, at: int) -> int:
+        return at
+
+    _STEPS: Final = {
+        HEAD: _head,
+        LENGTH: _length,
+        CHUNK: _length,
+        CHUNK_END: _chunk_end,
+        SIZE: _size,
+        TRAILERS: _trailers,
+        SWITCHING: _switching,
+    }

@@ -1,0 +1,199 @@
+"""Every request on a connection, in every way that it can arrive."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.sniff import Forbidden, Requests
+
+HOST, PORT = "allowed.test", 80
+GET = b"GET / HTTP/1.1\r\nHost: allowed.test\r\n\r\n"
+POST = b"POST /a HTTP/1.1\r\nHost: allowed.test\r\nContent-Length: 5\r\n\r\nhello"
+CHUNKED = (
+    b"POST /b HTTP/1.1\r\nHost: allowed.test\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"5\r\nhello\r\n1;a=b\r\nx\r\n00a\r\n0123456789\r\n0\r\n\r\n"
+)
+TRAILED = CHUNKED[:-2] + b"Checksum: abc\r\nOther:\r\n\r\n"
+EVIL = b"GET /stolen HTTP/1.1\r\nHost: evil.test\r\n\r\n"
+SOCKET = b"GET /ws HTTP/1.1\r\nHost: allowed.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+
+
+def run(data: bytes, cuts: list[int]) -> tuple[bytes, bool]:
+    """What passes of ``data`` in pieces, and whether it was ended."""
+    watching = Requests(HOST, PORT)
+    passed, before = b"", 0
+    try:
+        for cut in [*sorted(cut for cut in cuts if cut < len(data)), len(data)]:
+            passed += watching.up(data[before:cut])
+            before = cut
+    except Forbidden:
+        return passed, True
+    return passed, False
+
+
+GOOD = {
+    "one": GET,
+    "two": GET * 2,
+    "a thousand": GET * 1000,
+    "a body": POST + GET,
+    "an empty body": POST.replace(b"5\r\n\r\nhello", b"0\r\n\r\n") + GET,
+    "chunks": CHUNKED + POST + GET,
+    "trailers": TRAILED + CHUNKED + GET,
+    "its own port": GET.replace(b"allowed.test", b"allowed.test:80") + GET,
+    "another case": GET + GET.replace(b"allowed.test", b"ALLOWED.test"),
+    "absolute form": GET + GET.replace(b"GET /", b"GET http://allowed.test/"),
+    "HTTP/1.0": GET.replace(b"1.1", b"1.0") + GET,
+}
+
+
+@pytest.mark.parametrize("data", GOOD.values(), ids=GOOD)
+def test_requests_to_the_same_host_pass_unchanged(data: bytes) -> None:
+    assert run(data, []) == (data, False)
+    assert run(data, list(range(1, len(data)))) == (data, False)
+    for at in range(1, min(len(data), 400)):
+        assert run(data, [at]) == (data, False)
+
+
+BAD = {
+    "another host": EVIL,
+    "another host's subdomain": GET.replace(b"allowed.test", b"a.allowed.test"),
+    "another port": GET.replace(b"allowed.test", b"allowed.test:8080"),
+    "no host": GET.replace(b"Host: allowed.test\r\n", b""),
+    "two hosts": GET.replace(b"\r\n\r\n", b"\r\nHost: allowed.test\r\n\r\n"),
+    "absolute form of another": GET.replace(b"GET /", b"GET http://evil.test/"),
+    "CONNECT": GET.replace(b"GET /", b"CONNECT evil.test:443"),
+    "h2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "HTTP/0.9": b"GET /\r\n\r\n",
+    "an empty line first": b"\r\n" + GET,
+    "TLS": b"\x16\x03\x01\x00\x05hello",
+    "length and coding": CHUNKED.replace(b"Transfer", b"Content-Length: 5\r\nTransfer"),
+    "two lengths": POST.replace(b"Content-Length: 5", b"Content-Length: 5\r\nContent-Length: 5"),
+    "a list of lengths": POST.replace(b": 5", b": 5, 5"),
+    "a negative length": POST.replace(b": 5", b": -5"),
+    "a signed length": POST.replace(b": 5", b": +5"),
+    "coding with a twist": CHUNKED.replace(b": chunked", b": chunked, identity"),
+    "a late upgrade": SOCKET,
+    "h2c": GET.replace(b"\r\n\r\n", b"\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n\r\n"),
+    "a folded line": GET.replace(b"\r\n\r\n", b"\r\nA: b\r\n c\r\n\r\n"),
+    "bare line feeds": GET.replace(b"\r\n", b"\n"),
+}
+
+
+@pytest.mark.parametrize("data", BAD.values(), ids=BAD)
+@pytest.mark.parametrize("before", [GET, POST, CHUNKED, TRAILED], ids=["get", "post", "chunked", "trailers"])
+def test_not_one_byte_of_a_request_that_may_not_pass_does(before: bytes, data: bytes) -> None:
+    """Whatever came first, and however it arrives."""
+    whole = before + data
+    passed, ended = run(whole, [])
+    assert ended
+    passed, ended = run(whole, [len(before)])
+    assert (passed, ended) == (before, True)
+    passed, ended = run(whole, list(range(1, len(whole))))
+    assert (passed, ended) == (before, True)
+    for at in range(1, len(whole)):
+        passed, ended = run(whole, [at])
+        assert ended and before.startswith(passed)
+
+
+ODD_CHUNKS = {
+    "no digit": b"\r\nhello\r\n",
+    "0x": b"0x5\r\nhello\r\n",
+    "a sign": b"+5\r\nhello\r\n",
+    "a space first": b" 5\r\nhello\r\n",
+    "a space and more": b"5 5\r\nhello\r\n",
+    "bare line feed": b"5\nhello\r\n",
+    "bare carriage return": b"5\rhello\r\n",
+    "control in the extension": b"5;\x00\r\nhello\r\n",
+    "too many digits": b"0000000000000005\r\nhello\r\n",
+    "a line without end": b"5;" + b"a" * 2000,
+    "too long by one": b"5\r\nhello!\r\n",
+    "too short by one": b"5\r\nhell\r\n0\r\n\r\n",
+    "line feed behind": b"5\r\nhello\n0\r\n\r\n",
+    "Host as a trailer": b"0\r\nHost: evil.test\r\n\r\n",
+    "a length as a trailer": b"0\r\nContent-Length: 5\r\n\r\n",
+    "a folded trailer": b"0\r\nA: b\r\n c\r\n\r\n",
+    "a trailer that is none": b"0\r\nGET / HTTP/1.1\r\n\r\n",
+    "trailers without end": b"0\r\n" + b"A: b\r\n" * 6000,
+}
+
+
+@pytest.mark.parametrize("chunks", ODD_CHUNKS.values(), ids=ODD_CHUNKS)
+def test_odd_chunks_end_it_before_the_next_request(chunks: bytes) -> None:
+    head = CHUNKED[: CHUNKED.index(b"\r\n\r\n") + 4]
+    data = head + chunks + EVIL
+    for cuts in ([], [len(head)], list(range(1, len(data)))):
+        passed, ended = run(data, cuts)
+        assert ended
+        assert b"evil" not in passed and b"stolen" not in passed
+
+
+def test_a_websocket_is_opaque_once_the_server_has_switched() -> None:
+    watching = Requests(HOST, PORT)
+    assert watching.up(SOCKET + b"early") == SOCKET
+    assert watching.waiting and not watching.settled
+    assert watching.down(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 10") == b""
+    assert watching.down(b"1 Switching Protocols\r\n") == b"early"
+    assert (watching.waiting, watching.settled) == (False, True)
+
+
+def test_a_server_that_does_not_switch_gets_requests_only() -> None:
+    watching = Requests(HOST, PORT)
+    assert watching.up(SOCKET + GET) == SOCKET
+    assert watching.down(b"HTTP/1.1 200 OK\r\n") == GET
+    assert not watching.settled
+    with pytest.raises(Forbidden):
+        watching.up(EVIL)
+
+
+def test_what_was_said_to_early_to_a_server_that_does_not_switch_is_judged() -> None:
+    watching = Requests(HOST, PORT)
+    assert watching.up(SOCKET + EVIL) == SOCKET
+    with pytest.raises(Forbidden):
+        watching.down(b"HTTP/1.1 426 Upgrade Required\r\n")
+
+
+@pytest.mark.parametrize(
+    "answer", [b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/2.0 101 no\r\n\r\n", b"HTTP/1.1  101 x\r\n"]
+)
+def test_an_answer_that_is_none_ends_it(answer: bytes) -> None:
+    watching = Requests(HOST, PORT)
+    watching.up(SOCKET)
+    with pytest.raises(Forbidden):
+        watching.down(answer)
+
+
+def test_a_body_with_an_upgrade_ends_it() -> None:
+    with pytest.raises(Forbidden):
+        Requests(HOST, PORT).up(SOCKET.replace(b"\r\n\r\n", b"\r\nContent-Length: 3\r\n\r\nabc"))
+
+
+def test_what_the_server_says_is_of_no_interest_otherwise() -> None:
+    watching = Requests(HOST, PORT)
+    watching.up(GET)
+    assert watching.down(b"\x00" * 100_000) == b""
+
+
+PARTS = st.sampled_from(
+    [*GOOD.values(), *BAD.values(), EVIL, b"0\r\n\r\n", b"5\r\n", b"\r\n", b"x", b":", b" "]
+)
+
+
+@given(st.lists(PARTS, max_size=4).map(b"".join), st.lists(st.integers(1, 500), max_size=5))
+def test_the_answer_is_the_same_however_it_arrives(data: bytes, cuts: list[int]) -> None:
+    whole, ended = run(data, [])
+    passed, ended_in_pieces = run(data, cuts)
+    bytewise, ended_bytewise = run(data, list(range(1, min(len(data), 3000))))
+    assert ended == ended_in_pieces == ended_bytewise
+    if not ended:
+        assert whole == passed == bytewise
+    assert data.startswith(bytewise) and bytewise.startswith(passed)
+    assert (
+        b"/stolen" not in bytewise
+        or b"evil.test" not in bytewise.partition(b"/stolen")[2][:40]
+        or _in_body(data)
+    )
+
+
+def _in_body(data: bytes) -> bool:
+    """Bytes of a body may say what they like."""
+    return b"Content-Length: 5" in data or b"chunked" in data

@@ -1,0 +1,115 @@
+"""After the first bytes: a connection that was allowed for one name carries no other."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.lab.lab import Lab
+from tests.lab.places import GOOD_IP, Port
+from tests.lab.sandboxed import egress_run
+from tests.netns.hello import client_hello
+from tests.netns.puppet import Failure, Puppet
+
+pytestmark = pytest.mark.root
+
+GET = b"GET / HTTP/1.1\r\nHost: allowed.test\r\n\r\n"
+LAST = b"GET /last HTTP/1.1\r\nHost: allowed.test\r\nConnection: close\r\n\r\n"
+EVIL = b"GET /stolen HTTP/1.1\r\nHost: evil.test\r\nConnection: close\r\n\r\n"
+POST = b"POST /upload HTTP/1.1\r\nHost: allowed.test\r\nContent-Length: 5\r\n\r\nhello"
+CHUNKED = b"POST /upload HTTP/1.1\r\nHost: allowed.test\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+CL_TE = CHUNKED.replace(b"Transfer", b"Content-Length: 5\r\nTransfer")
+
+LATER = {
+    "keep-alive": [GET, EVIL],
+    "pipelined": [GET + EVIL],
+    "after a body": [POST, EVIL],
+    "after a body, in its segment": [POST + EVIL],
+    "after chunks": [CHUNKED + EVIL],
+    "length and coding": [GET, CL_TE + EVIL],
+    "chunks that end twice": [CHUNKED + b"\r\n" + EVIL],
+    "absolute form": [GET, EVIL.replace(b"GET /", b"GET http://evil.test/")],
+    "absolute form, right host": [GET, GET.replace(b"GET /", b"GET http://evil.test/")],
+    "CONNECT": [GET, EVIL.replace(b"GET /stolen", b"CONNECT evil.test:80")],
+    "folded": [GET, GET.replace(b"Host: allowed.test", b"Host: allowed.test\r\n evil.test")],
+}
+
+
+@pytest.mark.parametrize("said", LATER.values(), ids=LATER)
+def test_a_later_request_to_another_host_reaches_nobody(lab: Lab, said: list[bytes]) -> None:
+    with Puppet(lab, allow=["allowed.test"]) as puppet:
+        puppet.connect(GOOD_IP, Port.HTTP)
+        for part in said:
+            puppet.send(part)
+            time.sleep(0.2)
+        with pytest.raises(Failure, match=r"ConnectionResetError|BrokenPipeError"):
+            while puppet.do("receive", id=1):
+                pass
+            puppet.send(b"x")
+            puppet.send(b"x")
+        closed = puppet.await_closed()
+    assert closed["ended_by"] == "policy"
+    assert "stolen" not in str(lab.far.entries()) and "evil" not in str(lab.far.entries())
+    assert {entry["host"] for entry in lab.far.entries("request")} <= {"allowed.test"}
+    assert len(puppet.decisions()) == 1
+
+
+def test_requests_to_the_same_host_go_on(lab: Lab) -> None:
+    with Puppet(lab, allow=["allowed.test"]) as puppet:
+        puppet.connect(GOOD_IP, Port.HTTP)
+        puppet.send(GET * 999 + POST + CHUNKED + LAST)
+        assert puppet.receive_all().count(b"HTTP/1.1 ") == 1002
+    assert [entry["host"] for entry in lab.far.entries("request")] == ["allowed.test"] * 1002
+
+
+def test_a_second_hello_with_another_name_reaches_nobody(lab: Lab) -> None:
+    """In one flight, and after the first: held until the server has answered, which settles it for a server that asks for no retry."""
+    with Puppet(lab, allow=["allowed.test"]) as puppet:
+        puppet.connect(GOOD_IP, Port.SILENT)
+        puppet.send(client_hello("allowed.test") + client_hello("evil.test"))
+        lab.far.wait("first", dport=Port.SILENT)
+        puppet.send(client_hello("evil.test"))
+        time.sleep(0.3)
+        puppet.do("reset", id=1)
+        puppet.await_closed()
+    first = bytes.fromhex(lab.far.entries("first", dport=Port.SILENT)[0]["bytes"])
+    end = lab.far.wait("end", dport=Port.SILENT)
+    assert b"allowed.test" in first and b"evil" not in first
+    assert end["received"] == len(client_hello("allowed.test"))
+
+
+RETRIES = """
+import ssl, socket
+context = ssl.create_default_context()
+with socket.create_connection(("allowed.test", 8777), 5) as tcp:
+    with context.wrap_socket(tcp, server_hostname="allowed.test") as tls:
+        print(tls.version())
+"""
+
+
+def test_a_server_that_asks_for_another_group(lab: Lab) -> None:
+    """HelloRetryRequest through the gateway: openssl s_server that takes P-521 alone."""
+    leaf = lab.work / "retry.pem"
+    leaf.write_text(lab.leaf("allowed.test"))
+    server = [
+        "openssl",
+        "s_server",
+        "-accept",
+        f"{GOOD_IP}:8777",
+        "-groups",
+        "P-521",
+        "-cert",
+        leaf,
+        "-key",
+        leaf,
+    ]
+    server += ["-cert_chain", leaf, "-tls1_3", "-msg", "-rev"]
+    with lab.popen(server, namespace="net") as process:
+        try:
+            time.sleep(0.5)
+            outcome = egress_run(lab, ["/usr/bin/python3", "-c", RETRIES], allow=["allowed.test:8777"])
+        finally:
+            process.terminate()
+        said = process.stdout.read() if process.stdout else ""
+    assert outcome.stdout == "TLSv1.3\n", (outcome, said)
+    assert said.count("ClientHello") == 2, said
