@@ -22,10 +22,6 @@ class Watch(Protocol):
     def settled(self) -> bool:
         """It has seen enough, and holds nothing."""
 
-    @property
-    def waiting(self) -> bool:
-        """It holds bytes of the client until the server has said more: the client need not be read meanwhile."""
-
     def up(self, chunk: bytes) -> bytes:
         """Of the client; what may pass now."""
 
@@ -57,7 +53,7 @@ class Counts:
 class _Direction:
     """One way, from ``source`` to ``sink``."""
 
-    __slots__ = ("_add", "_done", "_loop", "_rest", "ended", "look", "paused", "sink", "source")
+    __slots__ = ("_add", "_done", "_loop", "_rest", "ended", "look", "sink", "source")
 
     def __init__(
         self,
@@ -71,8 +67,6 @@ class _Direction:
         self.ended = False
         self.look: Callable[[bytes], bytes] | None = None
         """Sees each chunk before it passes, and says what does."""
-        self.paused = False
-        """The source is not read until somebody says ``resume``."""
         self._add = add
         self._done = done
         self._rest = memoryview(b"")
@@ -103,19 +97,12 @@ class _Direction:
 
     def push(self, chunk: bytes) -> None:
         """Pass on what was held, after all that has passed before."""
+        if self.ended:
+            return  # the client gave up before it was its turn
         if self._rest:
             self._rest = memoryview(bytes(self._rest) + chunk)
         else:
             self._pass_on(memoryview(chunk))
-
-    def pause(self) -> None:
-        self.paused = True
-        self._loop.remove_reader(self.source)
-
-    def resume(self) -> None:
-        self.paused = False
-        if not self._rest and not self.ended:
-            self._loop.add_reader(self.source, self._on_readable)
 
     def _pass_on(self, chunk: memoryview) -> None:
         try:
@@ -143,8 +130,7 @@ class _Direction:
         self._rest = self._rest[sent:]
         if not self._rest:
             self._loop.remove_writer(self.sink)
-            if not self.paused:
-                self._loop.add_reader(self.source, self._on_readable)
+            self._loop.add_reader(self.source, self._on_readable)
 
     def _end(self) -> None:
         """The source said all it had, and all of it was passed on."""
@@ -174,8 +160,6 @@ async def relay(
             finished.set_result(Relayed(side, True))
         elif up.ended and down.ended:
             finished.set_result(Relayed(order[0], False))
-        elif side is upstream and up.paused:
-            finished.set_result(Relayed(side, True))  # it will never say what the client's bytes wait for
 
     def add_up(n: int) -> None:
         counts.up += n
@@ -189,8 +173,6 @@ async def relay(
         _set_watch(watch, up, down, finished)
     up.start()
     down.start()
-    if up.paused:
-        up.pause()
     try:
         return await finished
     finally:
@@ -208,10 +190,6 @@ def _set_watch(watch: Watch, up: _Direction, down: _Direction, finished: "asynci
     def after() -> None:
         if watch.settled:
             up.look = down.look = None
-        if up.paused and not watch.waiting:
-            up.resume()
-        elif watch.waiting and not up.paused:
-            up.pause()
 
     def look_up(chunk: bytes) -> bytes:
         if finished.done():
@@ -236,4 +214,3 @@ def _set_watch(watch: Watch, up: _Direction, down: _Direction, finished: "asynci
         return chunk
 
     up.look, down.look = look_up, look_down
-    up.paused = watch.waiting

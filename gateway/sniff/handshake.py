@@ -20,6 +20,8 @@ RETRY_RANDOM: Final = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167ab
 """Section 4.1.3: SHA-256 of "HelloRetryRequest"."""
 RANDOM_ENDS: Final = 4 + 2 + 32
 MAX_RECORD: Final = 5 + (1 << 14) + 256
+MAX_HELD: Final = 128 * 1024
+"""A hello or early data, and one read; a client that means well waits for the server."""
 MAX_ANSWER: Final = 8 * 1024
 """More records than a server could put its first 38 bytes of handshake into and mean well."""
 
@@ -39,14 +41,11 @@ class Handshake:
         self._retried = False
         self.settled = False
 
-    @property
-    def waiting(self) -> bool:
-        """Something of the client is held until the server answers."""
-        return not self.settled and not self._retried and bool(self._held) and self._held[0] == HANDSHAKE
-
     def up(self, chunk: bytes) -> bytes:
         """What may pass of the client's bytes so far. Forbidden ends the connection."""
         self._held += chunk
+        if len(self._held) > MAX_HELD:
+            raise Forbidden
         return self._release()
 
     def down(self, chunk: bytes) -> bytes:

@@ -15,6 +15,7 @@ MAX_LINE: Final = 1024
 """Of a chunk's size and extensions."""
 MAX_TRAILERS: Final = 32 * 1024
 MAX_ANSWER: Final = 64 * 1024
+MAX_HELD: Final = 128 * 1024
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15}+)(?:[ \t]*+;[\t -~]*+)?+")
 _TRAILER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++):[\t -~\x80-\xff]*+")
 _NOT_IN_TRAILERS: Final = frozenset(
@@ -48,11 +49,6 @@ class Requests:
         self._answer = b""
         self.settled = False
 
-    @property
-    def waiting(self) -> bool:
-        """The client asked to switch protocols: what it says next depends on the server's answer."""
-        return self._state == SWITCHING and not self.settled
-
     def up(self, chunk: bytes) -> bytes:
         """What may pass of the client's bytes so far. Forbidden ends the connection."""
         held = self._held + chunk if self._held else chunk
@@ -67,7 +63,7 @@ class Requests:
 
     def down(self, chunk: bytes) -> bytes:
         """Look at the server's bytes; what may pass of the client's now."""
-        if not self.waiting:
+        if self._state != SWITCHING or self.settled:
             return b""
         self._answer += chunk
         while True:
@@ -160,7 +156,10 @@ class Requests:
         self._state = HEAD
         return end + 4
 
-    def _switching(self, _held: bytes, at: int) -> int:
+    def _switching(self, held: bytes, at: int) -> int:
+        """What the client says next depends on the server's answer."""
+        if len(held) - at > MAX_HELD:
+            raise Forbidden
         return at
 
     _STEPS: Final = {

@@ -91,7 +91,7 @@ def test_a_server_that_asks_for_another_group(lab: Lab) -> None:
     """HelloRetryRequest through the gateway: openssl s_server that takes P-521 alone."""
     leaf = lab.work / "retry.pem"
     leaf.write_text(lab.leaf("allowed.test"))
-    server = [
+    server: list[str | Path] = [
         "openssl",
         "s_server",
         "-accept",
@@ -103,7 +103,7 @@ def test_a_server_that_asks_for_another_group(lab: Lab) -> None:
         "-key",
         leaf,
     ]
-    server += ["-cert_chain", leaf, "-tls1_3", "-msg", "-rev"]
+    server = [*server, "-cert_chain", leaf, "-tls1_3", "-msg", "-rev"]
     with lab.popen(server, namespace="net") as process:
         try:
             time.sleep(0.5)

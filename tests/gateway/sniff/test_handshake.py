@@ -107,7 +107,7 @@ def test_two_hellos_in_one_flight() -> None:
     assert isinstance(seen, Sniffed)
     watching, passes = watch(seen, first + second, 443)
     assert passes == first
-    assert watching.waiting and not watching.settled
+    assert not watching.settled
 
 
 def test_a_hello_after_a_retry_that_was_there_already(server: Peer) -> None:
@@ -178,9 +178,8 @@ def test_any_other_answer_of_the_server_ends_the_watch(answer: bytes) -> None:
     watching = begin(client().turn())
     held = b"\x16\x03\x03\x00\x04\x10\x00\x00\x00"
     assert watching.up(held) == b""
-    assert watching.waiting
     assert watching.down(answer) == held
-    assert watching.settled and not watching.waiting
+    assert watching.settled
 
 
 def test_a_server_that_splits_its_answer_into_records_of_one_byte(server: Peer) -> None:
@@ -191,3 +190,11 @@ def test_a_server_that_splits_its_answer_into_records_of_one_byte(server: Peer) 
     watching.down(split)
     with pytest.raises(Forbidden):
         watching.up(client("evil.test").turn())
+
+
+def test_what_is_held_is_bounded() -> None:
+    watching = begin(client().turn())
+    record = b"\x16\x03\x03\x40\x00" + bytes(1 << 14)
+    with pytest.raises(Forbidden):
+        for _ in range(10):
+            watching.up(record)
