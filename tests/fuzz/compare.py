@@ -88,9 +88,9 @@ def final(data: bytes, answer: Answer) -> None:
 def however_it_arrives(data: bytes, whole: Answer) -> None:
     """At prefixes all over ``data``, and just before the end: nothing yet, or the final answer, which is no name."""
     length = whole.consumed if isinstance(whole, Sniffed) else len(data)
-    step = max(1, length // 16)
+    step = max(1, length // 8)
     scanned = 0
-    for end in (*range(1, length - 4, step), *range(max(length - 4, 1), length)):
+    for end in (*range(1, length - 2, step), *range(max(length - 2, 1), length)):
         seen = sniff(data[:end], scanned=scanned)
         if isinstance(seen, Sniffed):
             raise AssertionError(f"{end} bytes of {length} yield a name")

@@ -46,7 +46,7 @@ BROKEN: dict[str, Callable[[Buffer, int], Answer]] = {
     ),
     "waits too long": lambda data, scanned: NeedMore(9) if isinstance(sniff(data), NeedMore) else sniff(data),
     "a refusal taken back": lambda data, scanned: (
-        Refused(Reason.BAD_HTTP, "http") if len(data) in (19, 20) else sniff(data)
+        Refused(Reason.BAD_HTTP, "http") if 18 <= len(data) < 22 else sniff(data)
     ),
     "another answer for a view": lambda data, scanned: (
         NeedMore(1) if isinstance(data, memoryview) else sniff(data)
