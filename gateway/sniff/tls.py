@@ -87,8 +87,6 @@ def _walk(data: Bytes, size: int) -> Sniffed | NeedMore | Refused:
                 return _BAD  # bytes after the hello in its record
             if at > size:
                 return NeedMore(at - size)
-            if got == length:
-                return _parse(data, start, at, at)
             return _parse(b"".join([*bodies, data[start:at]]), 0, need, at)
         if at - got > slack:
             return _LONG  # what is missing, in one more record, would end beyond MAX_READ

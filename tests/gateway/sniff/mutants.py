@@ -41,7 +41,11 @@ def mutants(count: int, seed: int) -> Iterator[bytes]:
     for number in range(count):
         message = chance.choice(messages)
         message = overwritten(message, chance) if number % 2 else rebuilt(message, chance)
-        data = records(message, [chance.choice((1, 2, 5, 60, 512, 16384)) for _ in range(6)] + [16384])
+        data = records(
+            message,
+            [chance.choice((1, 2, 5, 64, 65, 512, 16384)) for _ in range(6)]
+            + [chance.choice((1, 16384, 16384, 16384))],
+        )
         if chance.random() < 0.2:
             data = overwritten(data, chance)
         yield b"\x16" + data[1 : chance.randrange(1, len(data)) if chance.random() < 0.1 else None]

@@ -23,7 +23,7 @@ def _sizes(handshake: bytes, sizes: str) -> int | list[int]:
     if sizes != "random":
         return int(sizes)
     chance = random.Random(handshake)
-    return [chance.choice((1, 2, 3, 5, 60, 700)) for _ in range(400)] + [16384]
+    return [chance.choice((1, 2, 3, 5, 63, 64, 65, 700)) for _ in range(400)] + [16384]
 
 
 @pytest.mark.parametrize("case", MESSAGES, ids=lambda case: case.id)

@@ -106,5 +106,5 @@ def test_the_oracle_hears_every_kind_of_name() -> None:
 
 
 def test_no_mutant_is_contradicted() -> None:
-    agreed = sum(agree(data) for data in mutants(4000, seed=4))
-    assert agreed > 1000, "OpenSSL was hardly asked"
+    agreed = sum(agree(data) for data in mutants(3000, seed=4))
+    assert agreed > 500, "OpenSSL was hardly asked"

@@ -118,7 +118,7 @@ def test_no_bytes_raise(data: bytes, scanned: int) -> None:
 
 
 def test_both_say_the_same_of_mutants() -> None:
-    kinds = {type(same(data)) for data in mutants(12000, seed=8)}
+    kinds = {type(same(data)) for data in mutants(8000, seed=8)}
     assert kinds == {Sniffed, NeedMore, Refused}
 
 
