@@ -331,6 +331,17 @@ WIRES = [
         Wire(f"type-{kind}-goes-on", record(SMALL[:CUT]) + record(SMALL[CUT:], kind=kind), BAD_WIRE)
         for kind in (20, 21, 23)
     ),
+    *(
+        Wire(
+            f"sixth-of-many-short-{word}", records(SMALL[:40], 8) + broken + records(SMALL[40:], 8), BAD_WIRE
+        )
+        for word, broken in (
+            ("version-3.5", record(SMALL[40:41], version=b"\3\5")),
+            ("version-2.3", record(SMALL[40:41], version=b"\2\3")),
+            ("type-23", record(SMALL[40:41], kind=23)),
+            ("empty", record(b"")),
+        )
+    ),
     Wire("byte-after-hello", record(SMALL + b"\0"), BAD_WIRE),
     Wire("bytes-after-hello", record(SMALL + bytes(2000)), BAD_WIRE),
     Wire("hello-after-hello", record(SMALL + OTHER), BAD_WIRE),
