@@ -21,6 +21,7 @@ Check = Callable[[Any], bool]
 _timestamp = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII).fullmatch
 _address = re.compile(r"[0-9a-f:.]{2,45}").fullmatch
 _word = re.compile(r"[a-z0-9_]{1,32}").fullmatch
+_qtype = re.compile(r"[A-Z0-9-]{1,24}").fullmatch
 _flow = re.compile(r"[0-9a-f-]{1,64}").fullmatch
 
 
@@ -88,20 +89,41 @@ _CLOSED: Final[dict[str, Check]] = {
     "ended_by": _either(*EndedBy),
     "phase": _either(*Phase),
 }
+_QUERY: Final[dict[str, Check]] = {
+    **_WHO,
+    "domain": _NAME,
+    "qtype": _or_null(_like(_qtype)),
+    "dest_ip": _ADDRESS,
+    "dest_port": _PORT,
+    "proto": _like(_word),
+    "layer": _either("dns"),
+    "rule": _text(MAX_RULE),
+    "reason": _like(_word),
+    "generation": _number(0, MAX_COUNT),
+}
 REQUIRED: Final[Mapping[str, Mapping[str, Check]]] = {
     Event.ALLOWED: _DECISION,
     Event.BLOCKED: _DECISION,
     Event.CLOSED: _CLOSED,
+    Event.DNS_ALLOWED: _QUERY,
+    Event.DNS_BLOCKED: _QUERY,
     Event.LOST: {"count": _number(1, MAX_COUNT)},
 }
 """The fields of each event after schema, timestamp, event and sandbox, in the order of the published format."""
 
-OPTIONAL: Final[Mapping[str, Check]] = {
+_OF_DECISION: Final[dict[str, Check]] = {
     "domain_raw": _text(MAX_RAW_NAME),
     "ech": _true,
     "dest_mismatch": _true,
 }
-"""Those that a decision has only where there is something to say."""
+_OF_QUERY: Final[dict[str, Check]] = {"domain_raw": _text(MAX_RAW_NAME), "count": _number(1, MAX_COUNT)}
+OPTIONAL: Final[Mapping[str, Mapping[str, Check]]] = {
+    Event.ALLOWED: _OF_DECISION,
+    Event.BLOCKED: _OF_DECISION,
+    Event.DNS_ALLOWED: _OF_QUERY,
+    Event.DNS_BLOCKED: _OF_QUERY,
+}
+"""Those that an event has only where there is something to say."""
 
 _SET_BY_KEEPER: Final = frozenset(("schema", "sandbox", "writer", "seq"))
 _COMMON: Final = frozenset(("timestamp", "event"))
@@ -124,7 +146,7 @@ def rebuilt(claim: Mapping[str, Any], sandbox: str) -> Record | None:
     required = REQUIRED.get(event) if isinstance(event, str) else None
     if required is None or not (isinstance(moment, str) and _timestamp(moment)):
         return None
-    optional = OPTIONAL if required is _DECISION else {}
+    optional = OPTIONAL.get(str(event), {})
     record: Record = {"schema": SCHEMA, "timestamp": moment, "event": str(event), "sandbox": sandbox}
     for name, check in required.items():
         if name not in claim or not check(claim[name]):

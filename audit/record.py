@@ -18,6 +18,8 @@ class Event(StrEnum):
     ALLOWED = "egress_allowed"
     BLOCKED = "egress_blocked"
     CLOSED = "egress_closed"
+    DNS_ALLOWED = "dns_allowed"
+    DNS_BLOCKED = "dns_blocked"
     LOST = "audit_lost"
 
 
@@ -153,6 +155,44 @@ def closed(
         "ended_by": ended_by,
         "phase": phase,
     }
+    return record
+
+
+def query(
+    ns: int,
+    event: Event,
+    *,
+    sandbox: str,
+    source: tuple[str, int],
+    dest: tuple[str, int],
+    proto: str,
+    domain: str | None,
+    qtype: str | None,
+    rule: str,
+    reason: str,
+    domain_raw: bytes = b"",
+    generation: int = 1,
+) -> Record:
+    """``dns_allowed`` or ``dns_blocked``: one a query. Where it stands for several that were decided alike, add ``count``."""
+    record: Record = {
+        "schema": SCHEMA,
+        "timestamp": timestamp(ns),
+        "event": event,
+        "sandbox": sandbox,
+        "src_ip": source[0],
+        "src_port": source[1],
+        "domain": domain,
+        "qtype": qtype,
+        "dest_ip": dest[0],
+        "dest_port": dest[1],
+        "proto": proto,
+        "layer": "dns",
+        "rule": rule[:1024],
+        "reason": reason,
+        "generation": generation,
+    }
+    if domain_raw:
+        record["domain_raw"] = printable(domain_raw)
     return record
 
 

@@ -82,8 +82,8 @@ class NameList:
         self.table = HostTable(pattern for _, pattern in pairs)
         self.first = self.rules[0] if self.rules else None
 
-    def find(self, host: str, port: int) -> str | None:
-        """Return the rule that holds ``host`` at ``port``."""
+    def find(self, host: str, port: int | None) -> str | None:
+        """Return the rule that holds ``host`` at ``port``; without one, at any."""
         match = self.table.match(host, port)
         return None if match is None else self.rules[match.index]
 
@@ -91,25 +91,40 @@ class NameList:
 class CompiledPolicy:
     """A ``NetworkPolicy`` made ready for the path. Immutable."""
 
-    __slots__ = ("allow_ips", "allow_names", "deny_ips", "deny_names", "ech_refused", "forwards_all")
+    __slots__ = (
+        "allow_everything",
+        "allow_ips",
+        "allow_names",
+        "deny_everything",
+        "deny_ips",
+        "deny_names",
+        "ech_refused",
+    )
 
     def __init__(self, policy: NetworkPolicy | None) -> None:
         source = NetworkPolicy() if policy is None else policy
         self.allow_ips, self.allow_names = _tables("allow_out", source)
         self.deny_ips, self.deny_names = _tables("deny_out", source)
         self.ech_refused = source.ech == "refuse"
-        self.forwards_all = _holds_everything(source.allowed) or not _holds_everything(source.denied)
+        self.allow_everything = _everything("allow_out", source.allowed)
+        """The rule that holds every address."""
+        self.deny_everything = _everything("deny_out", source.denied)
+
+    @property
+    def forwards_all(self) -> bool:
         """Whether DNS forwards every name: under default allow, and where ``allow_out`` holds every
         address."""
+        return self.allow_everything is not None or self.deny_everything is None
 
     def forwards(self, host: str) -> bool:
-        """Whether DNS forwards a query for ``host``: any port of an entry will do, since a query names
-        none."""
-        return self.forwards_all or self.allow_names.table.match(host) is not None
+        """Whether DNS forwards a query for ``host``."""
+        return decide_query(self, host).verdict is Verdict.ALLOW
 
 
-def _holds_everything(entries: Iterable[Entry]) -> bool:
-    return any(str(entry) == ALL_TRAFFIC for entry in entries)
+def _everything(name: ListName, entries: Iterable[Entry]) -> str | None:
+    return next(
+        (f"{name}[{index}] {entry}" for index, entry in enumerate(entries) if str(entry) == ALL_TRAFFIC), None
+    )
 
 
 def compile_policy(policy: NetworkPolicy | None) -> CompiledPolicy:
@@ -216,6 +231,33 @@ def _by_name(policy: CompiledPolicy, flow: Flow, seen: Sniffed, denied: Held | N
     return Decision(Verdict.ALLOW, 3, allow_rule, Reason.ALLOWED_NAME, target, host)
 
 
+def decide_query(policy: CompiledPolicy, host: str) -> Decision:
+    """Decide whether DNS may ask for ``host``: any port of an entry will do, since a query names none."""
+    allowed = policy.allow_names.find(host, None)
+    if allowed is not None:
+        return Decision(Verdict.ALLOW, 3, allowed, Reason.ALLOWED_NAME, host=host)
+    if policy.allow_everything is not None:
+        return Decision(Verdict.ALLOW, 2, policy.allow_everything, Reason.ALLOWED_ADDRESS, host=host)
+    if policy.deny_everything is None:
+        return _DEFAULT._replace(target=Target.NONE, host=host)
+    denied = policy.deny_names.find(host, None)
+    if denied is not None:
+        return Decision(Verdict.BLOCK, 4, denied, Reason.DENIED_NAME, host=host)
+    return Decision(Verdict.BLOCK, 4, policy.deny_everything, Reason.NO_ALLOW_ENTRY, host=host)
+
+
+def usable(
+    policy: CompiledPolicy, ip: IPAddress, local: Container[IPAddress], port: int | None = None
+) -> bool:
+    """Whether a name may lead to ``ip``: never into the floor, to a private address only where an IP entry
+    allows it at ``port``; without one, at any.
+    """
+    kind = classify(ip, local)
+    if kind is not AddressKind.PRIVATE:
+        return kind is AddressKind.PUBLIC
+    return policy.allow_ips.holds(ip) if port is None else policy.allow_ips.find(ip, port) is not None
+
+
 def bind(
     policy: CompiledPolicy,
     decision: Decision,
@@ -234,18 +276,15 @@ def bind(
     if not answers:
         return unresolved(decision, Reason.RESOLVE_FAILED)
     asked, port = unmapped(flow.dest.ip), flow.dest.port
-    usable: list[IPAddress] = []
+    found: list[IPAddress] = []
     for ip in sorted(dict.fromkeys(map(unmapped, answers)), key=asked.__ne__):
-        kind = classify(ip, local)
-        if kind is AddressKind.PUBLIC or (
-            kind is AddressKind.PRIVATE and policy.allow_ips.find(ip, port) is not None
-        ):
-            usable.append(ip)
-            if len(usable) == MAX_ADDRESSES:
+        if usable(policy, ip, local, port):
+            found.append(ip)
+            if len(found) == MAX_ADDRESSES:
                 break
-    if not usable:
+    if not found:
         return unresolved(decision, Reason.FORBIDDEN_ANSWER)
-    return decision._replace(addresses=tuple(usable), dest_mismatch=usable[0] != asked)
+    return decision._replace(addresses=tuple(found), dest_mismatch=found[0] != asked)
 
 
 def unresolved(decision: Decision, reason: Reason) -> Decision:

@@ -90,7 +90,7 @@ class Attempt:
         journal, slot = self._journal, self._slot
         journal.ledger.sending(slot)
         if made.verdict is Verdict.ALLOW:
-            if journal.feed.offer(record):
+            if journal.offer(record):
                 journal.ledger.close(slot)
                 self._record = record
                 return True
@@ -116,6 +116,10 @@ class Journal:
     def blocked(self, flow: Flow, reason: Reason) -> None:
         """Record a refusal that never became an attempt."""
         self.send(decision_record(flow, refuse(reason), None))
+
+    def offer(self, record: Record) -> bool:
+        """Hand one record over now, or not at all: what cannot be recorded must not leave."""
+        return self.feed.offer(record)
 
     def send(self, record: Record, slot: int | None = None) -> bool:
         """Send one record, now or as soon as there is room; then ``slot`` is cleared. False where it is lost, and counted."""

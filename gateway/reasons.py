@@ -47,6 +47,9 @@ class Reason(StrEnum):
     """The hello carries the withdrawn encrypted_server_name extension (0xffce)."""
     PORT_MISMATCH = "port_mismatch"
     """The port in Host is not the port that was dialled."""
+    BAD_QUERY = "bad_query"
+    """A DNS message that is no plain question for one kind of data: malformed, several questions, ANY, a zone transfer, a
+    type without meaning, another class."""
     SINKHOLE = "sinkhole"
     """A connection to the address that guarded DNS gives for names that are not allowed, in a protocol that shows
     no name."""

@@ -18,10 +18,11 @@ import uvloop
 from audit.feed import Feed
 from audit.ledger import Ledger
 from gateway.confine import confine
-from gateway.decide import compile_policy
-from gateway.dns.guard import Guard
+from gateway.decide import Verdict, compile_policy, decide_query, usable
+from gateway.dns.guard import Guard, Rule
+from gateway.dns.records import QueryRecords
 from gateway.dns.server import DnsForwarder
-from gateway.flow import Endpoint, Flow
+from gateway.flow import Endpoint, Flow, IPAddress
 from gateway.journal import Journal
 from gateway.net.local import LocalAddresses
 from gateway.net.resolve import Resolver
@@ -110,10 +111,20 @@ class Worker:
         bundle = self._bundle
         if bundle.dns_udp is None or bundle.dns_tcp is None:
             return None
-        policy = self._gate.policy
+        policy, local = self._gate.policy, self._gate.local
+        ipv6 = len(bundle.listeners) > 1
+
+        def rule(host: str) -> Rule:
+            made = decide_query(policy, host)
+            return Rule(made.verdict is Verdict.ALLOW, made.entry, made.reason)
+
+        def keeps(ip: IPAddress) -> bool:
+            return (ipv6 or ip.version == 4) and usable(policy, ip, local)
+
         mode = NetworkPolicy().dns if bundle.policy is None else bundle.policy.dns
-        guard = Guard(mode, policy.forwards, forwards_all=policy.forwards_all)
-        return DnsForwarder(bundle.dns_udp, bundle.dns_tcp, bundle.resolver, guard)
+        guard = Guard(mode, rule, keeps, forwards_all=policy.forwards_all, ipv6=ipv6)
+        records = QueryRecords(self._journal, bundle.sandbox, bundle.resolver)
+        return DnsForwarder(bundle.dns_udp, bundle.dns_tcp, self._gate.resolver, guard, records)
 
     def _on_control(self) -> None:
         """A word, or the end of the process that would have said it."""

@@ -101,6 +101,11 @@ class AddressTable:
         """Whether any entry speaks of an address at this port."""
         return self._any_port or port in self._ports
 
+    def holds(self, ip: IPv4Address | IPv6Address) -> bool:
+        """Whether any entry speaks of ``ip``, at whatever port."""
+        family = self._v4 if ip.version == 4 else self._v6
+        return bool(family.chains[bisect_right(family.starts, int(ip)) - 1])
+
     def find(self, ip: IPv4Address | IPv6Address, port: int) -> Held | None:
         """Return the entry that speaks of ``ip`` at ``port``: the narrowest, of one network the earliest."""
         family = self._v4 if ip.version == 4 else self._v6

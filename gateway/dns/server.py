@@ -1,38 +1,54 @@
-"""The sandbox's DNS: each query that reaches the resolver's address inside the cell is judged, and answered here or asked again from the host's side.
-
-A query is passed on from a fresh socket, so with a random port, under a random id; only an answer from the resolver with that id and that
-question is handed back, under the sandbox's own id and spelling.
+"""The sandbox's DNS: each query that reaches the resolver's address inside the cell is judged, recorded, and answered: from here, from what was
+answered a moment ago, or by the resolver, which is asked from the host's side in our own words.
 """
 
 import asyncio
-import os
+import errno
+import math
 import socket
 from collections.abc import Coroutine
 from typing import Any, Final
 
-from gateway.dns.guard import MIN_QUERY_BYTES, QR, Guard, question_end
+from gateway.dns.budget import ASKED, Budget
+from gateway.dns.guard import Guard, Question, Rule, Ruling, failed
+from gateway.dns.passing import framed, pass_on, read_message
+from gateway.dns.records import QueryRecords
 from gateway.flow import Endpoint
-from gateway.net.connect import connect
-from gateway.net.sockets import readable, send_all
+from gateway.net.resolve import Answer, ResolveError, Resolver
+from gateway.net.sockets import endpoint, send_all
+from gateway.reasons import Reason
 from gateway.tasks import spawn
 
 MAX_UDP_BYTES: Final = 4096
 TIMEOUT_S: Final = 5.0
 MAX_IN_FLIGHT: Final = 256
 """Queries of one sandbox under way at once; those beyond are dropped, as a full queue would, and clients ask again."""
+QUERIES_A_TURN: Final = 32
 TCP_IDLE_S: Final = 10.0
 PAUSE_S: Final = 0.1
 """How long accepting rests when it fails."""
+
+LIMIT: Final = Rule(False, "limit", Reason.LIMIT)
 
 
 class DnsForwarder:
     """Serves one sandbox on its two DNS sockets."""
 
-    def __init__(self, udp: socket.socket, tcp: socket.socket, resolver: Endpoint, guard: Guard) -> None:
+    def __init__(
+        self,
+        udp: socket.socket,
+        tcp: socket.socket,
+        resolver: Resolver,
+        guard: Guard,
+        records: QueryRecords,
+    ) -> None:
+        """``resolver``: the one that names are bound by, so that the sandbox is told what would be dialled."""
         self._guard = guard
         self._udp = udp
         self._tcp = tcp
         self._resolver = resolver
+        self._records = records
+        self._budget = Budget(*ASKED)
         self._in_flight = 0
         self._stopped = False
 
@@ -43,23 +59,84 @@ class DnsForwarder:
         loop.add_reader(self._tcp, self._on_tcp)
 
     def stop(self) -> None:
-        """Take no more queries; those under way end by their deadline."""
+        """Take no more queries, and write down what was counted; those under way end by their deadline."""
         self._stopped = True
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._udp)
         loop.remove_reader(self._tcp)
+        self._records.flush()
+
+    # -- what becomes of one query
+
+    def _judge(self, wire: bytes, client: Endpoint, proto: str) -> Ruling:
+        """The ruling, on record. One that would let a query leave which has no room, or cannot be recorded, becomes a failure."""
+        ruling = self._guard.judge(wire)
+        rule, question = ruling.rule, ruling.question
+        if ruling.query is not None and self._known(question) is None:
+            if self._budget.admits(len(question.name or "")) and self._records.offer(
+                rule, question, client, proto
+            ):
+                return ruling
+            ruling = Ruling(LIMIT, question, answer=failed(ruling.query))
+        self._records.note(ruling.rule, question, client, proto)
+        return ruling
+
+    def _known(self, question: Question) -> Answer | None:
+        answer = self._resolver.known(question.name or "", question.kind)
+        return answer if answer is not None and answer.wire else None
+
+    def _immediate(self, ruling: Ruling, client: Endpoint, proto: str) -> bytes:
+        """The answer, where nobody has to be waited for."""
+        if ruling.query is None:
+            return ruling.answer
+        known = self._known(ruling.question)
+        return b"" if known is None else self._told(ruling, known, client, proto)
+
+    async def _awaited(self, wire: bytes, ruling: Ruling, client: Endpoint, proto: str) -> bytes:
+        """The answer of the resolver. OSError (TimeoutError too) or EOFError where a query was passed on as it was and has none."""
+        if ruling.query is None:
+            async with asyncio.timeout(TIMEOUT_S):
+                return await pass_on(wire, self._resolver.server, tcp=proto == "tcp")
+        try:
+            answer = await self._resolver.ask(ruling.question.name or "", ruling.question.kind)
+        except ResolveError:
+            return failed(ruling.query)
+        return self._told(ruling, answer, client, proto)
+
+    def _told(self, ruling: Ruling, answer: Answer, client: Endpoint, proto: str) -> bytes:
+        assert ruling.query is not None  # noqa: S101 - what was asked for has a query
+        ttl_s = max(1, math.ceil(answer.until - self._resolver.clock()))
+        handed = self._guard.hand_on(ruling.query, answer.wire, ttl_s, tcp=proto == "tcp")
+        if handed.emptied:
+            forbidden = Rule(False, ruling.rule.entry, Reason.FORBIDDEN_ANSWER)
+            self._records.note(forbidden, ruling.question, client, proto)
+        return handed.wire
+
+    # -- UDP
 
     def _on_udp(self) -> None:
-        for _ in range(32):
+        for _ in range(QUERIES_A_TURN):
             try:
-                query, client = self._udp.recvfrom(MAX_UDP_BYTES)
+                wire, address = self._udp.recvfrom(MAX_UDP_BYTES)
             except OSError:
                 return
-            ruling = self._guard.judge(query)
-            if ruling.answer:
-                self._reply(ruling.answer, client)
-            elif ruling.forward and self._in_flight < MAX_IN_FLIGHT:
-                self._start(self._answer_udp(query, ruling.forward, client), "dns udp")
+            client = endpoint(address)
+            ruling = self._judge(wire, client, "udp")
+            answer = self._immediate(ruling, client, "udp")
+            if answer:
+                self._reply(answer, address)
+            elif ruling.query is None and not ruling.forward:
+                continue
+            elif self._in_flight < MAX_IN_FLIGHT:
+                self._start(self._answer_udp(wire, ruling, address), "dns udp")
+            else:
+                self._records.note(LIMIT, ruling.question, client, "udp")
+
+    async def _answer_udp(self, wire: bytes, ruling: Ruling, address: tuple[Any, ...]) -> None:
+        try:
+            self._reply(await self._awaited(wire, ruling, endpoint(address), "udp"), address)
+        except (OSError, EOFError):
+            pass  # the client asks again, as it would of any resolver that lost a packet
 
     def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Counted from here on, not from when the task first runs: a burst arrives in one turn."""
@@ -69,18 +146,22 @@ class DnsForwarder:
     def _ended(self, _: "asyncio.Task[None]") -> None:
         self._in_flight -= 1
 
-    def _reply(self, answer: bytes, client: tuple[Any, ...]) -> None:
+    def _reply(self, answer: bytes, address: tuple[Any, ...]) -> None:
         try:
-            self._udp.sendto(answer, client)
+            self._udp.sendto(answer, address)
         except OSError:
             return  # the client is gone, or its queue is full: it asks again
 
+    # -- TCP
+
     def _on_tcp(self) -> None:
         try:
-            client, _ = self._tcp.accept()
+            client, address = self._tcp.accept()
         except BlockingIOError:
             return
-        except OSError:
+        except OSError as error:
+            if error.errno == errno.ECONNABORTED:
+                return
             # Out of descriptors, most likely: no busy loop, and others' closes make room.
             loop = asyncio.get_running_loop()
             loop.remove_reader(self._tcp)
@@ -90,115 +171,26 @@ class DnsForwarder:
             client.close()
             return
         client.setblocking(False)
-        self._start(self._serve_tcp(client), "dns tcp")
+        self._start(self._serve_tcp(client, endpoint(address)), "dns tcp")
 
     def _resume(self) -> None:
         if not self._stopped:
             asyncio.get_running_loop().add_reader(self._tcp, self._on_tcp)
 
-    async def _answer_udp(self, query: bytes, ours: bytes, client: tuple[Any, ...]) -> None:
+    async def _serve_tcp(self, sock: socket.socket, client: Endpoint) -> None:
         try:
-            async with asyncio.timeout(TIMEOUT_S):
-                answer = self._guard.hand_on(await self._ask_udp(os.urandom(2) + ours[2:]))
-            self._reply(_as_asked(query, answer), client)
-        except OSError:
-            pass  # a TimeoutError too: the client asks again, as it would of any resolver that lost a packet
-
-    async def _ask_udp(self, query: bytes) -> bytes:
-        family = socket.AF_INET if self._resolver.ip.version == 4 else socket.AF_INET6
-        with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
-            sock.connect((str(self._resolver.ip), self._resolver.port))
-            sock.send(query)
-            while True:
-                await readable(sock)
-                try:
-                    answer = sock.recv(0xFFFF)
-                except BlockingIOError:
-                    continue
-                if _answers(query, answer):
-                    return answer
-
-    async def _serve_tcp(self, client: socket.socket) -> None:
-        try:
-            with client:
-                while True:
+            with sock:
+                while not self._stopped:
                     async with asyncio.timeout(TCP_IDLE_S):
-                        query = await _read_message(client)
-                        ruling = self._guard.judge(query)
-                        if ruling.forward:
-                            answer = self._guard.hand_on(
-                                await self._ask_tcp(os.urandom(2) + ruling.forward[2:])
-                            )
-                            await send_all(client, _framed(_as_asked(query, answer)))
-                        elif ruling.answer:
-                            await send_all(client, _framed(ruling.answer))
-                        else:
+                        wire = await read_message(sock)
+                        if not wire:
                             return
+                        ruling = self._judge(wire, client, "tcp")
+                        answer = self._immediate(ruling, client, "tcp")
+                        if not answer and (ruling.query is not None or ruling.forward):
+                            answer = await self._awaited(wire, ruling, client, "tcp")
+                        if not answer:
+                            return
+                        await send_all(sock, framed(answer))
         except (OSError, EOFError):
             pass  # a connection that ends early is an answer that clients know
-
-    async def _ask_tcp(self, query: bytes) -> bytes:
-        sock, _ = await connect((self._resolver.ip,), self._resolver.port)
-        with sock:
-            await send_all(sock, _framed(query))
-            answer = await _read_message(sock)
-        if not _answers(query, answer):
-            raise EOFError("that was no answer to the query")
-        return answer
-
-
-def _answers(query: bytes, answer: bytes) -> bool:
-    """Whether ``answer`` is one, to this query: id and question are what a forger has to guess (RFC 5452).
-
-    Some servers spell the question in their own way, and some leave it out of an error.
-    """
-    if len(answer) < MIN_QUERY_BYTES or not answer[2] & QR or answer[:2] != query[:2]:
-        return False
-    if _without_question(answer):
-        return bool(answer[3] & 0xF)
-    end = question_end(query)
-    if end == MIN_QUERY_BYTES:  # passed on as it was, whatever it is: there is only the id to go by
-        return True
-    return (
-        answer[MIN_QUERY_BYTES : end - 4].lower() == query[MIN_QUERY_BYTES : end - 4].lower()
-        and answer[end - 4 : end] == query[end - 4 : end]
-    )
-
-
-def _without_question(answer: bytes) -> bool:
-    return answer[4:6] == b"\0\0"
-
-
-def _as_asked(query: bytes, answer: bytes) -> bytes:
-    """Under the sandbox's own id, and with its own spelling of the question, which some resolvers check."""
-    if _without_question(answer):
-        return query[:2] + answer[2:]
-    end = question_end(query)
-    return query[:2] + answer[2:MIN_QUERY_BYTES] + query[MIN_QUERY_BYTES:end] + answer[end:]
-
-
-def _framed(message: bytes) -> bytes:
-    """RFC 1035 section 4.2.2: two octets of length before each message."""
-    return len(message).to_bytes(2, "big") + message
-
-
-async def _read_message(sock: socket.socket) -> bytes:
-    """One framed message; empty at an end of file between messages, EOFError within one."""
-    head = await _read_exactly(sock, 2, at_start=True)
-    return await _read_exactly(sock, int.from_bytes(head, "big"), at_start=False) if head else b""
-
-
-async def _read_exactly(sock: socket.socket, size: int, *, at_start: bool) -> bytes:
-    got = bytearray()
-    while len(got) < size:
-        try:
-            chunk = sock.recv(size - len(got))
-        except BlockingIOError:
-            await readable(sock)
-            continue
-        if not chunk:
-            if at_start and not got:
-                return b""
-            raise EOFError("the connection ended within a message")
-        got += chunk
-    return bytes(got)

@@ -77,7 +77,7 @@ class Resolver:
     ) -> None:
         """``ipv6``: ask for AAAA records too; their addresses come after those of A records."""
         self._kinds = (dns.rdatatype.A, dns.rdatatype.AAAA) if ipv6 else (dns.rdatatype.A,)
-        self._server = server
+        self.server = server
         self._answers: OrderedDict[_Question, Answer] = OrderedDict()
         self._asking: dict[_Question, asyncio.Task[Answer]] = {}
         self.clock = clock
@@ -151,7 +151,7 @@ class Resolver:
 
     async def _exchange(self, query: dns.message.QueryMessage) -> dns.message.Message:
         """Ask until there is an answer. What is none (another id, another question, junk) is passed over, so nobody can answer by guessing badly."""
-        where, port = str(self._server.ip), self._server.port
+        where, port = str(self.server.ip), self.server.port
         for _ in range(ATTEMPTS):
             try:
                 answer, _used_tcp = await dns.asyncquery.udp_with_fallback(

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from audit.record import EndedBy, Event, Phase, Record, closed, decision
+from audit.record import EndedBy, Event, Phase, Record, closed, decision, query
 
 PUBLISHED: Final = (
     '{"schema":"egress/v1","timestamp":"2026-11-23T07:15:02.123456Z","event":"egress_blocked","sandbox":"agent-1",'
@@ -46,3 +46,20 @@ def ended(**other: Any) -> Record:
     }
     arguments |= other
     return closed(AT_NS, **arguments)
+
+
+def asked(**other: Any) -> Record:
+    """A query that was answered by the gateway itself."""
+    arguments: dict[str, Any] = {
+        "event": Event.DNS_BLOCKED,
+        "sandbox": "agent-1",
+        "source": ("10.0.0.2", 41234),
+        "dest": ("8.8.8.8", 53),
+        "proto": "udp",
+        "domain": "evil.example",
+        "qtype": "A",
+        "rule": "deny_out[0] 0.0.0.0/0",
+        "reason": "no_allow_entry",
+    }
+    arguments |= other
+    return query(AT_NS, **arguments)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from audit.claim import REQUIRED, rebuilt, record_of
 from audit.record import MAX_LINE_BYTES, EndedBy, Event, Phase, Record, lost
 from gateway.reasons import Reason
-from tests.audit.example import AT_NS, blocked, ended
+from tests.audit.example import AT_NS, asked, blocked, ended
 
 HONEST = [
     blocked(),
@@ -22,6 +22,9 @@ HONEST = [
     ended(),
     ended(upstream_ip=None, duration_ms=0, bytes_up=0, bytes_down=2**40),
     lost(AT_NS, 12, "agent-1"),
+    asked(),
+    asked(event=Event.DNS_ALLOWED, source=("2001:db8::2", 1), proto="tcp"),
+    asked(domain=None, domain_raw=b"a b", qtype=None) | {"count": 12345},
 ]
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(),
@@ -138,6 +141,7 @@ def test_a_count_of_lost_records_is_a_number_of_records(count: Any) -> None:
 @pytest.mark.parametrize("record", HONEST)
 def test_a_missing_field_spoils_the_line(record: Record) -> None:
     optional = {"schema", "sandbox", "domain_raw", "ech", "dest_mismatch"}
+    optional |= {"count"} if record["event"] != Event.LOST else set()
     for name in record.keys() - optional:
         assert rebuilt({key: value for key, value in record.items() if key != name}, "agent-1") is None, name
 
@@ -187,3 +191,25 @@ def test_whatever_passes_can_be_written_and_shown(record: Record, changed: dict[
         assert len(line) < MAX_LINE_BYTES * 2
         assert all(str(value).isprintable() for value in taken.values())
         assert not {"seq", "writer", "x"} & taken.keys()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"qtype": "a"},
+        {"qtype": ""},
+        {"qtype": 1},
+        {"qtype": "X" * 25},
+        {"layer": "proxy"},
+        {"count": 0},
+        {"count": True},
+        {"domain": "x" * 254},
+        {"flow": "5f2c-18f3"},
+        {"ech": True},
+        {"upstream_ip": None},
+        {"dest_port": None},
+    ],
+)
+def test_a_query_has_its_own_fields(changed: dict[str, Any]) -> None:
+    assert rebuilt(asked(), "agent-1") is not None
+    assert rebuilt(asked() | changed, "agent-1") is None

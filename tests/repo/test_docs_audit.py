@@ -71,11 +71,14 @@ def test_the_fields_of_each_event_in_their_order() -> None:
 
     first, last = ["schema", "timestamp", "event", "sandbox"], ["writer", "seq"]
     for event in (Event.ALLOWED, Event.BLOCKED):
-        assert having(1, {"x", "some"}) == [*first, *REQUIRED[event], *OPTIONAL, *last]
-    assert having(1, {"some"}) == list(OPTIONAL)
+        assert having(1, {"x", "some"}) == [*first, *REQUIRED[event], *OPTIONAL[event], *last]
+        assert having(1, {"some"}) == list(OPTIONAL[event])
     assert having(2, {"x"}) == [*first, *REQUIRED[Event.CLOSED], *last]
     assert having(3, {"x"}) == [*first, *REQUIRED[Event.LOST], *last]
-    assert {mark for row in rows for mark in row[1:4]} == {"x", "-", "some"}
+    for event in (Event.DNS_ALLOWED, Event.DNS_BLOCKED):
+        assert having(4, {"x", "some"}) == [*first, *REQUIRED[event], *OPTIONAL[event], *last]
+        assert having(4, {"some"}) == list(OPTIONAL[event])
+    assert {mark for row in rows for mark in row[1:5]} == {"x", "-", "some"}
 
 
 @pytest.fixture

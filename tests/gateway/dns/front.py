@@ -3,12 +3,30 @@
 import asyncio
 import socket
 
+from audit.record import Record
 from gateway.dns.guard import Guard
+from gateway.dns.records import QueryRecords
 from gateway.dns.server import DnsForwarder
 from gateway.flow import Endpoint
+from gateway.net.resolve import Resolver
 from gateway.net.sockets import readable, receive, send_all
 from tests.gateway.dns.queries import guard
 from tests.gateway.dns_server import Answering, Asked, DnsServer
+
+
+class Sink:
+    """Takes records, as long as it is told to."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.full = False
+
+    def offer(self, record: Record) -> bool:
+        return not self.full and self.send(record)
+
+    def send(self, record: Record) -> bool:
+        self.records.append(record)
+        return True
 
 
 class Front:
@@ -21,7 +39,10 @@ class Front:
         self.tcp.setblocking(False)
         self.udp.setblocking(False)
         self.address: tuple[str, int] = self.tcp.getsockname()
-        self.forwarder = DnsForwarder(self.udp, self.tcp, resolver, by)
+        self.sink = Sink()
+        self.resolver = Resolver(resolver)
+        self.query_records = QueryRecords(self.sink, "agent-1", resolver)
+        self.forwarder = DnsForwarder(self.udp, self.tcp, self.resolver, by, self.query_records)
         self.forwarder.start()
 
     def client(self, kind: socket.SocketKind = socket.SOCK_DGRAM) -> socket.socket:
@@ -54,7 +75,7 @@ class Front:
     async def close(self) -> None:
         self.forwarder.stop()
         for task in asyncio.all_tasks():
-            if task.get_name().startswith("dns "):
+            if task.get_name().startswith(("dns ", "resolve ")):
                 task.cancel()
         await asyncio.sleep(0.01)
         self.tcp.close()

@@ -3,7 +3,10 @@
 import struct
 from typing import Final
 
-from gateway.dns.guard import Guard
+from gateway.addresses import AddressKind, classify
+from gateway.dns.guard import Guard, Rule
+from gateway.flow import IPAddress
+from gateway.reasons import Reason
 
 A, NS, CNAME, SOA, TXT, AAAA, OPT, SVCB, HTTPS, IXFR, AXFR, ANY = (
     1,
@@ -61,10 +64,20 @@ def option(code: int, data: bytes) -> bytes:
     return struct.pack("!HH", code, len(data)) + data
 
 
-def guard(mode: str = "guarded", *, forwards_all: bool = False) -> Guard:
-    """Of a policy that allows one name, what is below another, and one of a single label."""
-    return Guard(
-        mode,
-        lambda host: host in (ALLOWED, "localhost") or host.endswith(".anthropic.com"),
-        forwards_all=forwards_all,
-    )
+YES: Final = Rule(True, f"allow_out[0] {ALLOWED}", Reason.ALLOWED_NAME)
+NO: Final = Rule(False, "deny_out[0] 0.0.0.0/0", Reason.NO_ALLOW_ENTRY)
+
+
+def rule(host: str) -> Rule:
+    """A policy that allows one name, what is below another, and one of a single label."""
+    return YES if host in (ALLOWED, "localhost") or host.endswith(".anthropic.com") else NO
+
+
+def public(ip: IPAddress) -> bool:
+    """No address of the floor, and no private one."""
+    return classify(ip) is AddressKind.PUBLIC
+
+
+def guard(mode: str = "guarded", *, forwards_all: bool = False, ipv6: bool = True) -> Guard:
+    """Of the policy above."""
+    return Guard(mode, rule, public, forwards_all=forwards_all, ipv6=ipv6)

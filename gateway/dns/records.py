@@ -1,0 +1,100 @@
+"""Queries on record: a line each within a budget, beyond it one line for all that were decided alike, so that no flood can fill the disk."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final, NamedTuple, Protocol
+
+import dns.rdatatype
+
+from audit.record import Event, Record, query, timestamp
+from gateway.dns.budget import RECORDED, Budget
+from gateway.dns.guard import Question, Rule
+from gateway.flow import Endpoint
+
+AGGREGATE_S: Final = 10.0
+"""How long queries are counted before their sum is written."""
+AGGREGATED_NAMES: Final = 16
+"""Names that are counted apart in that time; the rest are counted together, without a name."""
+
+
+class Sink(Protocol):
+    """Takes records: ``gateway.journal.Journal``."""
+
+    def offer(self, record: Record) -> bool:
+        """Now, or not at all."""
+
+    def send(self, record: Record) -> bool:
+        """Now, or as soon as there is room."""
+
+
+class _Alike(NamedTuple):
+    event: Event
+    rule: Rule
+    name: str | None = None
+    kind: int | None = None
+
+
+class QueryRecords:
+    """Writes the queries of one sandbox down."""
+
+    def __init__(
+        self,
+        sink: Sink,
+        sandbox: str,
+        resolver: Endpoint,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._sink = sink
+        self._sandbox = sandbox
+        self._dest = (str(resolver.ip), resolver.port)
+        self._budget = Budget(*RECORDED, clock)
+        self._sums: dict[_Alike, Record] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def offer(self, rule: Rule, question: Question, client: Endpoint, proto: str) -> bool:
+        """Record a query that is about to leave: False where that cannot be, and then it must not."""
+        return self._sink.offer(self._record(rule, question, client, proto))
+
+    def note(self, rule: Rule, question: Question, client: Endpoint, proto: str) -> None:
+        """Record a query for which nothing leaves, by a line of its own or as one of many."""
+        record = self._record(rule, question, client, proto)
+        if self._budget.admits(len(question.name or question.raw)):
+            self._sink.send(record)
+            return
+        alike = _Alike(record["event"], rule, question.name, question.kind)
+        if alike not in self._sums and len(self._sums) >= AGGREGATED_NAMES:
+            alike = _Alike(record["event"], rule)
+            record |= {"domain": None, "qtype": None}
+            record.pop("domain_raw", None)
+        record["count"] = 0
+        self._sums.setdefault(alike, record)["count"] += 1
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(AGGREGATE_S, self.flush)
+
+    def flush(self) -> None:
+        """Write the sums down."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        moment = timestamp(time.time_ns())
+        for record in self._sums.values():
+            if record["count"] == 1:
+                del record["count"]
+            self._sink.send(record | {"timestamp": moment})
+        self._sums.clear()
+
+    def _record(self, rule: Rule, question: Question, client: Endpoint, proto: str) -> Record:
+        return query(
+            time.time_ns(),
+            Event.DNS_ALLOWED if rule.allowed else Event.DNS_BLOCKED,
+            sandbox=self._sandbox,
+            source=(str(client.ip), client.port),
+            dest=self._dest,
+            proto=proto,
+            domain=question.name,
+            domain_raw=question.raw,
+            qtype=dns.rdatatype.to_text(dns.rdatatype.RdataType(question.kind)) if question.kind else None,
+            rule=rule.entry,
+            reason=str(rule.reason),
+        )
