@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 from tests.gateway.sniff.heads import head
 from tests.gateway.sniff.http_cases import HEADS
@@ -94,6 +95,7 @@ ODD = b"\0\t\n\r :,@/\\.#?[]%;=+-_aH0\x0b\x0c\x1f\x7f\x80\xa0\xff"
 
 
 SEEDS = [case.data for case in HEADS if len(case.data) < 2000] + [
+    *(path.read_bytes() for path in sorted((Path(__file__).parent / "http_corpus").glob("*.bin"))),
     head(b"POST / HTTP/1.1", b"Host: x.test", b"Content-Length: 3") + b"abc",
     head(b"GET / HTTP/1.1", b"Host: x.test") + head(b"GET / HTTP/1.1", b"Host: other.test"),
 ]

@@ -210,8 +210,8 @@ def chromium(directory: Path) -> Iterator[Client]:
         yield Client(f"chromium-{file}", command, host, alpn, ech=True)
 
 
-def listen(flights: "queue.Queue[bytes]") -> None:
-    listener = socket.create_server(("127.0.0.1", 443), backlog=64)
+def listen(flights: "queue.Queue[bytes]", port: int = 443) -> None:
+    listener = socket.create_server(("127.0.0.1", port), backlog=64)
 
     def keep(connection: socket.socket) -> None:
         flight = b""
