@@ -74,7 +74,6 @@ def others(directory: Path) -> Iterator[Client]:
     ):
         yield Client(f"node-{file}", ["node", "-e", quiet + script], host)
     yield Client("git", ["git", "ls-remote", "http://git.test/x.git"], "git.test")
-    yield Client("pip", [sys.executable, "-m", "pip", "download", "http://pip.test/x-1.tar.gz"], "pip.test")
     flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --timeout=5000 --dump-dom"
     rules = "--host-resolver-rules=MAP chromium.test 127.0.0.1"
     command = [
