@@ -272,6 +272,7 @@ FRAMING = [  # C5
     names("Chunked in any case", b"POST / HTTP/1.1", HOST, b"tRANSFER-eNCODING:CHUNKED \t"),
     bad("length and coding", b"POST / HTTP/1.1", HOST, b"Content-Length: 5", b"Transfer-Encoding: chunked"),
     bad("coding and length", b"POST / HTTP/1.1", HOST, b"Transfer-Encoding: chunked", b"Content-Length: 5"),
+    bad("another coding in a field of any case", b"POST / HTTP/1.1", HOST, b"tRANSFER-eNCODING: gzip"),
     bad("coding in HTTP/1.0", b"POST / HTTP/1.0", HOST, b"Transfer-Encoding: chunked"),
     bad("two equal lengths", b"POST / HTTP/1.1", HOST, b"Content-Length: 5", b"Content-Length: 5"),
     bad("two lengths", b"POST / HTTP/1.1", HOST, b"Content-Length: 5", b"content-length: 6"),
@@ -314,6 +315,8 @@ UPGRADES = [  # C4, C6
     bad("two Upgrades", GET, HOST, b"Upgrade: websocket", b"Upgrade: h2c"),
     bad("two equal Upgrades", GET, HOST, b"Upgrade: websocket", b"Upgrade: websocket"),
     *(bad(f"Upgrade {value!r}", GET, HOST, b"Upgrade: " + value) for value in UPGRADES_REFUSED),
+    bad("h2c in a lower-case field", GET, HOST, b"upgrade: h2c"),
+    bad("h2c in an upper-case field", GET, HOST, b"UPGRADE: h2c"),
     bad("h2c in HTTP/1.0", b"GET / HTTP/1.0", HOST, b"Upgrade: h2c"),
 ]
 
@@ -350,6 +353,7 @@ UNFINISHED = [
     waits("four bytes below 32 KiB", b"GET /" + b"a" * (LIMIT - 9), 4),
     waits("one byte below 32 KiB", b"GET /" + b"a" * (LIMIT - 6), 1),
     Head("a request line refuses before the head is whole", b"GET / HTTP/2.0\r\n", BAD),
+    Head("a byte behind the version refuses before the head is whole", b"GET / HTTP/1.1x\r\n", BAD),
     Head("CONNECT refuses before the head is whole", b"CONNECT a.test:443 HTTP/1.1\r\n", BAD),
     Head("a control character refuses at once", b"GET /\0", BAD),
     Head("a bare CR refuses with the byte after it", b"GET / HTTP/1.1\rH", BAD),
