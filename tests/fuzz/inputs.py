@@ -1,4 +1,4 @@
-"""What the fuzzer starts from, and how it changes it: the cases written by hand, recorded hellos, and mutations that know the formats."""
+"""What the fuzzer starts from, and how it changes it: the cases written by hand, recorded hellos and heads, and mutations that know the formats."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ LARGEST = 70000
 
 def seeds(kind: str) -> list[bytes]:
     if kind == "http":
-        return [case.data for case in HEADS]
+        return [*(case.data for case in HEADS if len(case.data) >= 2000), *head_mutants.SEEDS]
     recorded = [path.read_bytes() for path in sorted(CORPUS.glob("*.bin"))]
     return [
         *recorded,
