@@ -2,7 +2,8 @@
 
 What two parsers might read differently is refused: the gateway must never see another host than the server behind it.
 
-Every pattern is possessive: no byte is read twice by one of them, so a head takes linear time. While a head is incomplete only its
+No pattern reads a run of bytes twice (runs are possessive, and delimited by what cannot stand in them), so a head takes linear time.
+Groups are never possessive: before Python 3.11.5 one that fails halfway loses its place (gh-106052). While a head is incomplete only its
 new bytes are looked at. A byte that no head may hold, and a request line that is none, refuse as soon as they are there, so the
 answer is the same however the bytes arrive; all other rules are judged when the head is whole.
 """
@@ -22,9 +23,9 @@ TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"  # RFC 9110 section 5.6.2
 TEXT: Final = rb"[\t -~\x80-\xff]"  # what a field value may hold (section 5.5), obs-text included
 
 _BEGINNING = re.compile(TOKEN + rb"{1,32}+(?: |\Z)")
-_LINES = re.compile(b"(?:" + TEXT + rb"++|(\r\n)(?!\r\n))*+(\r\n\r\n)?+\r?+")
+_LINES = re.compile(b"(?:" + TEXT + rb"++|(\r\n)(?!\r\n))*(\r\n\r\n)?\r?")
 _REQUEST_LINE = re.compile(rb"(" + TOKEN + rb"{1,32}+) ([!-~]++) HTTP/1\.([01])(?=\r\n)")
-_FIELDS = re.compile(rb"(?:\r\n" + TOKEN + rb"++:" + TEXT + rb"*+)*+")
+_FIELDS = re.compile(rb"(?:\r\n" + TOKEN + rb"++:" + TEXT + rb"*+)*")
 TELLING = re.compile(
     rb"\r\n([Hh][Oo][Ss][Tt]"
     rb"|[Cc][Oo][Nn][Tt][Ee][Nn][Tt]-[Ll][Ee][Nn][Gg][Tt][Hh]"
@@ -32,8 +33,8 @@ TELLING = re.compile(
     rb"|[Uu][Pp][Gg][Rr][Aa][Dd][Ee]"
     rb"|[Hh][Tt][Tt][Pp]2-[Ss][Ee][Tt][Tt][Ii][Nn][Gg][Ss]):([^\r]*+)"
 )
-_AUTHORITY = re.compile(rb"([^:@,/?#\[\]\s]++)(?::([0-9]{1,5}+))?+")
-_ABSOLUTE = re.compile(rb"http://([^/?#]*+)(?:[/?].*+)?+", re.IGNORECASE)
+_AUTHORITY = re.compile(rb"([^:@,/?#\[\]\s]++)(?::([0-9]{1,5}))?")
+_ABSOLUTE = re.compile(rb"http://([^/?#]*+)(?:[/?].*)?", re.IGNORECASE)
 
 _BAD: Final = Refused(Reason.BAD_HTTP, "http")
 _NOT: Final = Refused(Reason.NOT_TLS_NOT_HTTP)

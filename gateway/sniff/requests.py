@@ -16,7 +16,7 @@ MAX_LINE: Final = 1024
 MAX_TRAILERS: Final = 32 * 1024
 MAX_ANSWER: Final = 64 * 1024
 MAX_HELD: Final = 128 * 1024
-_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15}+)(?:[ \t]*+;[\t -~]*+)?+")
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15}+)(?:[ \t]*+;[\t -~]*+)?")
 _TRAILER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++):[\t -~\x80-\xff]*+")
 _NOT_IN_TRAILERS: Final = frozenset(
     (b"host", b"content-length", b"transfer-encoding", b"upgrade", b"connection")
