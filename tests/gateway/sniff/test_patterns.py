@@ -43,7 +43,7 @@ def possessive_groups(parsed: Any) -> Iterator[str]:
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
 def test_no_group_is_possessive(module: ModuleType) -> None:
-    """Before Python 3.11.5 such a group, where it fails halfway, stays where it failed (gh-106052): a line that is no field would pass."""
+    """Before Python 3.11.5 such a group, failing halfway, may stay where it failed (gh-106052): no head was whole, ``localhost`` no name."""
     found = {
         name: list(possessive_groups(_parser.parse(pattern.pattern, pattern.flags)))
         for name, pattern in patterns(module)
