@@ -23,7 +23,7 @@ TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"  # RFC 9110 section 5.6.2
 TEXT: Final = rb"[\t -~\x80-\xff]"  # what a field value may hold (section 5.5), obs-text included
 
 _BEGINNING = re.compile(TOKEN + rb"{1,32}+(?: |\Z)")
-_LINES = re.compile(b"(?:" + TEXT + rb"++|(\r\n)(?!\r\n))*(\r\n\r\n)?\r?")
+_LINES = re.compile(b"(" + TEXT + rb"*+)(?:\r\n" + TEXT + rb"++)*(?:(\r\n\r\n)|\r\n\r?|\r)?")
 _REQUEST_LINE = re.compile(rb"(" + TOKEN + rb"{1,32}+) ([!-~]++) HTTP/1\.([01])(?=\r\n)")
 _FIELDS = re.compile(rb"(?:\r\n" + TOKEN + rb"++:" + TEXT + rb"*+)*")
 TELLING = re.compile(
@@ -52,18 +52,25 @@ def sniff_http(data: Bytes, scanned: int) -> Sniffed | NeedMore | Refused:
     if start and data[start] == LINE_FEED:
         start -= 1
     lines = _LINES.match(data, start, size)
-    if lines is not None and lines.lastindex:
-        request = _REQUEST_LINE.match(data, 0, size)
-        if request is None or request[1] in (b"CONNECT", b"PRI"):
-            return _BAD
-        if lines.lastindex == 2:
-            return _parse(data, request, lines.start(2))
+    if lines is not None and lines.end() - lines.end(1) >= 2:
+        whole = lines.lastindex == 2
+        if whole or not _ended_before(data, start):
+            request = _REQUEST_LINE.match(data, 0, size)
+            if request is None or request[1] in (b"CONNECT", b"PRI"):
+                return _BAD
+            if whole:
+                return _parse(data, request, lines.start(2))
     if lines is None or lines.end() < size:
         return _BAD
     if size == MAX_HEAD:
         return _LONG
     missing = 4 if data[size - 1] > CARRIAGE_RETURN else _missing(bytes(data[max(size - 3, 0) : size]))
     return NeedMore(min(missing, MAX_HEAD - size))  # at MAX_HEAD it is refused, whatever is missing
+
+
+def _ended_before(data: Bytes, start: int) -> bool:
+    """Whether the request line ended before ``start``, and so was judged by an earlier call."""
+    return start > 0 and not isinstance(data, memoryview) and data.find(b"\n", 0, start) >= 0
 
 
 def _missing(tail: bytes) -> int:
