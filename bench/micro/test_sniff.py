@@ -11,7 +11,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from gateway.sniff import NeedMore, Refused, Sniffed, sniff
-from tests.gateway.sniff.heads import GET, HOST, head
+from tests.gateway.sniff.heads import GET, HOST, filled, head
 from tests.gateway.sniff.hellos import (
     KEY_SHARE,
     Extension,
@@ -35,6 +35,9 @@ OFTEN = {
     "hello_post_quantum": records(POST_QUANTUM),
     "hello_post_quantum_three_records": records(POST_QUANTUM, 700),
     "head_of_curl": head(GET, b"Host: api.openai.com", b"User-Agent: curl/8.5.0", b"Accept: */*"),
+    "head_500": filled(
+        500, GET, b"Host: api.openai.com", b"User-Agent: python-requests/2.32", b"Accept: */*"
+    ),
     "head_with_cookie": head(GET, HOST, b"Cookie: " + b"c" * 900, b"Accept: */*", b"Accept-Language: en"),
 }
 
@@ -54,6 +57,7 @@ DEAREST = {
     "hello_name_of_16_kib": records(hello(server_name(b"a." * 8000))),
     "head_8000_fields": head(GET, HOST, *[b"a:"] * 8000),
     "head_8000_fields_unfinished": head(GET, HOST, *[b"a:"] * 8000)[:-2],
+    "head_8000_fields_of_h": head(GET, HOST, *[b"H:"] * 8000),
     "head_fields_nearly_host": head(GET, HOST, *[b"Hos:a"] * 4500),
     "head_fields_nearly_transfer_encoding": head(GET, HOST, *[b"Transfer-Encodin:a"] * 1600),
     "head_one_field_of_32_kib": head(GET, HOST, b"X: " + b"x" * 32700),
@@ -71,6 +75,7 @@ DRIPPED = {
     "hello_517_in_records_of_1": DEAREST["hello_517_in_records_of_1"],
     "head_of_curl": OFTEN["head_of_curl"],
     "head_16_kib": head(GET, HOST, *[b"X-Name: " + b"v" * 40] * 320)[: 16384 - 4] + b"\r\n\r\n",
+    "head_8_kib_of_target_then_fields": head(b"GET /" + b"a" * 8192 + b" HTTP/1.1", *[b"a:"] * 2000, HOST),
     "head_16_kib_of_target": b"GET /" + b"a" * 16379,
 }
 
