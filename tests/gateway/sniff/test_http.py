@@ -183,6 +183,23 @@ def test_looks_in_any_steps_see_the_end(step: int) -> None:
         assert arrive(data, list(range(first, len(data) + step, step))) == sniff(data)
 
 
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+@pytest.mark.parametrize(
+    "line", [GET, b"GET / HTTP/2.0", b"CONNECT a.test:1 HTTP/1.1", b"GET /" + b"a" * 60 + b" HTTP/1.1"]
+)
+def test_a_request_line_is_judged_when_it_ends_however_the_head_drips(line: bytes, kind: type) -> None:
+    data = head(line, b"X: y", HOST, b"Y: z")
+    for step in range(1, 9):
+        answers = []
+        for end in range(step, len(data) + step, step):
+            answers.append(sniff(kind(data[:end]), scanned=end - step))
+            if not isinstance(answers[-1], NeedMore):
+                break
+        assert answers[-1] == sniff(data)
+        if sniff(data) == BAD:
+            assert len(answers) == -(-(len(line) + 2) // step), "not with the line feed that ends it"
+
+
 def test_what_was_scanned_is_not_read_again() -> None:
     """A drip is linear. So a lie about what was seen goes unnoticed while the head is incomplete, and no longer."""
     data = b"GET /" + b"\0" * 100 + b" HTTP/1.1"
