@@ -15,6 +15,8 @@ class Summary:
     def __init__(self) -> None:
         self.allowed = 0
         self.blocked = 0
+        self.kept_back = 0
+        """DNS queries that did not leave."""
         self.lost = 0
         self.unwritten = 0
         """What the keeper of the records itself could not write."""
@@ -27,17 +29,17 @@ class Summary:
         if event == "egress_allowed":
             self.allowed += 1
         elif event == "egress_blocked":
-            many = record.get("count")
-            times = many if isinstance(many, int) else 1
+            times = _times(record)
             self.blocked += times
             what = f"{record.get('domain') or record.get('dest_ip')}:{record.get('dest_port')} ({record.get('reason')})"
             if what in self._refused or len(self._refused) < DISTINCT:
                 self._refused[what] += times
             else:
                 self._beyond = True
+        elif event == "dns_blocked":
+            self.kept_back += _times(record)
         elif event == "audit_lost":
-            many = record.get("count")
-            self.lost += many if isinstance(many, int) else 1
+            self.lost += _times(record)
 
     def lines(self, records: str | None) -> Iterator[str]:
         """For stderr; ``records`` is where they were written, None if audit is off."""
@@ -49,5 +51,13 @@ class Summary:
         if len(self._refused) > SHOWN:
             more = f"{len(self._refused) - SHOWN}{' or more' if self._beyond else ''}"
             yield f"... and {more} other destinations" + (": see the records" if records else "")
+        if self.kept_back:
+            yield f"{self.kept_back} DNS queries kept back"
         if lost := self.lost + self.unwritten:
             yield f"{lost} records could not be written"
+
+
+def _times(record: Mapping[str, object]) -> int:
+    """How many the record stands for."""
+    count = record.get("count")
+    return count if isinstance(count, int) else 1

@@ -24,6 +24,8 @@ TIMEOUT_S: Final = 5.0
 MAX_IN_FLIGHT: Final = 256
 """Queries of one sandbox under way at once; those beyond are dropped, as a full queue would, and clients ask again."""
 QUERIES_A_TURN: Final = 32
+DRAINED_TURNS: Final = 64
+"""At a stop: more than the socket's queue holds."""
 TCP_IDLE_S: Final = 10.0
 PAUSE_S: Final = 0.1
 """How long accepting rests when it fails."""
@@ -59,11 +61,14 @@ class DnsForwarder:
         loop.add_reader(self._tcp, self._on_tcp)
 
     def stop(self) -> None:
-        """Take no more queries, and write down what was counted; those under way end by their deadline."""
+        """Judge what has arrived, take no more, and write down what was counted; what is under way ends by its deadline."""
         self._stopped = True
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._udp)
         loop.remove_reader(self._tcp)
+        for _ in range(DRAINED_TURNS):
+            if not self._on_udp():
+                break
         self._records.flush()
 
     # -- what becomes of one query
@@ -114,12 +119,13 @@ class DnsForwarder:
 
     # -- UDP
 
-    def _on_udp(self) -> None:
+    def _on_udp(self) -> bool:
+        """Take what waits, a turn's worth at the most; False where nothing is left."""
         for _ in range(QUERIES_A_TURN):
             try:
                 wire, address = self._udp.recvfrom(MAX_UDP_BYTES)
             except OSError:
-                return
+                return False
             client = endpoint(address)
             ruling = self._judge(wire, client, "udp")
             answer = self._immediate(ruling, client, "udp")
@@ -131,6 +137,7 @@ class DnsForwarder:
                 self._start(self._answer_udp(wire, ruling, address), "dns udp")
             else:
                 self._records.note(LIMIT, ruling.question, client, "udp")
+        return True
 
     async def _answer_udp(self, wire: bytes, ruling: Ruling, address: tuple[Any, ...]) -> None:
         try:

@@ -4,7 +4,7 @@ import pytest
 
 from audit.record import lost
 from gateway.summary import DISTINCT, SHOWN, Summary
-from tests.audit.example import AT_NS, blocked, ended
+from tests.audit.example import AT_NS, asked, blocked, ended
 
 ALLOWED = blocked() | {"event": "egress_allowed"}
 
@@ -69,6 +69,11 @@ def test_what_could_not_be_written_is_said(unwritten: int, said: int) -> None:
     assert list(summary.lines(None))[-1] == f"{said} records could not be written"
 
 
-@pytest.mark.parametrize("record", [{}, {"event": None}, {"event": "dns_blocked"}])
+@pytest.mark.parametrize("record", [{}, {"event": None}, {"event": "dns_allowed"}])
 def test_other_events_decide_nothing(record: dict[str, object]) -> None:
     assert _lines(record) == _lines()
+
+
+def test_queries_that_did_not_leave_are_counted_and_the_others_are_not() -> None:
+    lines = _lines(asked(), asked() | {"count": 41}, asked(event="dns_allowed"))
+    assert lines == ["0 allowed, 0 blocked; records in /audit/a.jsonl", "42 DNS queries kept back"]

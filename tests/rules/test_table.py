@@ -100,3 +100,19 @@ def test_it_equals_a_reading_of_the_list(
     listed = [*entries, "0.0.0.0/0"] if everything else entries
     held = _table(listed).find(ip, port)
     assert (held.rule if held else None) == _naive(listed, ip, port)
+
+
+@pytest.mark.parametrize(
+    ("ip", "held"),
+    [
+        ("10.0.0.1", True),
+        ("10.0.0.2", False),
+        ("192.168.7.7", True),
+        ("fd00::1", True),
+        ("fd00::2", False),
+        ("::", False),
+    ],
+)
+def test_holds_at_whatever_port(ip: str, held: bool) -> None:
+    entries = ["10.0.0.1:443", "192.168.0.0/16", "[fd00::1]:53"]
+    assert _table(entries).holds(ip_address(ip)) is held

@@ -14,6 +14,7 @@ import pytest
 
 from gateway.addresses import SINKHOLE
 from gateway.dns import server as module
+from gateway.dns.budget import Budget
 from gateway.dns.server import MAX_IN_FLIGHT
 from gateway.flow import Endpoint
 from gateway.net import resolve
@@ -429,3 +430,83 @@ async def test_ipv6_resolver(desk: Desk) -> None:
             resolver.sendto(reply(Asked(wire, False), GOOD), peer)
             await asyncio.wait_for(readable(sock), 2)
             assert dns.message.from_wire(sock.recv(1000)).answer
+
+
+# -- on record
+
+
+def _seen(front: Front) -> list[tuple[str, str | None, str]]:
+    return [(record["event"], record["domain"], record["reason"]) for record in front.sink.records]
+
+
+async def test_every_query_is_on_record_before_it_is_answered(desk: Desk, by: str) -> None:
+    front = desk.front()
+    for wire in (query(), query(OTHER), query("API.openai.com"), query(ALLOWED, 255), query(b"\3a b\3com\0")):
+        await _ask(front, by, wire)
+    assert _seen(front) == [
+        ("dns_allowed", ALLOWED, "allowed_name"),
+        ("dns_blocked", OTHER, "no_allow_entry"),
+        ("dns_allowed", ALLOWED, "allowed_name"),
+        ("dns_blocked", ALLOWED, "bad_query"),
+        ("dns_blocked", None, "bad_name"),
+    ]
+    assert {record["proto"] for record in front.sink.records} == {by}
+    assert {record["src_ip"] for record in front.sink.records} == {"127.0.0.1"}
+    assert len(desk.asked) == 1
+
+
+async def test_what_cannot_be_recorded_does_not_leave(desk: Desk, by: str) -> None:
+    front = desk.front()
+    front.sink.full = True
+    assert (await _ask(front, by, query())).rcode() == dns.rcode.SERVFAIL
+    assert desk.asked == []
+    assert _seen(front) == [("dns_blocked", ALLOWED, "limit")]
+
+
+async def test_beyond_the_budget_nothing_leaves_and_what_is_known_is_still_answered(
+    desk: Desk, by: str
+) -> None:
+    front = desk.front(lambda asked: [reply(asked, f"{asked.name} 60 IN A 203.0.113.9")])
+    front.forwarder._budget = Budget((0.001, 2), (0.001, 1000))
+    for number, rcode in enumerate((0, 0, 2, 2)):
+        assert (await _ask(front, by, query(f"n{number}.anthropic.com"))).rcode() == rcode
+    assert (await _ask(front, by, query("n0.anthropic.com"))).answer
+    assert len(desk.asked) == 2
+    assert [reason for _, _, reason in _seen(front)] == ["allowed_name"] * 2 + ["limit"] * 2 + [
+        "allowed_name"
+    ]
+
+
+async def test_a_name_that_leads_nowhere_it_may_lead_is_on_record(desk: Desk, by: str) -> None:
+    front = desk.front(lambda asked: [reply(asked, f"{ALLOWED}. 60 IN A 10.0.0.1")])
+    for _ in range(2):
+        answer = await _ask(front, by, query())
+        assert (answer.rcode(), answer.answer) == (dns.rcode.NOERROR, [])
+    assert (
+        _seen(front)
+        == [
+            ("dns_allowed", ALLOWED, "allowed_name"),
+            ("dns_blocked", ALLOWED, "forbidden_answer"),
+        ]
+        * 2
+    )
+
+
+async def test_at_a_stop_what_has_arrived_is_judged(desk: Desk) -> None:
+    front = desk.front()
+    with front.client() as sock:
+        for number in range(100):
+            sock.send(query(f"n{number}.example"))
+        front.forwarder.stop()
+    assert len(front.sink.records) == 100
+
+
+async def test_what_is_no_query_is_on_record_too(desk: Desk) -> None:
+    front = desk.front()
+    with front.client() as sock:
+        for wire in (b"", b"junk", query(flags=0x8100)):
+            sock.send(wire)
+        await asyncio.sleep(0.05)
+        with pytest.raises(BlockingIOError):
+            sock.recv(100)
+    assert _seen(front) == [("dns_blocked", None, "bad_query")] * 3

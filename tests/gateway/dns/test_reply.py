@@ -1,0 +1,224 @@
+"""What of the resolver's answer the sandbox gets: the chain to what it asked for, without what it must not have."""
+
+from collections.abc import Sequence
+from ipaddress import ip_address
+
+import dns.flags
+import dns.message
+import dns.name
+import dns.rcode
+import dns.rdata
+import dns.rdataclass
+import dns.rdatatype
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.dns.reply import PAYLOAD_BYTES, Reply, reply
+from tests.gateway.dns.queries import AAAA, ALLOWED, ECH, HTTPS, SVCB, TXT, A, guard, public, query
+
+TTL_S = 42
+GOOD = f"{ALLOWED}. 60 IN A 203.0.113.9"
+SOA = f"{ALLOWED}. 900 IN SOA a.example. b.example. 1 2 3 4 900"
+
+
+def _found(
+    qtype: int,
+    records: Sequence[str],
+    *,
+    authority: Sequence[str] = (),
+    additional: Sequence[str] = (),
+    rcode: int = 0,
+) -> bytes:
+    """The resolver's answer."""
+    message = dns.message.make_response(
+        dns.message.from_wire(query(ALLOWED, qtype)), recursion_available=True
+    )
+    for section, lines in (
+        (message.answer, records),
+        (message.authority, authority),
+        (message.additional, additional),
+    ):
+        for line in lines:
+            owner, ttl, rdclass, rdtype, data = line.split(maxsplit=4)
+            rrset = message.find_rrset(
+                section,
+                dns.name.from_text(owner),
+                dns.rdataclass.from_text(rdclass),
+                dns.rdatatype.from_text(rdtype),
+                create=True,
+            )
+            rrset.update_ttl(int(ttl))
+            rrset.add(dns.rdata.from_text(rrset.rdclass, rrset.rdtype, data))
+    message.set_rcode(dns.rcode.Rcode(rcode))
+    return message.to_wire(max_size=65535)
+
+
+def _reply(wire: bytes, found: bytes, *, tcp: bool = False) -> Reply:
+    return reply(dns.message.from_wire(wire), found, TTL_S, public, tcp=tcp)
+
+
+def _lines(made: Reply) -> list[str]:
+    message = dns.message.from_wire(made.wire)
+    assert message.additional == []
+    return [line for rrset in (*message.answer, *message.authority) for line in rrset.to_text().split("\n")]
+
+
+BAD_A = [
+    "127.0.0.1",
+    "0.0.0.0",
+    "169.254.169.254",
+    "10.0.0.1",
+    "192.0.0.8",
+    "192.0.0.192",
+    "100.64.0.1",
+    "224.0.0.1",
+]
+BAD_AAAA = [
+    "::1",
+    "::",
+    "::ffff:10.0.0.1",
+    "::ffff:169.254.169.254",
+    "64:ff9b::a9fe:a9fe",
+    "fe80::1",
+    "fd00::1",
+    "2002:7f00:1::1",
+]
+
+
+@pytest.mark.parametrize(("kind", "bad"), [("A", ip) for ip in BAD_A] + [("AAAA", ip) for ip in BAD_AAAA])
+def test_an_address_that_is_never_dialled_is_never_told(kind: str, bad: str) -> None:
+    good = "203.0.113.9" if kind == "A" else "2001:db8::9"
+    qtype = A if kind == "A" else AAAA
+    lines = [f"{ALLOWED}. 60 IN {kind} {ip}" for ip in (bad, good)]
+    assert _lines(_reply(query(ALLOWED, qtype), _found(qtype, lines))) == [
+        f"{ALLOWED}. {TTL_S} IN {kind} {good}"
+    ]
+    emptied = _reply(query(ALLOWED, qtype), _found(qtype, lines[:1]))
+    assert (emptied.emptied, _lines(emptied)) == (True, [])
+    assert dns.message.from_wire(emptied.wire).rcode() == dns.rcode.NOERROR
+
+
+def test_nothing_found_is_not_emptied() -> None:
+    for rcode in (0, 3):
+        made = _reply(query(), _found(A, [], authority=[SOA], rcode=rcode))
+        assert not made.emptied
+        assert dns.message.from_wire(made.wire).rcode() == rcode
+        assert _lines(made) == [SOA.replace("900", str(TTL_S), 1)]
+
+
+def test_the_chain_alone_is_handed_on() -> None:
+    found = _found(
+        A,
+        [
+            f"{ALLOWED}. 60 IN CNAME a.example.",
+            "a.example. 7 IN CNAME b.example.",
+            "b.example. 5 IN A 203.0.113.9",
+            "evil.example. 60 IN A 203.0.113.66",
+            f"{ALLOWED}. 60 IN TXT x",
+        ],
+        authority=["example. 60 IN NS ns.example."],
+        additional=["ns.example. 60 IN A 203.0.113.66"],
+    )
+    assert _lines(_reply(query(), found)) == [
+        f"{ALLOWED}. {TTL_S} IN CNAME a.example.",
+        f"a.example. {TTL_S} IN CNAME b.example.",
+        f"b.example. {TTL_S} IN A 203.0.113.9",
+    ]
+
+
+@pytest.mark.parametrize("rcode", [1, 2, 4, 5, 9, 16, 23])
+def test_an_error_is_a_failure_whatever_it_holds(rcode: int) -> None:
+    made = dns.message.from_wire(_reply(query(), _found(A, [GOOD], rcode=rcode)).wire)
+    assert (made.rcode(), made.answer) == (dns.rcode.SERVFAIL, [])
+
+
+@pytest.mark.parametrize(
+    ("edns", "payload", "tcp", "room"),
+    [
+        (None, 0, False, 512),
+        (b"", 0, False, 512),
+        (b"", 700, False, 700),
+        (b"", 1232, False, PAYLOAD_BYTES),
+        (b"", 65535, False, PAYLOAD_BYTES),
+        (None, 0, True, 65535),
+    ],
+)
+def test_an_answer_fits_what_its_client_takes(edns: bytes | None, payload: int, tcp: bool, room: int) -> None:
+    found = _found(TXT, [f"{ALLOWED}. 60 IN TXT {number:0200}" for number in range(100)])
+    wire = query(ALLOWED, TXT, edns=edns, payload=payload)
+    made = dns.message.from_wire(_reply(wire, found, tcp=tcp).wire)
+    assert len(_reply(wire, found, tcp=tcp).wire) <= room
+    assert bool(made.flags & dns.flags.TC) is not tcp
+    assert (made.edns >= 0) is (edns is not None)
+    assert made.id == 0x1234
+    if tcp:
+        assert len(made.answer[0]) == 100
+
+
+@pytest.mark.parametrize("qtype", [HTTPS, SVCB])
+@pytest.mark.parametrize(
+    ("data", "left"),
+    [
+        (f"1 . alpn=h2,h3 ipv4hint=203.0.113.9 {ECH}", '1 . alpn="h2,h3" ipv4hint="203.0.113.9"'),
+        ("1 . ipv4hint=10.0.0.1,203.0.113.9,127.0.0.1", '1 . ipv4hint="203.0.113.9"'),
+        ("1 . ipv4hint=10.0.0.1 port=8443", '1 . port="8443"'),
+        ("1 . ipv6hint=::1,2001:db8::9", '1 . ipv6hint="2001:db8::9"'),
+        ("1 . ipv6hint=::ffff:a9fe:a9fe,64:ff9b::a9fe:a9fe", "1 ."),
+        ("1 . mandatory=ipv4hint ipv4hint=10.0.0.1", None),
+        (f"1 . mandatory=ech {ECH}", None),
+        ("1 . mandatory=alpn alpn=h2 ipv4hint=10.0.0.1", '1 . mandatory="alpn" alpn="h2"'),
+        ("0 b.example.", "0 b.example."),
+    ],
+)
+def test_service_records_lose_keys_and_hints_that_would_not_be_dialled(
+    qtype: int, data: str, left: str | None
+) -> None:
+    kind = "HTTPS" if qtype == HTTPS else "SVCB"
+    made = _reply(query(ALLOWED, qtype), _found(qtype, [f"{ALLOWED}. 60 IN {kind} {data}"]))
+    assert _lines(made) == ([] if left is None else [f"{ALLOWED}. {TTL_S} IN {kind} {left}"])
+    assert made.emptied is (left is None)
+
+
+def test_several_service_records() -> None:
+    lines = [
+        f"{ALLOWED}. 60 IN HTTPS {data}"
+        for data in (f"1 . mandatory=ech {ECH}", f"2 b.example. port=8443 {ECH}")
+    ]
+    assert _lines(_reply(query(ALLOWED, HTTPS), _found(HTTPS, lines))) == [
+        f'{ALLOWED}. {TTL_S} IN HTTPS 2 b.example. port="8443"'
+    ]
+
+
+GUARD = guard()
+SEEDS = [
+    (query(), _found(A, [GOOD, f"{ALLOWED}. 60 IN A 10.0.0.1"])),
+    (query(ALLOWED, HTTPS), _found(HTTPS, [f"{ALLOWED}. 60 IN HTTPS 1 . alpn=h2 ipv4hint=10.0.0.1 {ECH}"])),
+    (query(edns=b""), _found(A, [f"{ALLOWED}. 60 IN CNAME a.example.", "a.example. 60 IN A 127.0.0.1"])),
+    (query(ALLOWED, AAAA), _found(AAAA, [f"{ALLOWED}. 60 IN AAAA ::1"], authority=[SOA])),
+]
+
+
+@given(
+    seed=st.sampled_from(SEEDS),
+    edits=st.lists(st.tuples(st.integers(2, 300), st.integers(0, 255)), max_size=4),
+    end=st.none() | st.integers(0, 200),
+    tcp=st.booleans(),
+)
+def test_whatever_the_resolver_says_nothing_raises_and_nothing_forbidden_is_told(
+    seed: tuple[bytes, bytes], edits: list[tuple[int, int]], end: int | None, tcp: bool
+) -> None:
+    wire, found = seed
+    changed = bytearray(found)
+    for at, value in edits:
+        changed[at % len(changed)] = value
+    asked = GUARD.judge(wire).query
+    assert asked is not None
+    made = dns.message.from_wire(GUARD.hand_on(asked, bytes(changed[:end]), TTL_S, tcp=tcp).wire)
+    assert made.id == 0x1234
+    assert made.question == asked.question
+    for rrset in made.answer:
+        assert "ech=" not in rrset.to_text()
+        for record in rrset:
+            if rrset.rdtype in (A, AAAA):
+                assert public(ip_address(record.to_text()))
