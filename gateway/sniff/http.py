@@ -70,7 +70,7 @@ def sniff_http(data: Bytes, scanned: int) -> Sniffed | NeedMore | Refused:
 
 def _ended_before(data: Bytes, start: int) -> bool:
     """Whether the request line ended before ``start``, and so was judged by an earlier call."""
-    return start > 0 and not isinstance(data, memoryview) and data.find(b"\n", 0, start) >= 0
+    return not isinstance(data, memoryview) and data.find(b"\n", 0, start) >= 0
 
 
 def _missing(tail: bytes) -> int:
