@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 
+from gateway.cli.streams import hold_standard_descriptors, say
 from gateway.errors import EgressError
 from rules import PolicyError
 
@@ -33,6 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; the value is the process's exit status."""
+    hold_standard_descriptors()
     if argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # at once and without a traceback, wherever it comes
     try:
@@ -40,10 +42,10 @@ def main(argv: list[str] | None = None) -> int:
         status: int = args.run(args)
     except PolicyError as error:
         for line in error.errors:
-            print(f"egress: {line}", file=sys.stderr)
+            say(line)
         return EXIT_BAD_POLICY
     except EgressError as error:
-        print(f"egress: {error}", file=sys.stderr)
+        say(str(error))
         return error.exit_code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

@@ -1,9 +1,9 @@
 """The arguments that say which policy: the same for every verb that takes one."""
 
 import argparse
-import sys
 from pathlib import Path
 
+from gateway.cli.streams import say
 from gateway.errors import EgressError
 from rules import ALL_TRAFFIC, NetworkPolicy, SecurityPolicy, without_internet
 from rules.document import load_policy
@@ -44,7 +44,7 @@ def policy_from(args: argparse.Namespace, *, default_deny: bool) -> SecurityPoli
     """
     policy, notes = read_policy(args, default_deny=default_deny)
     for note in notes:
-        print(f"egress: {note}", file=sys.stderr)
+        say(note)
     return policy
 
 

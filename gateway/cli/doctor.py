@@ -2,7 +2,8 @@
 
 import argparse
 import json
-import sys
+
+from gateway.cli.streams import say
 
 EPILOG = """\
 It makes a sandbox the way `egress run` would and takes it down again; nothing is left behind.
@@ -39,5 +40,5 @@ def run(args: argparse.Namespace) -> int:
         if finding.needed and not finding.ok:
             lacking.append(finding.what)
     if lacking:
-        print(f"egress: no sandbox can be run here by this user: see {', '.join(lacking)}", file=sys.stderr)
+        say(f"no sandbox can be run here by this user: see {', '.join(lacking)}")
     return 1 if lacking else 0

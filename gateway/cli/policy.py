@@ -2,10 +2,10 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 from gateway.cli.arguments import UsageError, add_policy_arguments, policy_from, read_policy
+from gateway.cli.streams import say
 from rules import PolicyError
 from rules.document import dump_policy
 from rules.schema import policy_schema
@@ -46,7 +46,7 @@ def validate(args: argparse.Namespace) -> int:
         print(json.dumps({"valid": True, "errors": [], "notes": notes}, indent=2))
         return 0
     for note in notes:
-        print(f"egress: {note}", file=sys.stderr)
+        say(note)
     print("the policy is sound")
     return 0
 

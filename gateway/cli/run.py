@@ -3,12 +3,12 @@
 import argparse
 import os
 import secrets
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from audit.files import default_directory
 from gateway.cli.arguments import add_policy_arguments, policy_from
+from gateway.cli.streams import say
 from rules import SecurityPolicy
 from rules.entry import AddressEntry
 
@@ -101,11 +101,11 @@ def _carry(args: argparse.Namespace, policy: SecurityPolicy, command: list[str])
             *_refused_by_link(policy),
         ]
         for notice in notices:
-            _say(notice)
+            say(notice)
         supervisor.open()
         status = supervisor.wait(launch(view, command, supervisor.namespaces))
     for line in supervisor.summary.lines(str(supervisor.log.path) if supervisor.log else None):
-        _say(line)
+        say(line)
     return status
 
 
@@ -125,7 +125,3 @@ def _refused_by_link(policy: SecurityPolicy) -> Iterator[str]:
         or not network.denied
     ):
         yield "the lo link carries TCP and DNS: other packets are refused, whatever the policy allows"
-
-
-def _say(line: str) -> None:
-    print(f"egress: {line}", file=sys.stderr)
