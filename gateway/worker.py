@@ -8,6 +8,7 @@ import asyncio
 import errno
 import logging
 import os
+import resource
 import signal
 import socket
 from dataclasses import dataclass
@@ -32,6 +33,12 @@ from gateway.session import Gate, run_session
 from gateway.tasks import spawn
 from rules.policy import NetworkPolicy
 
+MAX_SESSIONS: Final = 4096
+"""Connections of one sandbox at once, refused ones that still hear their refusal among them. What comes beyond is refused, on record."""
+OWN_DESCRIPTORS: Final = 32
+"""Held or wanted for a moment by the worker itself."""
+DESCRIPTORS_EACH: Final = 4
+"""For a session: two sides, or one and two questions to the resolver. The fourth is for the sandbox's own queries."""
 ACCEPTS_A_TURN: Final = 32
 """So that a flood of connections leaves the loop to those that stand."""
 DRAINED_TURNS: Final = 256
@@ -40,6 +47,9 @@ PAUSE_S: Final = 0.1
 """How long accepting rests when descriptors or memory have run out: no busy loop, and others' closes make room."""
 SETTLE_S: Final = 1.0
 """At a stop: how long sessions that are under way may still end by themselves."""
+KEEP_S: Final = 3.0
+"""At a stop: how long records are waited for that the keeper has not taken yet, in all."""
+KEPT_PAUSE_S: Final = 0.01
 OUT_OF_ROOM: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 READY: Final = b"ready"
@@ -78,6 +88,7 @@ class Worker:
             compile_policy(bundle.policy), Resolver(bundle.resolver, ipv6=len(bundle.listeners) > 1), local
         )
         self._sessions: set[asyncio.Task[None]] = set()
+        self._most = most_sessions(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         self._life = os.urandom(3).hex()
         self._accepted = 0
         self._stopped = self._loop.create_future()
@@ -92,9 +103,11 @@ class Worker:
             forwarder.start()
         self._control.send(READY)
         await self._stopped
+        give_up = self._loop.time() + KEEP_S
         for listener in self._bundle.listeners:
             self._loop.remove_reader(listener)
             for _ in range(DRAINED_TURNS):
+                await self._kept(give_up)
                 if not self._accept(listener):
                     break
         if self._sessions:
@@ -105,7 +118,14 @@ class Worker:
             task.cancel()
         if self._sessions:
             await asyncio.wait(self._sessions)
+        await self._kept(give_up + SETTLE_S)
+
+    async def _kept(self, give_up: float) -> None:
+        """Return when every record is in the keeper's pipe, or at ``give_up``."""
         self._feed.flush()
+        while self._feed.waiting and self._loop.time() < give_up:
+            await asyncio.sleep(KEPT_PAUSE_S)
+            self._feed.flush()
 
     def _dns(self) -> DnsForwarder | None:
         bundle = self._bundle
@@ -133,7 +153,13 @@ class Worker:
         self._loop.remove_reader(self._control)
 
     def _accept(self, listener: socket.socket) -> bool:
-        """Take what waits, a turn's worth at the most; False where no more can be taken now."""
+        """Take what waits, a turn's worth at the most; False where no more can be taken now.
+
+        None while records wait for room: the kernel's queue holds connections without loss, and this process holds records only so long.
+        """
+        if self._feed.waiting:
+            self._pause(listener)
+            return False
         for _ in range(ACCEPTS_A_TURN):
             try:
                 client, peer = listener.accept()
@@ -153,7 +179,7 @@ class Worker:
         flow = Flow(
             f"{self._life}-{self._accepted:x}", self._bundle.sandbox, source, endpoint(client.getsockname())
         )
-        attempt = self._journal.open(flow)
+        attempt = self._journal.open(flow) if len(self._sessions) < self._most else None
         if attempt is None:
             self._journal.blocked(flow, Reason.LIMIT)
             reset_on_close(client)
@@ -175,6 +201,11 @@ class Worker:
     def _resume(self, listener: socket.socket) -> None:
         if not self._stopped.done():
             self._loop.add_reader(listener, self._accept, listener)
+
+
+def most_sessions(descriptors: int) -> int:
+    """How many connections are carried at once with so many descriptors: so few that accepting never runs out of them."""
+    return max(1, min(MAX_SESSIONS, (descriptors - OWN_DESCRIPTORS) // DESCRIPTORS_EACH))
 
 
 def fork_worker(bundle: Bundle) -> tuple[int, socket.socket]:

@@ -1,12 +1,15 @@
 """Attacks on the gateway's own life: closed and broken standard streams, exhausted descriptors, floods, full disks, ends in the middle."""
 
 import os
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
 
 import pytest
 
 from tests.lab.lab import Lab
-from tests.lab.places import Port
-from tests.lab.sandboxed import egress_argv, new_audit_dir, read_records
+from tests.lab.places import GOOD_IP, Port
+from tests.lab.sandboxed import DECISIONS, egress_argv, new_audit_dir, read_records
 from tests.netns.hello import get
 
 pytestmark = pytest.mark.root
@@ -51,3 +54,57 @@ def test_a_broken_standard_error_changes_nothing(lab: Lab, reader: str) -> None:
         if reader != "gone":
             os.close(read_end)
         assert process.wait(10) == 7
+
+
+MANY = """
+import os, socket, sys, time
+many, port, then = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+held, made = [], 0
+for _ in range(many):
+    sock = socket.socket()
+    sock.settimeout(1.0)
+    try:
+        sock.connect(("198.18.0.10", port))
+        made += 1
+        sock.send(b"x")
+        held.append(sock)
+    except OSError:
+        pass
+    if then == "drop":
+        held.clear()
+time.sleep(0.5)
+print(made, flush=True)
+if then == "again":
+    for sock in held:
+        sock.close()
+    time.sleep(0.5)
+    sock = socket.create_connection(("198.18.0.10", port), 1)
+    sock.send(b"x")
+    sock.shutdown(socket.SHUT_WR)
+    print(sock.recv(100).decode(), flush=True)
+os._exit(0)
+"""
+
+
+def with_descriptors(most: int, argv: Sequence[str | Path]) -> list[str | Path]:
+    return ["sh", "-c", f'ulimit -n {most}; exec "$@"', "sh", *argv]
+
+
+@pytest.mark.parametrize("then", ["hold", "drop"])
+def test_running_out_of_descriptors_loses_no_record(lab: Lab, starter: int | None, then: str) -> None:
+    """The far side never ends, so the gateway holds on even to what the client has closed. Beyond what it can hold it refuses, on record."""
+    audit = new_audit_dir(lab, starter)
+    command = [PYTHON, "-c", MANY, "50", str(int(Port.SILENT)), then]
+    argv = egress_argv(audit, command, allow=[f"{GOOD_IP}:{Port.SILENT:d}"], uid=starter)
+    done = lab.run(with_descriptors(64, argv), uid=starter, timeout=15)
+    records = [record for record in read_records(audit) if record["event"] in DECISIONS]
+    assert done.stdout == "50\n", done.stderr
+    assert len({record["flow"] for record in records}) == len(records) == 50
+    assert {record["reason"] for record in records} == {"allowed_address", "limit"}
+
+
+def test_there_is_room_again_once_connections_end(lab: Lab) -> None:
+    command = [PYTHON, "-c", MANY, "50", str(int(Port.UPLOAD)), "again"]
+    argv = egress_argv(new_audit_dir(lab), command, allow=[f"{GOOD_IP}:{Port.UPLOAD:d}"])
+    done = lab.run(with_descriptors(64, argv), timeout=15)
+    assert done.stdout.startswith(f"50\n{sha256(b'x').hexdigest()} 1\n"), done

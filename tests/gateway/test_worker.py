@@ -1,0 +1,98 @@
+"""A worker in this process, with a keeper of records that takes its time."""
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from gateway.flow import Endpoint
+from gateway.net.sockets import endpoint
+from gateway.tasks import spawn
+from gateway.worker import MAX_SESSIONS, STOP, Bundle, Worker, most_sessions
+from rules import NetworkPolicy
+from tests.gateway.journal_desk import Desk
+
+
+class Served:
+    """A worker that listens on loopback, where every connection is refused unread, for the floor holds it."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.listener.setblocking(False)
+        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._theirs = theirs
+        nobody: Endpoint = endpoint(("127.0.0.1", 9))
+        bundle = Bundle(
+            "agent-1", NetworkPolicy(), nobody, (self.listener,), None, None, desk.ledger, desk.write_end
+        )
+        worker = Worker(bundle, theirs, frozenset())  # type: ignore[arg-type]  # any container of addresses
+        self.serving = spawn(worker.serve(), "worker")
+
+    def dial(self) -> None:
+        socket.create_connection(self.listener.getsockname()[:2]).close()
+
+    async def stop(self) -> None:
+        if not self.serving.done():
+            self.control.send(STOP)
+        await self.serving
+        for sock in (self.listener, self.control, self._theirs):
+            sock.close()
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[Served]:
+    desk = Desk(tmp_path)
+    desk.shrink()
+    served = Served(desk)
+    await asyncio.sleep(0.05)
+    yield served
+    await served.stop()
+    desk.close()
+
+
+async def test_what_could_not_be_recorded_is_not_even_accepted(served: Served) -> None:
+    """The kernel's queue keeps it, however long."""
+    served.desk.stuff()
+    for _ in range(10):
+        served.dial()
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.3)
+    waiting = len(served.desk.ledger.leftovers())
+    assert waiting <= 1, "the first, for whose record there was no room"
+    served.desk.keep()
+    await asyncio.sleep(0.3)
+    assert len(served.desk.decisions()) == 10
+
+
+async def test_a_stop_waits_for_the_keeper_of_the_records(served: Served) -> None:
+    served.desk.stuff()
+    for _ in range(30):
+        served.dial()
+    served.control.send(STOP)
+    deadline = time.monotonic() + 5
+    while not served.serving.done() and time.monotonic() < deadline:
+        await asyncio.sleep(0.1)
+        served.desk.keep()
+    assert len(served.desk.decisions()) == 30
+    assert not served.desk.ledger.leftovers()
+
+
+async def test_a_stop_does_not_wait_for_ever(served: Served) -> None:
+    served.desk.stuff()
+    served.dial()
+    started = time.monotonic()
+    await served.stop()
+    assert time.monotonic() - started < 4.9, "the supervisor would have killed it"
+    assert len(served.desk.ledger.leftovers()) == 1, "for the supervisor to write down"
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "sessions"),
+    [(1, 1), (32, 1), (64, 8), (1024, 248), (20000, MAX_SESSIONS), (1 << 20, MAX_SESSIONS)],
+)
+def test_sessions_are_so_few_that_descriptors_suffice(descriptors: int, sessions: int) -> None:
+    assert most_sessions(descriptors) == sessions
