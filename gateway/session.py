@@ -28,7 +28,7 @@ from gateway.net.connect import connect
 from gateway.net.deadline import deadline, now
 from gateway.net.relay import Counts, relay
 from gateway.net.resolve import ResolveError, Resolver, ResolveTimeout
-from gateway.net.sockets import receive, reset_on_close, send_all
+from gateway.net.sockets import receive, reset_on_close
 from gateway.reasons import Reason
 from gateway.refusal import refusal
 from gateway.sniff import Forbidden, NeedMore, Refused, Sniffed, sniff, watch
@@ -175,23 +175,14 @@ async def _splice(
     attempt.phase = Phase.RELAY
     counts = attempt.counts = Counts()
     watching, first = None, heard.first
-    try:
-        if isinstance(heard.seen, Sniffed):
+    if isinstance(heard.seen, Sniffed):
+        try:
             watching, first = watch(heard.seen, first, port)
-        await send_all(upstream, first)
-    except Forbidden:
-        attempt.ended_by = EndedBy.POLICY
-        reset_on_close(client)
-        return
-    except OSError:
-        attempt.ended_by = EndedBy.UPSTREAM
-        reset_on_close(client)
-        return
-    counts.up += len(first)
-    relayed = await relay(client, upstream, counts, watching)
+        except Forbidden:
+            attempt.ended_by = EndedBy.POLICY
+            reset_on_close(client)
+            return
+    relayed = await relay(client, upstream, counts, first, watching)
     attempt.ended_by = EndedBy.CLIENT if relayed.first is client else EndedBy.UPSTREAM
     if relayed.forbidden:
         attempt.ended_by = EndedBy.POLICY
-    if relayed.failed:
-        reset_on_close(client)
-        reset_on_close(upstream)

@@ -27,7 +27,7 @@ from gateway.flow import Endpoint, Flow, IPAddress
 from gateway.journal import Journal
 from gateway.net.local import LocalAddresses
 from gateway.net.resolve import Resolver
-from gateway.net.sockets import endpoint, reset_on_close
+from gateway.net.sockets import endpoint, probe_clients, reset_on_close
 from gateway.reasons import Reason
 from gateway.session import Gate, run_session
 from gateway.tasks import spawn
@@ -96,6 +96,7 @@ class Worker:
     async def serve(self) -> None:
         """Accept until stopped, then drain: what waits in the queue is still judged, what stands is closed."""
         for listener in self._bundle.listeners:
+            probe_clients(listener)
             self._loop.add_reader(listener, self._accept, listener)
         self._loop.add_reader(self._control, self._on_control)
         forwarder = self._dns()

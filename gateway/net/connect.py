@@ -39,6 +39,9 @@ async def connect(addresses: Sequence[IPAddress], port: int) -> tuple[socket.soc
 
 async def _finish_connect(sock: socket.socket, address: tuple[str, int]) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(
+        socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1
+    )  # a peer that vanished is noticed as soon as this host likes (tcp(7))
     status = sock.connect_ex(address)
     if status == errno.EINPROGRESS:
         await writable(sock)

@@ -4,6 +4,9 @@ Strategy: bytes go from ``recv`` straight to ``send``; what the slower side does
 is kept, and its source is not read until it is gone. So nothing queues here, and the kernel's own buffers press back on
 a fast sender. An end of file is passed on as a half-close.
 
+A side is heard only where it may speak, so one that the kernel has given up (a reset behind a stall, a client that is gone after its half-close)
+is looked for from time to time. What ends before both sides have ended ends in a reset, lest a part pass for the whole.
+
 A ``Watch`` may look at what passes until it has seen enough: it gives back what may pass now, and keeps the rest.
 """
 
@@ -12,7 +15,11 @@ import socket
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
+from gateway.net.sockets import reset_on_close
+
 READ_BYTES: Final = 64 * 1024
+LOOK_S: Final = 15.0
+"""Between two looks for a side that is gone unheard."""
 
 
 class Watch(Protocol):
@@ -96,7 +103,7 @@ class _Direction:
             self._pass_on(memoryview(chunk))
 
     def push(self, chunk: bytes) -> None:
-        """Pass on what was held, after all that has passed before."""
+        """Pass on what was read before, or held, after all that has passed already."""
         if self.ended:
             return  # the client gave up before it was its turn
         if self._rest:
@@ -145,12 +152,18 @@ class _Direction:
 
 
 async def relay(
-    client: socket.socket, upstream: socket.socket, counts: Counts, watch: Watch | None = None
+    client: socket.socket,
+    upstream: socket.socket,
+    counts: Counts,
+    first: bytes = b"",
+    watch: Watch | None = None,
 ) -> Relayed:
-    """Copy until both sides have half-closed, one has failed, or ``watch`` has had enough. ``counts`` is kept current, so it holds when this is
-    cancelled too."""
-    finished: asyncio.Future[Relayed] = asyncio.get_running_loop().create_future()
+    """Pass on ``first``, then copy until both sides have half-closed, one has failed, or ``watch`` has had enough. ``counts`` is kept current, so it
+    holds when this is cancelled too. Closing is the caller's, and sends a reset unless the end was in order."""
+    loop = asyncio.get_running_loop()
+    finished: asyncio.Future[Relayed] = loop.create_future()
     order: list[socket.socket] = []
+    timer: asyncio.TimerHandle
 
     def done(side: socket.socket, failed: bool) -> None:
         order.append(side)
@@ -160,6 +173,13 @@ async def relay(
             finished.set_result(Relayed(side, True))
         elif up.ended and down.ended:
             finished.set_result(Relayed(order[0], False))
+
+    def look() -> None:
+        nonlocal timer
+        for side in (client, upstream):
+            if side.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                done(side, True)
+        timer = loop.call_later(LOOK_S, look)
 
     def add_up(n: int) -> None:
         counts.up += n
@@ -173,11 +193,21 @@ async def relay(
         _set_watch(watch, up, down, finished)
     up.start()
     down.start()
+    if first:
+        up.push(first)
+    timer = loop.call_later(LOOK_S, look)
+    orderly = False
     try:
-        return await finished
+        relayed = await finished
+        orderly = not relayed.failed
+        return relayed
     finally:
+        timer.cancel()
         up.stop()
         down.stop()
+        if not orderly:
+            reset_on_close(client)
+            reset_on_close(upstream)
 
 
 def _set_watch(watch: Watch, up: _Direction, down: _Direction, finished: "asyncio.Future[Relayed]") -> None:

@@ -57,6 +57,7 @@ async def test_the_first_that_answers_is_taken_and_no_other_is_asked() -> None:
             assert ip == FIRST
             assert sock.getpeername() == (str(FIRST), port)
             assert not sock.getblocking()
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
             assert not os.get_inheritable(sock.fileno())
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     listeners[1].setblocking(False)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from gateway.net import relay as module
 from gateway.net.relay import Counts, Relayed, relay
 from gateway.net.sockets import receive, send_all
 from tests.gateway.net.loopback import nothing_left, reset, tcp_pair, unix_pair
@@ -30,8 +31,8 @@ class Path:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
 
-    def start(self) -> "asyncio.Task[Relayed]":
-        self.task = asyncio.get_running_loop().create_task(relay(self.inner, self.outer, self.counts))
+    def start(self, first: bytes = b"") -> "asyncio.Task[Relayed]":
+        self.task = asyncio.get_running_loop().create_task(relay(self.inner, self.outer, self.counts, first))
         return self.task
 
     async def end(self) -> Relayed:
@@ -246,3 +247,66 @@ async def test_sockets_that_were_dead_before_it_began(tcp: Path) -> None:
     with nothing_left(tcp.inner, tcp.outer):
         tcp.start()
         assert (await tcp.end()).failed
+
+
+async def test_what_was_read_before_goes_first(path: Path) -> None:
+    """Also where the other side takes it in small pieces."""
+    path.shrink()
+    first = random.Random(7).randbytes(1_000_000)
+    await send_all(path.client, b"then this")
+    path.client.shutdown(socket.SHUT_WR)
+    path.start(first)
+    assert await asyncio.wait_for(_all(path.upstream), 5) == first + b"then this"
+    path.upstream.shutdown(socket.SHUT_WR)
+    assert await path.end() == Relayed(path.inner, False)
+    assert path.counts.up == len(first) + 9
+
+
+async def _stall(path: Path) -> None:
+    with pytest.raises(BlockingIOError):
+        while True:
+            path.client.send(b"x" * 65536)
+            await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("first", [b"", b"x" * 5_000_000], ids=["later", "from the beginning"])
+async def test_a_reset_behind_a_stall_is_noticed(
+    tcp: Path, first: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is read from a side whose bytes cannot be passed on, so its end would go unseen as long as the other side pleases."""
+    monkeypatch.setattr(module, "LOOK_S", 0.1)
+    tcp.shrink()
+    tcp.start(first)
+    await _stall(tcp)
+    reset(tcp.client)
+    with nothing_left(tcp.inner, tcp.outer):
+        assert await tcp.end() == Relayed(tcp.inner, True)
+
+
+async def test_a_side_that_only_waits_is_let_be(tcp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half-closed and stalled, for long: both are the right of a peer."""
+    monkeypatch.setattr(module, "LOOK_S", 0.02)
+    tcp.shrink()
+    task = tcp.start()
+    await _stall(tcp)
+    tcp.upstream.shutdown(socket.SHUT_WR)
+    tcp.client.shutdown(socket.SHUT_WR)
+    await asyncio.sleep(0.3)
+    assert not task.done()
+    assert len(await asyncio.wait_for(_all(tcp.upstream), 5)) == tcp.counts.up
+    assert not (await tcp.end()).failed
+
+
+async def test_what_was_cut_short_ends_in_a_reset(tcp: Path) -> None:
+    """The client has said all, but not all was passed on: an orderly end would let half an upload pass for the whole."""
+    tcp.shrink()
+    task = tcp.start()
+    await _stall(tcp)
+    tcp.client.shutdown(socket.SHUT_WR)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    for sock in (tcp.inner, tcp.outer):
+        sock.close()
+    with pytest.raises(ConnectionResetError):
+        await asyncio.wait_for(_all(tcp.upstream), 5)

@@ -10,7 +10,16 @@ from ipaddress import ip_address
 import pytest
 
 from gateway.flow import Endpoint
-from gateway.net.sockets import endpoint, readable, receive, reset_on_close, send_all, writable
+from gateway.net.sockets import (
+    PROBE_AFTER_S,
+    endpoint,
+    probe_clients,
+    readable,
+    receive,
+    reset_on_close,
+    send_all,
+    writable,
+)
 from tests.gateway.net.loopback import nothing_left, tcp_pair, unix_pair
 
 Pair = tuple[socket.socket, socket.socket]
@@ -152,3 +161,11 @@ async def test_reset_on_close_sends_rst_though_nothing_is_unread() -> None:
         with pytest.raises(OSError, match="reset") as caught:
             one.recv(1)
         assert caught.value.errno == errno.ECONNRESET
+
+
+def test_accepted_sockets_are_probed() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        probe_clients(listener)
+        with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == PROBE_AFTER_S
