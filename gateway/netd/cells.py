@@ -41,9 +41,10 @@ def open_cell(plan: Plan, plan6: Plan | None = None) -> tuple[Answer, list[int]]
             _in_child(lambda: _build(plan, plan6), theirs)
         theirs.close()
         message, descriptors, _, _ = socket.recv_fds(ours, MAX_MESSAGE_BYTES, MAX_DESCRIPTORS)
-        os.waitpid(pid, 0)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if not message:
-        return Failed("the process that builds the cell died; dmesg may say why"), []
+        how = f"by signal {-status}" if status < 0 else f"with status {status}"
+        return Failed(f"the process that builds the cell ended {how} and said nothing"), []
     return decode_answer(message), descriptors
 
 

@@ -1,5 +1,6 @@
 """The privileged process itself: reads typed requests from its one socket, answers each, and ends when the socket does."""
 
+import faulthandler
 import os
 import socket
 from typing import Final
@@ -71,6 +72,7 @@ def serve(channel: socket.socket) -> None:
     status = 0
     try:
         # Imported once, before any cell is asked for: a cell's process then forks with them loaded.
+        faulthandler.enable()  # the libraries below are C, and have crashed before
         os.environ["PATH"] = SYSTEM_PATH  # finding libxtables may run ldconfig or a compiler
         import gateway.netd.links  # noqa: F401
         import rules.iptables  # noqa: F401
