@@ -6,6 +6,7 @@ every descriptor that is not its own.
 
 import asyncio
 import errno
+import gc
 import logging
 import os
 import resource
@@ -26,7 +27,7 @@ from gateway.dns.server import DnsForwarder
 from gateway.flow import Endpoint, Flow, IPAddress
 from gateway.journal import Journal
 from gateway.net.local import LocalAddresses
-from gateway.net.resolve import Resolver
+from gateway.net.resolve import Resolver, import_no_more_types
 from gateway.net.sockets import endpoint, probe_clients, reset_on_close
 from gateway.reasons import Reason
 from gateway.session import Gate, run_session
@@ -102,7 +103,10 @@ class Worker:
         forwarder = self._dns()
         if forwarder is not None:
             forwarder.start()
-        self._control.send(READY)
+        try:
+            self._control.send(READY)
+        except OSError:
+            return  # whoever forked it is gone: there is nobody to serve for
         await self._stopped
         give_up = self._loop.time() + KEEP_S
         for listener in self._bundle.listeners:
@@ -222,12 +226,14 @@ def fork_worker(bundle: Bundle) -> tuple[int, socket.socket]:
 def _run_in_child(bundle: Bundle, control: socket.socket) -> NoReturn:
     status = 1
     try:
+        gc.freeze()  # garbage of the process that forked it would close numbers that are another's by then
         signal.set_wakeup_fd(-1)
         os.setpgid(0, 0)  # what a terminal or a shell sends to the group belongs to the command
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_DFL)
         _close_all_but(bundle, control)
         local = LocalAddresses()
+        import_no_more_types()
         # Before there is a loop: libuv would make itself an io_uring, through which system calls pass that no filter sees.
         confine()
         uvloop.run(_serve(bundle, control, local))

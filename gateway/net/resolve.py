@@ -46,6 +46,14 @@ for _kind in (
     dns.rdata.get_rdata_class(dns.rdataclass.IN, dns.rdatatype.from_text(_kind))  # type: ignore[no-untyped-call]
 
 
+def import_no_more_types() -> None:
+    """For a process that is about to give up its files: from here on every other type is octets, where dnspython would look for a module.
+
+    What ``dns.rdata.load_all_types`` ends with, without the sixty modules that it imports first.
+    """
+    dns.rdata._dynamic_load_allowed = False
+
+
 class ResolveError(Exception):
     """There is no usable answer: NXDOMAIN, no A record, a server's error, a malformed message."""
 

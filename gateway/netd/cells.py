@@ -129,19 +129,22 @@ def _enter_cell() -> dict[str, int]:
 
 def _in_child(build: Callable[[], dict[str, int]], channel: socket.socket) -> None:
     """Answer on ``channel`` and end this process, whatever happens."""
-    status = 1
     try:
         try:
             made = build()
-        except PermissionError as error:
-            socket.send_fds(channel, [encode(Failed(str(error), privilege=True))], [])
-        except Exception as error:
+            socket.send_fds(channel, [encode(CellOpened(tuple(made)))], list(made.values()))
+        except BaseException as error:
             if os.environ.get("EGRESS_DEBUG"):
                 traceback.print_exc()
-            socket.send_fds(channel, [encode(Failed(f"the cell could not be built: {error}"))], [])
-        else:
-            socket.send_fds(channel, [encode(CellOpened(tuple(made)))], list(made.values()))
-            status = 0
+            channel.send(encode(_failed(error)))
     finally:
         sys.stderr.flush()
-        os._exit(status)
+        os._exit(0)
+
+
+def _failed(error: BaseException) -> Failed:
+    if isinstance(error, PermissionError):
+        return Failed(str(error), privilege=True)
+    said = str(error) if isinstance(error, Exception) and str(error) else repr(error)
+    # What comes from a C library need not be text.
+    return Failed(f"the cell could not be built: {said.encode(errors='backslashreplace').decode()}")

@@ -33,9 +33,7 @@ class Netd:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.pid = os.fork()
         if self.pid == 0:
-            keep = os.dup2(theirs.fileno(), 3)
-            os.closerange(4, 1 << 16)
-            serve(socket.socket(fileno=keep))
+            serve(theirs)
         theirs.close()
         self._socket.settimeout(ANSWER_TIMEOUT_S)
 
@@ -57,6 +55,18 @@ class Netd:
         os.waitpid(self.pid, 0)
 
 
+def _let_go(keep: int) -> None:
+    """Every descriptor of the asker's but the standard three and ``keep`` becomes the null device.
+
+    Not closed: what the asker left behind still knows its numbers and closes them, garbage when it is collected, libuv in each child of a
+    fork. By then they would be others' numbers.
+    """
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) not in (keep, null):
+            os.dup2(null, int(name), inheritable=False)
+
+
 def _error(failed: Failed) -> EgressError:
     if failed.privilege:
         mend = "it needs CAP_SYS_ADMIN and CAP_NET_ADMIN, which this root does not have"
@@ -68,9 +78,10 @@ def _error(failed: Failed) -> EgressError:
 
 def serve(channel: socket.socket) -> None:
     """Answer requests until the other side closes; never returns. Nonsense is answered with ``Failed`` and changes nothing."""
-    os.setpgid(0, 0)  # what a terminal or a shell sends to the group belongs to the command
     status = 0
     try:
+        os.setpgid(0, 0)  # what a terminal or a shell sends to the group belongs to the command
+        _let_go(channel.fileno())
         # Imported once, before any cell is asked for: a cell's process then forks with them loaded.
         faulthandler.enable()  # the libraries below are C, and have crashed before
         os.environ["PATH"] = SYSTEM_PATH  # finding libxtables may run ldconfig or a compiler

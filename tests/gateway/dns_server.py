@@ -9,9 +9,15 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 import dns.message
+import dns.rdata
+import dns.rdataclass
+import dns.rdatatype
 import dns.rrset
 
 from gateway.flow import Endpoint
+
+# dnspython loads a type's module when it first meets it, unless the number was met in class ANY before: whichever test came first.
+dns.rdata.get_rdata_class(dns.rdataclass.CH, dns.rdatatype.A)  # type: ignore[no-untyped-call]
 
 
 class Asked(NamedTuple):

@@ -169,6 +169,29 @@ def test_an_allowed_name_resolves_in_both_families(lab: Lab, client: str) -> Non
     assert sorted(asked) == [("api.good.test", "A"), ("api.good.test", "AAAA")], "once each, and nothing else"
 
 
+RARE = {
+    "CAA": '0 issue "ca.test"',
+    "LOC": "52 22 23.000 N 4 53 32.000 E -2.00m 0.00m 10000m 10m",
+    "SSHFP": "1 1 " + "AB" * 20,
+    "TLSA": "3 1 1 " + "AB" * 32,
+    "URI": '10 1 "https://good.test/"',
+    "TXT": '"two words" "more"',
+    "MX": "10 mail.good.test.",
+    "NAPTR": '100 10 "u" "E2U+sip" "!^.*$!sip:x@good.test!" .',
+}
+
+
+def test_every_type_of_an_allowed_name_is_answered(lab: Lab) -> None:
+    """The worker cannot open a file by then, and dnspython keeps a module for each type."""
+    for kind, data in RARE.items():
+        lab.zone.put(f"{kind.lower()}.good.test", {kind: [data]})
+    command = ["dig", "+short", *(word for kind in RARE for word in (f"{kind.lower()}.good.test", kind))]
+    outcome = egress_run(lab, command, allow=ALLOW)
+    assert outcome.status == 0, outcome
+    assert len(outcome.stdout.splitlines()) == len(RARE), outcome
+    assert {query["qtype"] for query in _queries(outcome)} == set(RARE)
+
+
 @pytest.mark.parametrize("family", ["-4", "-6"])
 def test_curl_reaches_an_allowed_name_in_either_family(lab: Lab, family: str) -> None:
     outcome = egress_run(lab, ["curl", "-sS", family, "https://api.good.test/"], allow=ALLOW)

@@ -73,11 +73,12 @@ def test_a_server_that_half_closes_still_gets_what_the_client_says(lab: Lab) -> 
 
 def test_half_close_works_for_named_connections_too(lab: Lab) -> None:
     body = b"x" * 1000
+    post = get("allowed.test", "/upload-to-end", lines="Content-Length: 1000\r\n").replace(b"GET", b"POST")
     with Puppet(lab, allow=["allowed.test"]) as puppet:
         puppet.connect(GOOD_IP, Port.HTTP)
-        puppet.send(get("allowed.test", "/upload-to-end").replace(b"GET", b"POST") + body)
+        puppet.send(post + body)
         puppet.do("shut", id=1)
-        assert b'"rest": 1000' in puppet.receive_all()
+        assert b'"count": 1000, "rest": 0' in puppet.receive_all()
 
 
 @pytest.mark.timeout(60)

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import socket
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +18,8 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 
 PYTHON = "/usr/bin/python3"
 NOBODY = 65534
+OF_LIBC = 3 << 31
+"""Signals 32 and 33: libc keeps them for itself, and whoever started the tests may have left them blocked."""
 LOOK = """
 import json, os, sys
 def can_write(path):
@@ -146,7 +147,9 @@ def test_the_process_holds_nothing(lab: Lab, starter: int | None, work: Path) ->
 def test_signals_are_as_a_program_expects_them(lab: Lab, starter: int | None, work: Path) -> None:
     argv = ["grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status"]
     outcome = egress_run(lab, argv, allow=["allowed.test"], uid=starter, cwd=work)
-    assert outcome.stdout.split() == ["SigBlk:", "0" * 16, "SigIgn:", "0" * 16]
+    _, blocked, _, ignored = outcome.stdout.split()
+    assert int(blocked, 16) & ~OF_LIBC == 0
+    assert int(ignored, 16) == 0
 
 
 def test_it_runs_as_nobody_without_groups(lab: Lab, starter: int | None, work: Path) -> None:
@@ -262,6 +265,8 @@ def test_a_private_current_directory_of_the_user_works(lab: Lab, starter: int | 
 
 @pytest.mark.parametrize("cwd", ["/", "/proc", "/sys", "/run", "/run/lock"])
 def test_from_odd_places_it_starts_somewhere_harmless(lab: Lab, starter: int | None, cwd: str) -> None:
+    if not Path(cwd).is_dir():
+        pytest.skip(f"this machine has no {cwd}")
     seen = look(lab, starter, write=cwd, cwd=cwd)
     assert seen["cwd"] in ("/", "/run")
     assert seen["write"][cwd] != 0 or cwd.startswith("/run"), "its own"
@@ -346,5 +351,14 @@ def test_pid_1_and_the_machine_see_no_leftover_when_it_is_over(
     script = "setsid sleep 98765 & setsid nohup sleep 98765 >/dev/null 2>&1 & exit 3"
     outcome = egress_run(lab, ["sh", "-c", script], allow=["allowed.test"], uid=starter, cwd=work)
     assert outcome.status == 3
-    done = subprocess.run(["pgrep", "-f", "^sleep 98765"], capture_output=True, text=True, check=False)
-    assert done.stdout == ""
+    left = [
+        path for path in Path("/proc").glob("[1-9]*") if _command_line(path).startswith(b"sleep\x0098765")
+    ]
+    assert left == []
+
+
+def _command_line(process: Path) -> bytes:
+    try:
+        return (process / "cmdline").read_bytes()
+    except OSError:
+        return b""  # it ended meanwhile

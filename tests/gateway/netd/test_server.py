@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from gateway.errors import SetupError
 from gateway.netd.requests import Answer, CellOpened, Failed, OpenCell, decode_answer, encode
@@ -137,6 +138,17 @@ def test_it_ends_when_its_asker_is_gone() -> None:
     netd._socket.close()
     assert os.waitid(os.P_PIDFD, pidfd, os.WEXITED) is not None
     os.close(pidfd)
+
+
+def test_a_library_that_closes_its_own_descriptors_at_a_fork_closes_none_of_netds() -> None:
+    """libuv does, in the child, by their old numbers: a caller that ever made a uvloop brings that along."""
+    uvloop.new_event_loop().close()
+    netd = Netd()
+    try:
+        for _ in range(25):  # it keeps a descriptor of each, and so comes to those numbers
+            assert isinstance(ask(netd, encode(OpenCell(GOOD))), CellOpened)
+    finally:
+        netd.close()
 
 
 def test_it_shares_no_descriptor_with_its_asker(tmp_path: Path) -> None:
