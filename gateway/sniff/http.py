@@ -5,7 +5,7 @@ What two parsers might read differently is refused: the gateway must never see a
 No pattern reads a run of bytes twice (runs are possessive, and delimited by what cannot stand in them), so a head takes linear time.
 Groups are never possessive: before Python 3.11.5 one that fails halfway loses its place (gh-106052). While a head is incomplete only its
 new bytes are looked at. A byte that no head may hold, and a request line that is none, refuse as soon as they are there, so the
-answer is the same however the bytes arrive; all other rules are judged when the head is whole.
+answer is the same however the bytes arrive; all other rules are judged when the head is whole, the number of fields before any of them.
 """
 
 import re
@@ -14,9 +14,12 @@ from typing import Final, TypeAlias
 from gateway.reasons import Reason
 from gateway.sniff.result import NeedMore, Refused, Sniffed
 from matcher import canonical
+from matcher.hostname import MAX_HOSTNAME
 
 MAX_HEAD: Final = 32 * 1024
 MAX_METHOD: Final = 32
+MAX_FIELDS: Final = 500  # five times what Apache, Envoy, gunicorn and HAProxy take by default
+MAX_AUTHORITY: Final = MAX_HOSTNAME + len(".:65535")
 LINE_FEED: Final = 10
 CARRIAGE_RETURN: Final = 13
 TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"  # RFC 9110 section 5.6.2
@@ -25,7 +28,7 @@ TEXT: Final = rb"[\t -~\x80-\xff]"  # what a field value may hold (section 5.5),
 _BEGINNING = re.compile(TOKEN + rb"{1,32}+(?: |\Z)")
 _LINES = re.compile(b"(" + TEXT + rb"*+)(?:\r\n" + TEXT + rb"++)*(?:(\r\n\r\n)|\r\n\r?|\r)?")
 _REQUEST_LINE = re.compile(rb"(" + TOKEN + rb"{1,32}+) ([!-~]++) HTTP/1\.([01])(?=\r\n)")
-_FIELDS = re.compile(rb"(?:\r\n" + TOKEN + rb"++:" + TEXT + rb"*+)*")
+_FIELDS = re.compile(rb"(?:\r\n" + TOKEN + rb"++:" + TEXT + rb"*+){0,%d}" % MAX_FIELDS)
 TELLING = re.compile(
     rb"\r\n([Hh][Oo][Ss][Tt]"
     rb"|[Cc][Oo][Nn][Tt][Ee][Nn][Tt]-[Ll][Ee][Nn][Gg][Tt][Hh]"
@@ -34,7 +37,7 @@ TELLING = re.compile(
     rb"|[Hh][Tt][Tt][Pp]2-[Ss][Ee][Tt][Tt][Ii][Nn][Gg][Ss]):([^\r]*+)"
 )
 _AUTHORITY = re.compile(rb"([^:@,/?#\[\]\s]++)(?::([0-9]{1,5}))?")
-_ABSOLUTE = re.compile(rb"http://([^/?#]*+)(?:[/?].*)?", re.IGNORECASE)
+_ABSOLUTE = re.compile(rb"http://([^/?#]*+)(?:[/?].*+)?", re.IGNORECASE)
 
 _BAD: Final = Refused(Reason.BAD_HTTP, "http")
 _NOT: Final = Refused(Reason.NOT_TLS_NOT_HTTP)
@@ -84,7 +87,7 @@ def _missing(tail: bytes) -> int:
 
 def _parse(data: Bytes, request: re.Match[bytes], end: int) -> Sniffed | Refused:
     if not _FIELDS.fullmatch(data, request.end(), end):
-        return _BAD
+        return _LONG if bytes(data[request.end() : end]).count(b"\r\n") > MAX_FIELDS else _BAD
     fields: dict[bytes, bytes] = {}
     for field in TELLING.finditer(data, request.end(), end):
         name = field[1].lower()
@@ -129,7 +132,7 @@ def _authority(method: bytes, target: bytes, host: bytes, consumed: int) -> Snif
 
 def _split(authority: bytes) -> tuple[str, int | None] | None:
     """Canonical host and port; None for userinfo, lists, literals and all else that is no hostname."""
-    parts = _AUTHORITY.fullmatch(authority)
+    parts = _AUTHORITY.fullmatch(authority) if len(authority) <= MAX_AUTHORITY else None
     if parts is None:
         return None
     host = canonical(parts[1], single=True)

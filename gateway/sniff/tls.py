@@ -5,13 +5,15 @@ ends in this record, before it, or later. Only a hello that is whole is parsed; 
 Walking indexes and never slices: an index out of range raises, a slice would silently shorten.
 
 Every rule of the records is judged in the order of the bytes, so the answer is the same however they arrive. A look walks all records
-anew; but a reader that sleeps as long as it is told looks three times at a drip, and some 50 times where every record holds one byte.
+anew; but a reader that sleeps as long as it is told looks three times at a drip, and some 40 times where every record holds one byte.
+What is counted is capped (records, extensions, bytes of protocol names), far above what clients send, for a turn of a loop costs more
+than a byte: bench/micro/test_sniff.py holds the dearest inputs within the caps.
 """
 
 import re
 from bisect import bisect_left
-from functools import cache
 from itertools import accumulate
+from operator import itemgetter
 from struct import Struct
 from struct import error as StructError
 from typing import Final, TypeAlias
@@ -24,12 +26,12 @@ HANDSHAKE: Final = 22  # RFC 8446 section 5.1, ContentType
 CLIENT_HELLO: Final = 1  # section 4, HandshakeType
 MAX_FRAGMENT: Final = 1 << 14  # section 5.1
 MAX_HANDSHAKE: Final = 32 * 1024
-MAX_READ: Final = 64 * 1024
-MAX_EXTENSIONS: Final = 512  # IANA knows fewer than 100: what a walk may cost ends here
+MAX_RECORDS: Final = 2048  # a post-quantum hello in records of one byte, or MAX_HANDSHAKE in records of 16
+MAX_EXTENSIONS: Final = 256  # IANA knows fewer than 100: what a walk may cost ends here
 MAX_ALPN: Final = 1024  # bytes of the list; a client's is shorter than 100
 HANDSHAKE_3: Final = HANDSHAKE << 8 | 3  # and the major of every version, legacy_record_version
 RECORD_HEADER: Final = 5
-SHORT: Final = 64  # bytes of a record's body; clients write longer ones, if any
+SHORT: Final = 255  # bytes of a record's body: what the last byte of its length can say
 MESSAGE_HEADER: Final = 4
 SERVER_NAME: Final = 0  # RFC 6066 section 3
 HOST_NAME: Final = 0
@@ -41,7 +43,16 @@ _BAD: Final = Refused(Reason.BAD_TLS, "tls")
 _LONG: Final = Refused(Reason.TOO_LONG, "tls")
 _both_headers: Final = Struct(">HBHI").unpack_from
 _record_header: Final = Struct(">HBH").unpack_from
+_new_tuple: Final = tuple.__new__  # what NeedMore() calls: without the detour a drip takes a sixth less
+_behind_length: Final = itemgetter(slice(1, None))
 _two_numbers: Final = Struct(">HH").unpack_from  # raises where it would read outside, as an index does
+
+_BODIES: Final = b"|".join(b"%b.{%d}" % (re.escape(bytes((size,))), size) for size in range(1, SHORT + 1))
+_RECORDS = re.compile(rb"\x16\x03[\x00-\x04]\x00(" + _BODIES + b")|.++", re.DOTALL)
+"""Finds the last length byte and the body of each short record, one right behind the other, then all else at once as an empty one.
+
+The length leads each alternative, for one that begins with another byte is passed over without being tried.
+"""
 
 Bytes: TypeAlias = bytes | bytearray | memoryview
 
@@ -54,7 +65,9 @@ def sniff_tls(data: Bytes) -> Sniffed | NeedMore | Refused:
         if kind_and_major == HANDSHAKE_3 and minor <= 4 and length <= MAX_FRAGMENT:
             if message == CLIENT_HELLO << 24 | length - MESSAGE_HEADER:
                 end = RECORD_HEADER + length
-                return _parse(data, RECORD_HEADER, end, end) if end <= size else NeedMore(end - size)
+                if end > size:
+                    return _new_tuple(NeedMore, (end - size,))
+                return _parse(data, RECORD_HEADER, end, end)
     return _walk(data, size)
 
 
@@ -62,7 +75,6 @@ def _walk(data: Bytes, size: int) -> Sniffed | NeedMore | Refused:
     """What ``sniff_tls`` says of a hello that is not the one record that most clients send."""
     at = got = 0  # end of the last record promised on the wire; handshake bytes promised up to there
     need = MESSAGE_HEADER  # then, once that can be read, the whole message
-    slack = MAX_READ  # record headers are paid for from this
     bodies: list[Bytes] = []  # of the records before this one
     while at + RECORD_HEADER <= size:
         kind_and_major, minor, length = _record_header(data, at)
@@ -81,18 +93,17 @@ def _walk(data: Bytes, size: int) -> Sniffed | NeedMore | Refused:
                 need = MESSAGE_HEADER + (header[1] << 16 | header[2] << 8 | header[3])
                 if need > MAX_HANDSHAKE:
                     return _LONG
-                slack = MAX_READ - RECORD_HEADER - need
         if got >= need:
             if got > need:
                 return _BAD  # bytes after the hello in its record
             if at > size:
                 return NeedMore(at - size)
             return _parse(b"".join([*bodies, data[start:at]]), 0, need, at)
-        if at - got > slack:
-            return _LONG  # what is missing, in one more record, would end beyond MAX_READ
+        if at - got >= MAX_RECORDS * RECORD_HEADER:
+            return _LONG  # what is missing takes one more record at least
         bodies.append(data[start:at])
         if length <= SHORT and need > MESSAGE_HEADER and at + RECORD_HEADER < size:
-            count, body = _short_records(data, at, need - got, (slack - at + got) // RECORD_HEADER)
+            count, body = _short_records(data, at, need - got, MAX_RECORDS - 1 - (at - got) // RECORD_HEADER)
             bodies.append(body)
             got += len(body)
             at += count * RECORD_HEADER + len(body)
@@ -104,12 +115,13 @@ def _walk(data: Bytes, size: int) -> Sniffed | NeedMore | Refused:
 def _short_records(data: Bytes, at: int, need: int, most: int) -> tuple[int, bytes]:
     """How many short records follow each other from ``at``, and their bodies joined, as far as they decide nothing.
 
-    That is while they add up to less than ``need`` bytes, and ``most`` records at the most.
+    That is while they add up to less than ``need`` bytes, and ``most`` records at the most: no more is looked at than would hold either
+    in records of one byte, so of longer ones only some are found, and the caller comes again.
     """
-    bodies = _short_bodies().findall(data, at, at + need * (RECORD_HEADER + 1))
-    if bodies and not bodies[-1]:
-        bodies.pop()  # what follows them
-    del bodies[most:]
+    found = _RECORDS.findall(data, at, at + min(need, most) * (RECORD_HEADER + 1))
+    if found and not found[-1]:
+        found.pop()  # what follows them
+    bodies = list(map(_behind_length, found))
     joined = b"".join(bodies)
     count, total = len(bodies), len(joined)
     if total == need:
@@ -119,19 +131,6 @@ def _short_records(data: Bytes, at: int, need: int, most: int) -> tuple[int, byt
         count = bisect_left(ends, need)
         total = ends[count - 1] if count else 0
     return count, joined[:total]
-
-
-@cache
-def _short_bodies() -> re.Pattern[bytes]:
-    """Finds the body of each short record, one right behind the other, then all else at once as an empty one.
-
-    64 KiB may hold 10,922 records, and a turn of Python's loop for each of them is more time than one client may take.
-    """
-    body = b"|".join(
-        b"(?<=%b).{%d}" % (re.escape(bytes((length,))), length) for length in range(1, SHORT + 1)
-    )
-    header = rb"\x16\x03[\x00-\x04]\x00[\x01-%b]" % re.escape(bytes((SHORT,)))
-    return re.compile(header + b"(" + body + b")|.+", re.DOTALL)
 
 
 def _parse(data: Bytes, at: int, end: int, consumed: int) -> Sniffed | Refused:
@@ -203,12 +202,14 @@ def _protocols(data: Bytes, at: int, stop: int) -> tuple[bytes, ...] | None:
     """RFC 7301 section 3.1: a list of names of 1 to 255 bytes; None for anything else."""
     if not 4 <= stop - at <= 2 + MAX_ALPN or (data[at] << 8 | data[at + 1]) != stop - at - 2:
         return None
-    at += 2
+    listed = bytes(data[at + 2 : stop])  # copied once, and not name by name
+    size = stop - at - 2
+    begin = 0
     names = []
-    while at < stop:
-        length = data[at]
-        if not length or at + 1 + length > stop:
+    while begin < size:
+        end = begin + 1 + listed[begin]
+        if end == begin + 1 or end > size:
             return None
-        names.append(bytes(data[at + 1 : at + 1 + length]))
-        at += 1 + length
+        names.append(listed[begin + 1 : end])
+        begin = end
     return tuple(names)

@@ -10,6 +10,7 @@ from tests.gateway.sniff.cursor_tls import hostname
 
 LIMIT_HEAD = 32768
 LIMIT_METHOD = 32
+LIMIT_FIELDS = 500
 
 BAD = Refused(Reason.BAD_HTTP, "http")
 LONG = Refused(Reason.TOO_LONG, "http")
@@ -66,6 +67,8 @@ def read_request_line(line: bytes) -> tuple[bytes, bytes, bytes] | None:
 
 def read_head(lines: list[bytes], consumed: int) -> Sniffed | Refused:
     """All lines before the empty one, each without its CRLF."""
+    if len(lines) > 1 + LIMIT_FIELDS:
+        return LONG
     request = read_request_line(lines[0])
     fields = read_fields(lines[1:])
     if request is None or fields is None:

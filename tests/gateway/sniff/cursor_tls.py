@@ -10,10 +10,10 @@ from typing import NamedTuple
 from gateway.reasons import Reason
 from gateway.sniff.result import NeedMore, Refused, Sniffed
 
-LIMIT_READ = 65536
 LIMIT_HANDSHAKE = 32768
 LIMIT_RECORD = 16384
-LIMIT_EXTENSIONS = 512
+LIMIT_RECORDS = 2048
+LIMIT_EXTENSIONS = 256
 LIMIT_ALPN = 1024
 
 BAD = Refused(Reason.BAD_TLS, "tls")
@@ -113,16 +113,16 @@ def wire_offset(records: list[Record], index: int) -> int:
 
 
 def layout(records: list[Record], message: bytes, size: int, sized_at: int) -> list[Note]:
-    """How the records must lie about a hello of ``size`` bytes: it ends where a record ends, within the first 64 KiB."""
+    """How the records must lie about a hello of ``size`` bytes: it ends where a record ends, and no later than the last record that is read."""
     notes = []
     promised = 0
-    for record in records:
+    for number, record in enumerate(records, 1):
         promised += record.end - record.header_end
         known_at = max(record.header_end, sized_at)
         missing = size - promised
         if missing < 0:
             notes.append(Note(known_at, BAD))
-        elif record.end + (5 + missing if missing else 0) > LIMIT_READ:
+        elif missing and number >= LIMIT_RECORDS:
             notes.append(Note(known_at, LONG))
         elif not missing and len(message) >= size:
             notes.append(Note(record.end, read_hello(message[:size], record.end)))

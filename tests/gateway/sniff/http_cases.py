@@ -14,6 +14,7 @@ from tests.gateway.sniff.heads import (
     head,
     ignored,
     names,
+    no_name,
     waits,
 )
 from tests.gateway.sniff.http_authorities import ABSOLUTE, HOSTS
@@ -22,6 +23,8 @@ VERSIONS = b"""
 HTTP/0.9 HTTP/1.2 HTTP/1.9 HTTP/2.0 HTTP/3.0 HTTP/2 HTTP/1 HTTP/1. HTTP/.1 HTTP/ HTTP HTTP/1.10 HTTP/1.01 HTTP/01.1
 HTTP/1.1.1 HTTP/1,1 HTTP/11 HTTP/-1.1 HTTP/1.\xb9 HTTP/1.1x http/1.1 Http/1.1 HTTPS/1.1 ICY/1.1 RTSP/1.0 SIP/2.0
 """.split()
+
+LONGEST = b"a." * 125 + b"com"
 
 NOT_HTTP = {
     "a space": b" GET / HTTP/1.1",
@@ -332,7 +335,28 @@ LENGTHS = [  # C7
     names("a long target in a head of 32 KiB", b"GET /" + b"a" * (LIMIT - 32) + b" HTTP/1.1", HOST),
     Head("a bare LF as byte 32768", filled(LIMIT, GET, HOST)[:-1].replace(b"\r\n\r", b"xxx") + b"\n", BAD),
     Head("a bare LF behind 32 KiB", b"GET /" + b"a" * (LIMIT - 5) + b"\n", LONG),
-    names("many short fields", GET, HOST, *[b"a:"] * 8000),
+    names("500 fields", GET, HOST, *[b"a:"] * 499),
+    names("500 fields, Host the last", GET, *[b"a:"] * 499, HOST),
+    Head("501 fields", head(GET, HOST, *[b"a:"] * 500), LONG),
+    Head("501 fields, Host the last", head(GET, *[b"a:"] * 500, HOST), LONG),
+    Head("8,000 fields", head(GET, HOST, *[b"a:"] * 8000), LONG),
+    bad("500 fields, the last is none", GET, HOST, *[b"a:"] * 498, b"x"),
+    Head("501 fields, the last is none", head(GET, HOST, *[b"a:"] * 499, b"x"), LONG),
+    Head("501 fields, the first is none", head(GET, b"x", HOST, *[b"a:"] * 499), LONG),
+    bad("500 fields, two of them Host", GET, HOST, *[b"a:"] * 498, HOST),
+    Head("501 fields, two of them Host", head(GET, HOST, *[b"a:"] * 499, HOST), LONG),
+    waits("501 fields of a head that is not whole", head(GET, HOST, *[b"a:"] * 500)[:-2], 2),
+    Head("501 fields behind a request line that is none", head(b"GET / HTTP/2.0", *[b"a:"] * 501), BAD),
+    names(
+        "a host of 253 bytes, a dot and a port",
+        GET,
+        b"Host: " + LONGEST + b".:00080",
+        host=LONGEST.decode(),
+        port=80,
+    ),
+    no_name("a host of 253 bytes, a dot and a port of six digits", LONGEST + b".:000080"),
+    no_name("a host of 32,000 bytes", b"a." * 16000 + b"a"),
+    bad("a target's host of 30,000 bytes", b"GET http://" + b"a." * 15000 + b"a/ HTTP/1.1", HOST),
     names("a run of blanks in Host", GET, b"Host:" + b" " * 30000 + b"a.test"),
     Head("a bad field in a head of 32 KiB", filled(LIMIT, GET, b"X Y: z"), BAD),
     Head("a bad field in a longer one", filled(LIMIT + 1, GET, b"X Y: z"), LONG),

@@ -11,7 +11,8 @@ from tests.gateway.sniff.cursor_tls import read_tls
 from tests.gateway.sniff.hellos import hello, pieces, record, records, server_name, usual, vector
 from tests.gateway.sniff.tls_cases import HOSTNAMES, LONG, MESSAGES, TOO_BIG, WIRES, Message, Wire
 
-LONG_WAY = 65536
+MOST_RECORDS = 2048
+LONG_WAY = 32768 + 5 * MOST_RECORDS
 SMALL = hello(server_name(b"x.test"))
 
 STRUCTURE = (
@@ -38,7 +39,7 @@ def test_a_message_in_as_few_records_as_it_takes(case: Message) -> None:
 def test_a_message_recorded_anew(case: Message, sizes: str) -> None:
     data = records(case.handshake, _sizes(case.handshake, sizes))
     expected = case.expected(len(data))
-    if len(data) > LONG_WAY:
+    if len(data) - len(case.handshake) > 5 * MOST_RECORDS:
         expected = Refused(Reason.TOO_LONG, "tls")
     assert one_answer(data) == expected
     assert read_tls(data) == expected
@@ -91,8 +92,15 @@ def test_how_long_a_reader_may_sleep(seen: bytes, at_least: int) -> None:
     assert sniff(seen) == NeedMore(at_least)
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 16, 511, 16384])
-@pytest.mark.parametrize("least", [0, 517, 1800, 9000])
+@pytest.mark.parametrize(
+    ("least", "size"),
+    [
+        (least, size)
+        for least in (0, 517, 1800, 2048, 6000, 32768)
+        for size in (1, 2, 3, 16, 511, 16384)
+        if least <= size * MOST_RECORDS
+    ],
+)
 def test_a_drip_wakes_the_reader_64_times_at_most(least: int, size: int) -> None:
     data = records(usual(least=least), size)
     count, seen = looks(data)
@@ -111,6 +119,13 @@ def test_too_long_is_known_by_the_header(case: Message) -> None:
     assert sniff(data[:9]) == Refused(LONG, "tls")
 
 
+def test_too_many_records_are_known_by_the_header_of_the_last_that_is_read() -> None:
+    data = records(usual(least=2049), 1)
+    last_header = 6 * (MOST_RECORDS - 1) + 5
+    assert sniff(data[: last_header - 1]) == NeedMore(1 + 2)
+    assert sniff(data[:last_header]) == Refused(Reason.TOO_LONG, "tls")
+
+
 def test_what_can_be_no_hello_is_refused_at_the_first_byte_that_shows_it() -> None:
     refused = Refused(Reason.BAD_TLS, "tls")
     first = record(SMALL[:20])
@@ -121,13 +136,13 @@ def test_what_can_be_no_hello_is_refused_at_the_first_byte_that_shows_it() -> No
     assert sniff(first + record(SMALL[20:] + b"\0")[:5]) == refused
 
 
-def test_no_wait_leads_beyond_64_kib() -> None:
+def test_no_wait_leads_beyond_42_kib() -> None:
     """Whatever a client promises: up to the refusal or the name it never pays to read more than that."""
     chance = random.Random(7)
-    for size in (10000, 10923, 20000, 32768):
-        for sizes in ([1], [2], [1] * 9000 + [9000], [chance.choice((1, 2, 9)) for _ in range(20000)]):
+    for size in (2048, 2049, 20000, 32768):
+        for sizes in ([1], [2], [16], [1] * 2000 + [9000], [chance.choice((1, 2, 9)) for _ in range(20000)]):
             data = records(hello(server_name(b"x.test"), claim=size - 4), sizes) + records(bytes(size), sizes)
-            for end in range(1, LONG_WAY, 3989):
+            for end in (*range(1, LONG_WAY, 1989), *range(LONG_WAY - 20, LONG_WAY)):
                 seen = sniff(data[:end])
                 assert not isinstance(seen, NeedMore) or end + seen.at_least <= LONG_WAY
             assert not isinstance(sniff(data[:LONG_WAY]), NeedMore)

@@ -122,11 +122,15 @@ def test_both_say_the_same_of_mutants() -> None:
     assert kinds == {Sniffed, NeedMore, Refused}
 
 
-def test_both_say_the_same_about_the_64_kib_edge() -> None:
+def test_both_say_the_same_about_the_last_record_that_is_read() -> None:
     chance = random.Random(5)
-    for size in (10922, 10923, 10926, 10927, 32768):
+    kinds = set()
+    for size in (2047, 2048, 2049, 8000, 32768):
         handshake = usual(least=size)
-        for cuts in ([1], [1] * 10921 + [9000], [chance.choice((1, 2, 9)) for _ in range(20000)]):
+        mixed = [chance.choice((1, 2, 9, 40, 64, 65)) for _ in range(20000)]
+        for cuts in ([1], [16], [1] * 2046 + [9000], [1] * 2047 + [9000], [9000, 3], [64, 64, 64, 1], mixed):
             data = records(handshake, cuts)
-            for end in (60, 65535, 65536, 65537, len(data)):
-                same(data[:end])
+            last = 6 * 2047
+            for end in (60, *range(last - 2, last + 7), len(data) // 2, len(data) - 1, len(data)):
+                kinds.add(type(same(data[:end])))
+    assert kinds == {Sniffed, NeedMore, Refused}

@@ -51,7 +51,7 @@ class Wire(NamedTuple):
 
 BAD, LONG, NO_NAME, ESNI_SEEN = Reason.BAD_TLS, Reason.TOO_LONG, Reason.NO_NAME, Reason.ESNI
 SNI = server_name(b"x.test")
-MANY = tuple(Extension(0x4000 + kind) for kind in range(512))
+MANY = tuple(Extension(0x4000 + kind) for kind in range(256))
 HYBRID_SHARE = Extension(KEY_SHARE, vector(2, b"\x11\xec" + vector(2, bytes(1216))))  # X25519MLKEM768
 
 
@@ -70,7 +70,7 @@ READ = [
     Message("alpn-of-one-byte", hello(alpn(b"x"), SNI), "x.test", (b"x",)),
     Message("alpn-any-bytes", hello(alpn(b"\0\xff", b"a" * 255), SNI), "x.test", (b"\0\xff", b"a" * 255)),
     Message("alpn-of-1024-bytes", hello(alpn(*[b"abc"] * 256), SNI), "x.test", (b"abc",) * 256),
-    Message("512-extensions", hello(SNI, *MANY[:511]), "x.test"),
+    Message("256-extensions", hello(SNI, *MANY[:255]), "x.test"),
     Message(
         "post-quantum", usual(HYBRID_SHARE._replace(kind=0x3333)), "api.openai.com", (b"h2", b"http/1.1")
     ),
@@ -171,7 +171,7 @@ BROKEN_HELLO = [
     Message("alpn-protocol-claims-less", hello(SNI, Extension(ALPN, b"\0\3\1h2")), BAD),
     Message("alpn-broken-before-name", hello(Extension(ALPN, b"\0"), SNI), BAD),
     Message("alpn-of-1025-bytes", hello(SNI, alpn(*[b"abc"] * 255, b"abcd")), BAD),
-    Message("513-extensions", hello(SNI, *MANY), BAD),
+    Message("257-extensions", hello(SNI, *MANY), BAD),
 ]
 
 TOO_BIG = [
@@ -355,10 +355,15 @@ WIRES = [
     Wire("header-over-four-records", records(SMALL, (1, 1, 1, 1, 500)), named(len(WHOLE) + 20)),
     Wire("not-a-hello-over-two-records", records(hello(SNI, kind=2), (1, 500)), BAD_WIRE),
     Wire("not-a-hello-and-too-long", record(hello(SNI, kind=2, claim=0xFFFFFF)), BAD_WIRE),
-    Wire("1-byte-records-up-to-64-KiB", records(sized(10922), 1), named(65532)),
-    Wire("1-byte-records-beyond-64-KiB", records(sized(10923), 1), LONG_WIRE),
-    Wire("2-byte-records-of-16-KiB", records(sized(16384), 2), named(57344)),
-    Wire("2-byte-records-beyond-64-KiB", records(sized(18726), 2), LONG_WIRE),
-    Wire("ends-at-64-KiB", records(sized(10926), (*[1] * 10921, 5)), named(65536)),
-    Wire("ends-one-after-64-KiB", records(sized(10927), (*[1] * 10921, 6)), LONG_WIRE),
+    Wire("2048-records-of-1", records(sized(2048), 1), named(12288)),
+    Wire("2049-records-of-1", records(sized(2049), 1), LONG_WIRE),
+    Wire("2048-records-of-2", records(sized(4096), 2), named(14336)),
+    Wire("2049-records-of-2", records(sized(4097), 2), LONG_WIRE),
+    Wire("2048-records-of-16", records(sized(32768), 16), named(43008)),
+    Wire("2048-records-the-first-large", records(sized(10000), (7953, 1)), named(20240)),
+    Wire("2049-records-the-first-large", records(sized(10000), (7952, 1)), LONG_WIRE),
+    Wire("2048-records-the-last-large", records(sized(10000), (*[1] * 2047, 9000)), named(20240)),
+    Wire("2049-records-the-last-large", records(sized(10000), (*[1] * 2048, 9000)), LONG_WIRE),
+    Wire("2048-records-and-a-byte-more", records(sized(2048) + b"\0", (*[1] * 2047, 2)), BAD_WIRE),
+    Wire("2048-records-the-last-broken", records(sized(2048)[:-1], 1) + record(b""), BAD_WIRE),
 ]
