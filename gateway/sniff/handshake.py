@@ -29,7 +29,7 @@ MAX_ANSWER: Final = 8 * 1024
 class Handshake:
     """Watches one connection whose first hello named ``host``."""
 
-    __slots__ = ("_answer", "_early_data", "_held", "_hello", "_host", "_retried", "settled")
+    __slots__ = ("_answer", "_early_data", "_held", "_hello", "_host", "_retried", "_worth", "settled")
 
     def __init__(self, host: str, hello: bytes) -> None:
         """``hello``: the first flight up to the end of the hello, which has passed."""
@@ -39,6 +39,7 @@ class Handshake:
         self._held = b""
         self._answer = b""
         self._retried = False
+        self._worth = 0  # bytes held below which another look at a second hello tells nothing new
         self.settled = False
 
     def up(self, chunk: bytes) -> bytes:
@@ -46,7 +47,7 @@ class Handshake:
         self._held += chunk
         if len(self._held) > MAX_HELD:
             raise Forbidden
-        return self._release()
+        return self._release() if len(self._held) >= self._worth else b""
 
     def down(self, chunk: bytes) -> bytes:
         """Look at the server's bytes; what may pass of the client's now."""
@@ -82,7 +83,7 @@ class Handshake:
         return message[6:RANDOM_ENDS] == RETRY_RANDOM
 
     def _release(self) -> bytes:
-        held, at = self._held, 0
+        held, at, self._worth = self._held, 0, 0
         while len(held) >= at + 5:
             kind = held[at]
             if kind == HANDSHAKE:
@@ -90,6 +91,7 @@ class Handshake:
                     break
                 seen = sniff_tls(held[at:])
                 if isinstance(seen, NeedMore):
+                    self._worth = len(held) - at + seen.at_least
                     break
                 if not isinstance(seen, Sniffed) or seen.host != self._host:
                     raise Forbidden

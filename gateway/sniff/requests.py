@@ -8,7 +8,7 @@ has read. After a server has switched to websocket (101) nothing is looked at an
 import re
 from typing import Final
 
-from gateway.sniff.http import MAX_HEAD, TELLING, sniff_http
+from gateway.sniff.http import MAX_FIELDS, MAX_HEAD, TELLING, sniff_http
 from gateway.sniff.result import Forbidden, NeedMore, Sniffed
 
 MAX_LINE: Final = 1024
@@ -149,7 +149,10 @@ class Requests:
             if len(held) - at >= MAX_TRAILERS:
                 raise Forbidden
             return at
-        for line in held[at:end].split(b"\r\n"):
+        lines = held[at:end].split(b"\r\n")
+        if len(lines) > MAX_FIELDS:
+            raise Forbidden
+        for line in lines:
             field = _TRAILER.fullmatch(line)
             if field is None or field[1].lower() in _NOT_IN_TRAILERS:
                 raise Forbidden

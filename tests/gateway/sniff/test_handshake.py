@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.sniff import Forbidden, Handshake, Sniffed, sniff, watch
+from gateway.sniff import Forbidden, Handshake, NeedMore, Refused, Sniffed, handshake, sniff, watch
 from gateway.sniff.handshake import RETRY_RANDOM, offers_early_data
+from gateway.sniff.tls import sniff_tls
+from tests.gateway.sniff.hellos import records
 from tests.lab.ca import CertificateAuthority
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -100,6 +102,30 @@ def test_a_retry_with_another_name_ends_it(server: Peer, size: int) -> None:
     assert passed == b""
 
 
+def test_a_second_hello_that_drips_is_looked_at_as_seldom_as_a_first(
+    server: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look walks all its records anew."""
+    looks: list[int] = []
+
+    def counted(data: bytes) -> Sniffed | NeedMore | Refused:
+        looks.append(len(data))
+        return sniff_tls(data)
+
+    browser = client()
+    watching = begin(first := browser.turn())
+    retry = server.turn(first)
+    watching.down(retry)
+    second = browser.turn(retry)
+    ccs, message = second[:6], second[11:]
+    monkeypatch.setattr(handshake, "sniff_tls", counted)
+    data = ccs + records(message, 1)
+    passed = [watching.up(piece) for piece in pieces(data, 1)]
+    assert b"".join(passed) == data and passed[-1] == data[6:]
+    assert watching.settled
+    assert len(looks) <= 40 < len(message)
+
+
 def test_two_hellos_in_one_flight() -> None:
     """The second is held until the server has answered: then it is what it is, and the server knows which it took."""
     first, second = client().turn(), client("evil.test").turn()
@@ -155,7 +181,10 @@ def test_early_data_passes_if_it_was_offered() -> None:
     assert offers_early_data(hello)
     assert not offers_early_data(client().turn())
     data = b"\x17\x03\x03\x00\x02ab"
-    assert Handshake(seen.host, hello).up(data) == data
+    watching = Handshake(seen.host, hello)
+    assert watching.up(data) == data
+    assert watching.up(data[:6]) == b""
+    assert watching.up(data[6:] + data) == data + data
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.sniff import Forbidden, Requests
+from gateway.sniff import Forbidden, Requests, Sniffed, sniff, watch
+from gateway.sniff.requests import MAX_ANSWER
 
 HOST, PORT = "allowed.test", 80
 GET = b"GET / HTTP/1.1\r\nHost: allowed.test\r\n\r\n"
@@ -39,6 +40,7 @@ GOOD = {
     "an empty body": POST.replace(b"5\r\n\r\nhello", b"0\r\n\r\n") + GET,
     "chunks": CHUNKED + POST + GET,
     "trailers": TRAILED + CHUNKED + GET,
+    "500 trailers": CHUNKED[:-2] + b"A: b\r\n" * 500 + b"\r\n" + GET,
     "its own port": GET.replace(b"allowed.test", b"allowed.test:80") + GET,
     "another case": GET + GET.replace(b"allowed.test", b"ALLOWED.test"),
     "absolute form": GET + GET.replace(b"GET /", b"GET http://allowed.test/"),
@@ -114,6 +116,7 @@ ODD_CHUNKS = {
     "a folded trailer": b"0\r\nA: b\r\n c\r\n\r\n",
     "a trailer that is none": b"0\r\nGET / HTTP/1.1\r\n\r\n",
     "trailers without end": b"0\r\n" + b"A: b\r\n" * 6000,
+    "501 trailers": b"0\r\n" + b"A: b\r\n" * 501 + b"\r\n",
 }
 
 
@@ -160,6 +163,44 @@ def test_an_answer_that_is_none_ends_it(answer: bytes) -> None:
     watching.up(SOCKET)
     with pytest.raises(Forbidden):
         watching.down(answer)
+
+
+def test_an_interim_answer_is_awaited_whole() -> None:
+    watching = Requests(HOST, PORT)
+    watching.up(SOCKET + b"early")
+    assert watching.down(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n") == b""
+    assert watching.down(b"Link: y\r\n") == b""
+    assert not watching.settled
+    assert watching.down(b"\r\nHTTP/1.1 101 Switching Protocols\r\n") == b"early"
+
+
+def test_an_interim_answer_is_bounded() -> None:
+    watching = Requests(HOST, PORT)
+    watching.up(SOCKET)
+    answer = b"HTTP/1.1 103 Early Hints\r\nLink: "
+    assert watching.down(answer + b"x" * (MAX_ANSWER - len(answer))) == b""
+    with pytest.raises(Forbidden):
+        watching.down(b"x")
+
+
+def test_a_watch_begins_with_the_requests_that_were_read_with_the_first() -> None:
+    first = POST + GET + GET[:20]
+    seen = sniff(first)
+    assert isinstance(seen, Sniffed)
+    watching, passes = watch(seen, first, PORT)
+    assert isinstance(watching, Requests)
+    assert passes == POST + GET
+    assert watching.up(GET[20:]) == GET
+    with pytest.raises(Forbidden):
+        watching.up(EVIL)
+
+
+@pytest.mark.parametrize(("first", "port"), [(GET + EVIL, PORT), (GET.replace(b"test\r", b"test:80\r"), 81)])
+def test_a_watch_never_begins_where_the_first_bytes_name_something_else(first: bytes, port: int) -> None:
+    seen = sniff(first)
+    assert isinstance(seen, Sniffed)
+    with pytest.raises(Forbidden):
+        watch(seen, first, port)
 
 
 def test_a_body_with_an_upgrade_ends_it() -> None:
