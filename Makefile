@@ -29,7 +29,7 @@ types: setup  ## mypy, strict
 layers: setup  ## who may import whom
 	.venv/bin/lint-imports
 
-fuzz: setup  ## atheris: the fast parsers against the plain ones
+fuzz: setup  ## atheris: the fast parsers against the plain ones; then a flood at the DNS guard
 	@scripts/fuzz
 
 bench: setup  ## what the parts cost, one by one, and start-up; into bench/results/

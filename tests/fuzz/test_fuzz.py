@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 
 from gateway.reasons import Reason
 from gateway.sniff import NeedMore, Refused, Sniffed, sniff
-from tests.fuzz import compare, run
+from tests.fuzz import __main__, compare, run
 from tests.fuzz.compare import KINDS, Finding, check
 from tests.fuzz.inputs import seeds
 from tests.gateway.sniff.heads import GET, HOST, LIMIT, head
@@ -120,10 +121,42 @@ ENGINES = [
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_last_line_says_what_was_done(engine: str) -> None:
-    done = fuzz(FUZZ_RUNS="1000", FUZZ_ENGINE=engine, FUZZ_SEED="3")
-    last = done.stdout.splitlines()[-1]
+def test_the_last_lines_say_what_was_done(engine: str) -> None:
+    done = fuzz(FUZZ_RUNS="1000", FUZZ_ENGINE=engine, FUZZ_SEED="3", FUZZ_DNS_SECONDS="0.2")
+    last, dns = done.stdout.splitlines()[-2:]
     assert done.returncode == 0, done.stdout
     assert last.startswith("fuzz: 1,000 mutants by ")
     assert ("mutants by atheris" in last) == (engine == "atheris")
+    assert dns.startswith("fuzz: dns guard: ") and dns.endswith(
+        "FUZZ_SEED=3: 0 exceptions, 0 forwarded as they came, no growth, 0.2 s"
+    )
     assert "FUZZ_SEED=3: " in last and "0 differences, 0 exceptions" in last
+
+
+def test_a_second_of_the_dns_flood(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FUZZ_RUNS", "0")
+    monkeypatch.setenv("FUZZ_SEED", "4")
+    monkeypatch.setenv("FUZZ_DNS_SECONDS", "1")
+    assert __main__.main() == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    said = re.fullmatch(
+        r"fuzz: dns guard: ([0-9,]+) mutated packets, FUZZ_SEED=4: 0 exceptions, .*, 1 s", last
+    )
+    assert said and int(said[1].replace(",", "")) > 500
+
+
+@pytest.mark.parametrize("found", [AssertionError("8001"), IndexError("8001")])
+def test_what_the_dns_flood_finds_fails(
+    found: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def finds(seconds: float, seed: int) -> int:
+        raise found
+
+    monkeypatch.setenv("FUZZ_RUNS", "0")
+    monkeypatch.setenv("FUZZ_SEED", "4")
+    monkeypatch.setattr(__main__, "flood", finds)
+    assert __main__.main() == 1
+    said = capsys.readouterr().out
+    assert "8001" in said and "FAILED (dns, FUZZ_SEED=4)" in said.splitlines()[-1]

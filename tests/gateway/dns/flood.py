@@ -1,6 +1,6 @@
 """Mutated packets at the guard for as long as one likes: no exception, no growth, and nothing leaves that should not.
 
-``flood(60)`` is what ``make fuzz`` may call; a second of it runs with the tests.
+``make fuzz`` calls ``flood(60)``; a second of it runs with the tests.
 """
 
 import gc
