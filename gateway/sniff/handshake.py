@@ -83,7 +83,7 @@ class Handshake:
         return message[6:RANDOM_ENDS] == RETRY_RANDOM
 
     def _release(self) -> bytes:
-        held, at, self._worth = self._held, 0, 0
+        held, at = self._held, 0
         while len(held) >= at + 5:
             kind = held[at]
             if kind == HANDSHAKE:
