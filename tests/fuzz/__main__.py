@@ -94,7 +94,7 @@ def dns_guard(seconds: float, seed: int) -> bool:
         packets = flood(seconds, seed)
     except Exception:  # whatever was raised is the finding
         print_exc(file=sys.stdout)
-        print(f"fuzz: FAILED (dns, FUZZ_SEED={seed}): mend it, and add the packet above to the cases")
+        print(f"fuzz: FAILED (dns, FUZZ_SEED={seed}): mend what is said above")
         return False
     print(
         f"fuzz: dns guard: {packets:,} mutated packets, FUZZ_SEED={seed}: 0 exceptions, 0 forwarded as they came,"
