@@ -9,7 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from ipaddress import ip_address
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import dns.asyncbackend
 import dns.asyncquery
@@ -46,12 +46,20 @@ for _kind in (
     dns.rdata.get_rdata_class(dns.rdataclass.IN, dns.rdatatype.from_text(_kind))  # type: ignore[no-untyped-call]
 
 
+class _Known(dict[Any, Any]):
+    """Takes nothing more."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """dnspython would keep an entry for each class and type that it meets: 2**32 of them, and whoever sends a message chooses."""
+
+
 def import_no_more_types() -> None:
     """For a process that is about to give up its files: from here on every other type is octets, where dnspython would look for a module.
 
-    What ``dns.rdata.load_all_types`` ends with, without the sixty modules that it imports first.
+    What ``dns.rdata.load_all_types`` ends with, without the sixty modules that it imports first; and no type is remembered any more.
     """
     dns.rdata._dynamic_load_allowed = False
+    dns.rdata._rdata_classes = _Known(dns.rdata._rdata_classes)
 
 
 class ResolveError(Exception):

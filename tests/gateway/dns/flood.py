@@ -8,10 +8,13 @@ import random
 import time
 from typing import Final
 
+import dns.flags
 import dns.message
+import dns.rdata
 import dns.rrset
 
 from gateway.dns.guard import MIN_QUERY_BYTES, Guard
+from gateway.net.resolve import import_no_more_types
 from tests.gateway.dns.queries import AAAA, ALLOWED, ECH, HTTPS, OTHER, TXT, guard, name, option, query
 
 SEEDS: Final = (
@@ -72,6 +75,17 @@ def mutated(chosen: random.Random, seeds: tuple[bytes, ...] | list[bytes]) -> by
 def flood(seconds: float, seed: int = 0) -> int:
     """Judge mutated packets for ``seconds``; how many. AssertionError, or whatever was raised, where something is wrong."""
     chosen = random.Random(seed)
+    kept = dns.rdata._rdata_classes, dns.rdata._dynamic_load_allowed
+    import_no_more_types()  # as a worker does
+    try:
+        return _flood(seconds, chosen)
+    finally:
+        dns.rdata._rdata_classes, dns.rdata._dynamic_load_allowed = kept
+
+
+def _flood(seconds: float, chosen: random.Random) -> int:
+    for flags in range(1 << 16):
+        dns.flags.Flag(flags)  # an enum keeps each combination that it has met
     guards = [guard(), guard("strict"), guard(ipv6=False)]
     answers = _answers()
     _batch(guards, chosen, answers, 2000)
