@@ -12,7 +12,8 @@ OPEN: Final = 1
 SENDING: Final = 2
 """The decision is being handed over right now: it may or may not have arrived."""
 
-SLOTS: Final = 4096
+SLOTS: Final = 1024
+"""Of one sandbox; what comes while so many are undecided is refused."""
 SLOT_BYTES: Final = 160
 HEAD_BYTES: Final = 2  # state, length
 

@@ -43,6 +43,8 @@ class Reason(StrEnum):
     """A whole ClientHello without server_name."""
     TOO_LONG = "too_long"
     """The first message is longer than the gateway reads."""
+    TOO_MANY_READS = "too_many_reads"
+    """The first message came in more pieces than the gateway reads."""
     ESNI = "esni"
     """The hello carries the withdrawn encrypted_server_name extension (0xffce)."""
     PORT_MISMATCH = "port_mismatch"

@@ -26,17 +26,19 @@ from gateway.flow import Flow, IPAddress
 from gateway.journal import Attempt
 from gateway.net.connect import connect
 from gateway.net.deadline import deadline, now
-from gateway.net.relay import Counts, relay
+from gateway.net.relay import Counts, Ended, relay
 from gateway.net.resolve import ResolveError, Resolver, ResolveTimeout
 from gateway.net.sockets import receive, reset_on_close
 from gateway.reasons import Reason
 from gateway.refusal import refusal
-from gateway.sniff import Forbidden, NeedMore, Refused, Sniffed, sniff, watch
+from gateway.sniff import HANDSHAKE, Forbidden, NeedMore, Refused, Sniffed, sniff, watch
 
 DECIDE_S: Final = 5.0
 """From accept to the decision: one absolute deadline, however the client drips (security G)."""
 CONNECT_S: Final = 10.0
 MAX_FIRST_MESSAGE_BYTES: Final = 64 * 1024
+MAX_READS: Final = 64
+"""Of a first message, that is, the wake-ups that an undecided client is worth: it may come in so many pieces, of any size."""
 READ_BYTES: Final = 16 * 1024
 
 log = logging.getLogger("egress.session")
@@ -104,10 +106,10 @@ async def _judge(client: socket.socket, flow: Flow, gate: Gate, attempt: Attempt
 async def _sniff(client: socket.socket) -> Heard:
     """The first message, as far as it takes to read a name or to know that there is none to trust."""
     buffer = bytearray()
-    scanned = worth = 0
-    while True:
+    scanned, worth = 0, 1
+    for _ in range(MAX_READS):
         try:
-            got = await receive(client, buffer, READ_BYTES)
+            got = await receive(client, buffer, READ_BYTES, worth - len(buffer))
         except OSError:
             got = 0
         if not got:
@@ -121,6 +123,7 @@ async def _sniff(client: socket.socket) -> Heard:
         worth = scanned + seen.at_least
         if scanned >= MAX_FIRST_MESSAGE_BYTES:
             return Heard(Refused(Reason.TOO_LONG), bytes(buffer))
+    return Heard(Refused(Reason.TOO_MANY_READS, "tls" if buffer[0] == HANDSHAKE else "http"), bytes(buffer))
 
 
 async def _bind(flow: Flow, gate: Gate, decision: Decision) -> Decision:
@@ -183,6 +186,10 @@ async def _splice(
             reset_on_close(client)
             return
     relayed = await relay(client, upstream, counts, first, watching)
-    attempt.ended_by = EndedBy.CLIENT if relayed.first is client else EndedBy.UPSTREAM
-    if relayed.forbidden:
-        attempt.ended_by = EndedBy.POLICY
+    match relayed.why:
+        case Ended.FORBIDDEN:
+            attempt.ended_by = EndedBy.POLICY
+        case Ended.IDLE:
+            attempt.ended_by = EndedBy.TIMEOUT
+        case _:
+            attempt.ended_by = EndedBy.CLIENT if relayed.first is client else EndedBy.UPSTREAM

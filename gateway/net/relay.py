@@ -13,13 +13,16 @@ A ``Watch`` may look at what passes until it has seen enough: it gives back what
 import asyncio
 import socket
 from collections.abc import Callable
+from enum import Enum, auto
 from typing import Final, NamedTuple, Protocol
 
 from gateway.net.sockets import reset_on_close
 
 READ_BYTES: Final = 64 * 1024
 LOOK_S: Final = 15.0
-"""Between two looks for a side that is gone unheard."""
+"""Between two looks for a side that is gone unheard, and for a connection that nothing has passed on for ``IDLE_S``."""
+IDLE_S: Final = 3600.0
+"""Long enough for whatever waits for an answer; who waits longer keeps the connection alive (websocket pings, ssh's ServerAliveInterval)."""
 
 
 class Watch(Protocol):
@@ -36,15 +39,25 @@ class Watch(Protocol):
         """Of the server, which passes as it is; what may pass of the client now."""
 
 
+class Ended(Enum):
+    """Why a relay ended."""
+
+    ORDERLY = auto()
+    """Both sides have half-closed."""
+    FAILED = auto()
+    """One side had an error, or was reset."""
+    FORBIDDEN = auto()
+    """The watch had enough."""
+    IDLE = auto()
+    """Nothing passed for ``IDLE_S``."""
+
+
 class Relayed(NamedTuple):
     """How it went."""
 
     first: socket.socket
     """The side that ended first: by its half-close, or by its error."""
-    failed: bool
-    """By an error or a reset; False where both sides half-closed in order."""
-    forbidden: bool = False
-    """By the watch."""
+    why: Ended
 
 
 class Counts:
@@ -164,21 +177,26 @@ async def relay(
     finished: asyncio.Future[Relayed] = loop.create_future()
     order: list[socket.socket] = []
     timer: asyncio.TimerHandle
+    passed, moved_at = 0, loop.time()
 
     def done(side: socket.socket, failed: bool) -> None:
         order.append(side)
         if finished.done():
             return
         if failed:
-            finished.set_result(Relayed(side, True))
+            finished.set_result(Relayed(side, Ended.FAILED))
         elif up.ended and down.ended:
-            finished.set_result(Relayed(order[0], False))
+            finished.set_result(Relayed(order[0], Ended.ORDERLY))
 
     def look() -> None:
-        nonlocal timer
+        nonlocal timer, passed, moved_at
         for side in (client, upstream):
             if side.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                 done(side, True)
+        if passed != counts.up + counts.down:
+            passed, moved_at = counts.up + counts.down, loop.time()
+        elif loop.time() - moved_at >= IDLE_S and not finished.done():
+            finished.set_result(Relayed(client, Ended.IDLE))
         timer = loop.call_later(LOOK_S, look)
 
     def add_up(n: int) -> None:
@@ -199,7 +217,7 @@ async def relay(
     orderly = False
     try:
         relayed = await finished
-        orderly = not relayed.failed
+        orderly = relayed.why is Ended.ORDERLY
         return relayed
     finally:
         timer.cancel()
@@ -215,7 +233,7 @@ def _set_watch(watch: Watch, up: _Direction, down: _Direction, finished: "asynci
 
     def forbid() -> None:
         if not finished.done():
-            finished.set_result(Relayed(up.source, True, forbidden=True))
+            finished.set_result(Relayed(up.source, Ended.FORBIDDEN))
 
     def after() -> None:
         if watch.settled:

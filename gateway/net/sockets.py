@@ -39,16 +39,30 @@ def _wake(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-async def receive(sock: socket.socket, into: bytearray, most: int) -> int:
-    """Append up to ``most`` bytes to ``into`` and say how many; 0 is the end of file. OSError as the kernel reports it."""
+async def receive(sock: socket.socket, into: bytearray, most: int, at_least: int = 1) -> int:
+    """Append up to ``most`` bytes to ``into`` and say how many; 0 is the end of file. OSError as the kernel reports it.
+
+    What is there already is taken, however little. Who has to wait is woken by ``at_least`` bytes, or the end: a sender that drips wakes nobody.
+    """
     while True:
         try:
             chunk = sock.recv(most)
         except BlockingIOError:
-            await readable(sock)
+            await _readable_by(sock, at_least)
             continue
         into += chunk
         return len(chunk)
+
+
+async def _readable_by(sock: socket.socket, at_least: int) -> None:
+    if at_least <= 1:
+        await readable(sock)
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, at_least)  # socket(7)
+    try:
+        await readable(sock)
+    finally:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 
 
 async def send_all(sock: socket.socket, data: bytes | memoryview) -> None:

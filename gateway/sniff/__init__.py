@@ -7,7 +7,17 @@ from gateway.sniff.requests import Requests
 from gateway.sniff.result import Forbidden, NeedMore, Refused, Sniffed
 from gateway.sniff.tls import HANDSHAKE, sniff_tls
 
-__all__ = ["Forbidden", "Handshake", "NeedMore", "Refused", "Requests", "Sniffed", "sniff", "watch"]
+__all__ = [
+    "HANDSHAKE",
+    "Forbidden",
+    "Handshake",
+    "NeedMore",
+    "Refused",
+    "Requests",
+    "Sniffed",
+    "sniff",
+    "watch",
+]
 
 
 def sniff(data: bytes | bytearray | memoryview, *, scanned: int = 0) -> Sniffed | NeedMore | Refused:

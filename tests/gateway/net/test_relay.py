@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from gateway.net import relay as module
-from gateway.net.relay import Counts, Relayed, relay
+from gateway.net.relay import Counts, Ended, Relayed, relay
 from gateway.net.sockets import receive, send_all
 from tests.gateway.net.loopback import nothing_left, reset, tcp_pair, unix_pair
 
@@ -91,7 +91,7 @@ async def test_every_byte_arrives_both_ways_and_is_counted(path: Path, up: int, 
                 _say(path.client, said_up, 3),
                 _say(path.upstream, said_down, 4),
             )
-        assert not (await path.end()).failed
+        assert (await path.end()).why is Ended.ORDERLY
     assert heard_up == said_up
     assert heard_down == said_down
     assert (path.counts.up, path.counts.down) == (up, down)
@@ -116,7 +116,7 @@ async def test_a_half_close_leaves_the_other_way_open(path: Path, first: str) ->
             await asyncio.sleep(0.01)
         late.shutdown(socket.SHUT_WR)
         assert await asyncio.wait_for(_all(early), 2) == b"a long answer"
-        assert await path.end() == Relayed(side, False)
+        assert await path.end() == Relayed(side, Ended.ORDERLY)
 
 
 @pytest.mark.parametrize("who", ["client", "upstream"])
@@ -132,7 +132,7 @@ async def test_a_reset_of_either_side_ends_it(tcp: Path, who: str, after: str) -
             other.shutdown(socket.SHUT_WR)
         await asyncio.sleep(0.02)
         reset(broken)
-        assert await tcp.end() == Relayed(side, True)
+        assert await tcp.end() == Relayed(side, Ended.FAILED)
 
 
 async def test_what_was_sent_before_a_reset_was_counted(tcp: Path) -> None:
@@ -142,7 +142,7 @@ async def test_what_was_sent_before_a_reset_was_counted(tcp: Path) -> None:
     assert await asyncio.wait_for(_some(tcp.upstream), 1) == b"12345"
     assert await asyncio.wait_for(_some(tcp.client), 1) == b"123"
     reset(tcp.client)
-    assert (await tcp.end()).failed
+    assert (await tcp.end()).why is Ended.FAILED
     assert (tcp.counts.up, tcp.counts.down) == (5, 3)
 
 
@@ -216,7 +216,7 @@ async def test_a_stalled_way_goes_on_without_loss_or_repetition(path: Path) -> N
     path.client.shutdown(socket.SHUT_WR)
     assert await asyncio.wait_for(_all(path.client), 5) == said
     await asyncio.wait_for(saying, 5)
-    assert not (await path.end()).failed
+    assert (await path.end()).why is Ended.ORDERLY
     assert path.counts.down == len(said)
 
 
@@ -246,7 +246,7 @@ async def test_sockets_that_were_dead_before_it_began(tcp: Path) -> None:
     await asyncio.sleep(0.02)
     with nothing_left(tcp.inner, tcp.outer):
         tcp.start()
-        assert (await tcp.end()).failed
+        assert (await tcp.end()).why is Ended.FAILED
 
 
 async def test_what_was_read_before_goes_first(path: Path) -> None:
@@ -258,7 +258,7 @@ async def test_what_was_read_before_goes_first(path: Path) -> None:
     path.start(first)
     assert await asyncio.wait_for(_all(path.upstream), 5) == first + b"then this"
     path.upstream.shutdown(socket.SHUT_WR)
-    assert await path.end() == Relayed(path.inner, False)
+    assert await path.end() == Relayed(path.inner, Ended.ORDERLY)
     assert path.counts.up == len(first) + 9
 
 
@@ -280,7 +280,7 @@ async def test_a_reset_behind_a_stall_is_noticed(
     await _stall(tcp)
     reset(tcp.client)
     with nothing_left(tcp.inner, tcp.outer):
-        assert await tcp.end() == Relayed(tcp.inner, True)
+        assert await tcp.end() == Relayed(tcp.inner, Ended.FAILED)
 
 
 async def test_a_side_that_only_waits_is_let_be(tcp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,7 +294,23 @@ async def test_a_side_that_only_waits_is_let_be(tcp: Path, monkeypatch: pytest.M
     await asyncio.sleep(0.3)
     assert not task.done()
     assert len(await asyncio.wait_for(_all(tcp.upstream), 5)) == tcp.counts.up
-    assert not (await tcp.end()).failed
+    assert (await tcp.end()).why is Ended.ORDERLY
+
+
+async def test_what_nothing_passes_on_is_ended(tcp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But not before: the clock starts anew with each byte."""
+    monkeypatch.setattr(module, "LOOK_S", 0.02)
+    monkeypatch.setattr(module, "IDLE_S", 0.3)
+    task = tcp.start()
+    for _ in range(10):
+        tcp.upstream.send(b"x")
+        await asyncio.sleep(0.05)
+        assert not task.done()
+    with nothing_left(tcp.inner, tcp.outer):
+        assert (await tcp.end()).why is Ended.IDLE
+    tcp.inner.close()
+    with pytest.raises(ConnectionResetError):
+        await asyncio.wait_for(_all(tcp.client), 5)
 
 
 async def test_what_was_cut_short_ends_in_a_reset(tcp: Path) -> None:
