@@ -32,6 +32,9 @@ layers: setup  ## who may import whom
 fuzz: setup  ## atheris: the fast parsers against the plain ones; then a flood at the DNS guard
 	@scripts/fuzz
 
+soak: setup  ## as root: 2,000,000 hostile connections (SOAK_CONNECTIONS), and whether the gateway grows
+	$(PY) -m tests.soak
+
 bench: setup  ## what the parts cost, one by one, and start-up; into bench/results/
 	@mkdir -p .benchmarks
 	$(PY) -m pytest bench/micro --benchmark-enable --benchmark-only -o timeout=600 --benchmark-json=.benchmarks/micro.json
@@ -39,4 +42,4 @@ bench: setup  ## what the parts cost, one by one, and start-up; into bench/resul
 	$(PY) -m bench.seccomp
 	$(PY) -m bench.startup
 
-.PHONY: help setup demo test test-root lint types layers fuzz bench
+.PHONY: help setup demo test test-root lint types layers fuzz soak bench
