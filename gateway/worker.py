@@ -32,6 +32,7 @@ from gateway.net.sockets import endpoint, probe_clients, reset_on_close
 from gateway.reasons import Reason
 from gateway.session import Gate, run_session
 from gateway.tasks import spawn
+from gateway.turns import Turns
 from rules.policy import NetworkPolicy
 
 MAX_SESSIONS: Final = 4096
@@ -107,7 +108,9 @@ class Worker:
             self._control.send(READY)
         except OSError:
             return  # whoever forked it is gone: there is nobody to serve for
+        turns = Turns()
         await self._stopped
+        turns.stop()
         give_up = self._loop.time() + KEEP_S
         for listener in self._bundle.listeners:
             self._loop.remove_reader(listener)

@@ -1,0 +1,65 @@
+"""How long the kernel lets a gateway run at once, seen in proc(5): by a process of its own, for the tests' own turns must stay as they are."""
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gateway.turns import SCHED_SETATTR, SHORT_NS, USUAL_NS
+
+PROGRAM = f"""
+import asyncio, os, re, sys, time
+from gateway import turns
+turns.LOOK_S = 0.05
+def slice():
+    return int(re.search(r"^se.slice +: +([0-9]+)", open("/proc/self/sched").read(), re.M)[1])
+async def become(wanted, busy):
+    give_up = time.monotonic() + 10
+    while slice() != wanted and time.monotonic() < give_up:
+        if busy:
+            sum(range(300_000))
+        await asyncio.sleep(0.001 if busy else 0.05)
+    return slice()
+async def main():
+    print(slice(), end=" ")
+    mine = turns.Turns()
+    print(slice(), await become({USUAL_NS}, True), await become({SHORT_NS}, False))
+    mine.stop()
+asyncio.run(main())
+"""
+
+
+def has_slices() -> bool:
+    try:
+        return "\nse.slice " in Path("/proc/self/sched").read_text() and platform.machine() in SCHED_SETATTR
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(
+    not has_slices(), reason="this kernel has no turns that a process may choose, or does not show them"
+)
+def test_turns_are_short_until_it_is_busy_and_when_it_is_no_longer() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=15, check=True
+    )
+    before, *seen = map(int, done.stdout.split())
+    assert before != SHORT_NS
+    assert seen == [SHORT_NS, USUAL_NS, SHORT_NS]
+
+
+def test_who_has_another_policy_keeps_it() -> None:
+    """A batch job is the operator's own wish."""
+    script = (
+        "import os; from gateway.turns import *; print(take_turns_of(SHORT_NS), os.sched_getscheduler(0))"
+    )
+    argv = [
+        sys.executable,
+        "-c",
+        f"import os; os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0)); {script}",
+    ]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=15, check=True)
+    assert done.stdout.split() == ["False", str(os.SCHED_BATCH)]
