@@ -13,15 +13,15 @@ from gateway.turns import SCHED_SETATTR, SHORT_NS, USUAL_NS
 PROGRAM = f"""
 import asyncio, os, re, sys, time
 from gateway import turns
-turns.LOOK_S = 0.05
+turns.LOOK_S, turns.BUSY = 0.05, 0.1
 def slice():
     return int(re.search(r"^se.slice +: +([0-9]+)", open("/proc/self/sched").read(), re.M)[1])
 async def become(wanted, busy):
     give_up = time.monotonic() + 10
     while slice() != wanted and time.monotonic() < give_up:
         if busy:
-            sum(range(300_000))
-        await asyncio.sleep(0.001 if busy else 0.05)
+            sum(range(2_000_000))
+        await asyncio.sleep(0 if busy else 0.05)
     return slice()
 async def main():
     print(slice(), end=" ")
