@@ -121,13 +121,14 @@ def closed(
     *,
     decided: Record,
     upstream_ip: str | None,
+    domain: str | None = None,
     bytes_up: int,
     bytes_down: int,
     duration_ms: float,
     ended_by: EndedBy,
     phase: Phase,
 ) -> Record:
-    """``egress_closed``: how the allowed connection that ``decided`` tells of ended."""
+    """``egress_closed``: how the allowed connection that ``decided`` tells of ended. ``domain``: the name it showed, where none decided."""
     record = {
         name: decided[name]
         for name in (
@@ -145,6 +146,7 @@ def closed(
     record |= {
         "timestamp": timestamp(ns),
         "event": Event.CLOSED,
+        "domain": decided["domain"] or domain,
         "upstream_ip": upstream_ip,
         "proto": decided["proto"],
         "flow": decided["flow"],

@@ -37,6 +37,7 @@ class Attempt:
         "_slot",
         "_started_ns",
         "counts",
+        "domain",
         "ended_by",
         "phase",
         "upstream_ip",
@@ -53,6 +54,8 @@ class Attempt:
         self.counts: Counts | None = None
         self.ended_by = EndedBy.ERROR
         self.upstream_ip: IPAddress | None = None
+        self.domain: str | None = None
+        """A name that passed, where none decided."""
 
     def __enter__(self) -> "Attempt":
         return self
@@ -70,6 +73,7 @@ class Attempt:
             closed(
                 time.time_ns(),
                 decided=self._record,
+                domain=self.domain,
                 upstream_ip=None if self.upstream_ip is None else str(self.upstream_ip),
                 bytes_up=counts.up,
                 bytes_down=counts.down,

@@ -31,7 +31,18 @@ from gateway.net.resolve import ResolveError, Resolver, ResolveTimeout
 from gateway.net.sockets import receive, reset_on_close
 from gateway.reasons import Reason
 from gateway.refusal import refusal
-from gateway.sniff import HANDSHAKE, Forbidden, NeedMore, Refused, Sniffed, sniff, watch
+from gateway.sniff import (
+    HANDSHAKE,
+    Forbidden,
+    Handshake,
+    Naming,
+    NeedMore,
+    Refused,
+    Requests,
+    Sniffed,
+    sniff,
+    watch,
+)
 
 DECIDE_S: Final = 5.0
 """From accept to the decision: one absolute deadline, however the client drips (security G)."""
@@ -177,7 +188,8 @@ async def _splice(
     """Pass on what was read, then everything, both ways, until both sides have ended, or the client names something else."""
     attempt.phase = Phase.RELAY
     counts = attempt.counts = Counts()
-    watching, first = None, heard.first
+    watching: Handshake | Requests | Naming = Naming()
+    first = heard.first
     if isinstance(heard.seen, Sniffed):
         try:
             watching, first = watch(heard.seen, first, port)
@@ -185,7 +197,11 @@ async def _splice(
             attempt.ended_by = EndedBy.POLICY
             reset_on_close(client)
             return
-    relayed = await relay(client, upstream, counts, first, watching)
+    try:
+        relayed = await relay(client, upstream, counts, first, watching)
+    finally:
+        if isinstance(watching, Naming):
+            attempt.domain = watching.host
     match relayed.why:
         case Ended.FORBIDDEN:
             attempt.ended_by = EndedBy.POLICY

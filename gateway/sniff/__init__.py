@@ -3,6 +3,7 @@
 from gateway.reasons import Reason
 from gateway.sniff.handshake import Handshake
 from gateway.sniff.http import sniff_http
+from gateway.sniff.naming import Naming
 from gateway.sniff.requests import Requests
 from gateway.sniff.result import Forbidden, NeedMore, Refused, Sniffed
 from gateway.sniff.tls import HANDSHAKE, sniff_tls
@@ -11,6 +12,7 @@ __all__ = [
     "HANDSHAKE",
     "Forbidden",
     "Handshake",
+    "Naming",
     "NeedMore",
     "Refused",
     "Requests",
