@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import orjson
 
-from audit.record import MAX_LINE_BYTES, MAX_RAW_NAME, SCHEMA, EndedBy, Event, Phase, Record
+from audit.record import MAX_LINE_BYTES, MAX_RAW_NAME, SCHEMA, Cause, EndedBy, Event, Phase, Record
 
 MAX_RULE: Final = 1024
 MAX_COUNT: Final = 2**53
@@ -108,6 +108,13 @@ REQUIRED: Final[Mapping[str, Mapping[str, Check]]] = {
     Event.DNS_ALLOWED: _QUERY,
     Event.DNS_BLOCKED: _QUERY,
     Event.LOST: {"count": _number(1, MAX_COUNT)},
+    Event.PRUNED: {
+        "cause": _either(*Cause),
+        "files": _number(1, MAX_COUNT),
+        "bytes": _BYTES,
+        "records": _BYTES,
+        "until": _like(_timestamp),
+    },
 }
 """The fields of each event after schema, timestamp, event and sandbox, in the order of the published format."""
 
@@ -125,6 +132,8 @@ OPTIONAL: Final[Mapping[str, Mapping[str, Check]]] = {
 }
 """Those that an event has only where there is something to say."""
 
+KEEPERS_OWN: Final = frozenset((Event.PRUNED,))
+"""What no sender may say."""
 _SET_BY_KEEPER: Final = frozenset(("schema", "sandbox", "writer", "seq"))
 _COMMON: Final = frozenset(("timestamp", "event"))
 
@@ -143,7 +152,7 @@ def record_of(line: bytes, sandbox: str) -> Record | None:
 def rebuilt(claim: Mapping[str, Any], sandbox: str) -> Record | None:
     """``claim`` in the published form, under ``sandbox``; None where a field is missing, foreign, or not of its kind."""
     event, moment = claim.get("event"), claim.get("timestamp")
-    required = REQUIRED.get(event) if isinstance(event, str) else None
+    required = REQUIRED.get(event) if isinstance(event, str) and event not in KEEPERS_OWN else None
     if required is None or not (isinstance(moment, str) and _timestamp(moment)):
         return None
     optional = OPTIONAL.get(str(event), {})

@@ -12,13 +12,25 @@ def default_directory() -> Path:
         return Path(named)
     if os.geteuid() == 0:
         return Path("/var/log/egress")
+    return _state() / "audit"
+
+
+def key_directory() -> Path:
+    """$EGRESS_KEY_DIR, else /var/lib/egress/keys for root, else beside the audit directory's place in the user's state. Never inside it."""
+    if named := os.environ.get("EGRESS_KEY_DIR"):
+        return Path(named)
+    return Path("/var/lib/egress/keys") if os.geteuid() == 0 else _state() / "keys"
+
+
+def _state() -> Path:
     state = os.environ.get("XDG_STATE_HOME", "")
     base = (
         Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state"
     )  # a relative one is to be ignored
-    return base / "egress" / "audit"
+    return base / "egress"
 
 
-def file_name(start: str, writer: str) -> str:
-    """Sorts by time; ``start`` is YYYYMMDDTHHMMSSZ."""
-    return f"egress-{start}-{writer}.jsonl"
+def file_name(start: str, writer: str, number: int = 0, again: int = 0) -> str:
+    """Sorts by time; ``start`` is YYYYMMDDTHHMMSSZ, ``number`` counts the writer's segments, ``again`` the tries at a name that is taken."""
+    which = (f".{number}" if number else "") + (f"r{again}" if again else "")
+    return f"egress-{start}-{writer}{which}.jsonl"

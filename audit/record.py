@@ -21,6 +21,7 @@ class Event(StrEnum):
     DNS_ALLOWED = "dns_allowed"
     DNS_BLOCKED = "dns_blocked"
     LOST = "audit_lost"
+    PRUNED = "audit_pruned"
 
 
 class EndedBy(StrEnum):
@@ -43,6 +44,13 @@ class Phase(StrEnum):
     RESOLVE = "resolve"
     CONNECT = "connect"
     RELAY = "relay"
+
+
+class Cause(StrEnum):
+    """Why files of records were removed."""
+
+    AGE = "age"
+    SHARE = "share"
 
 
 def timestamp(ns: int) -> str:
@@ -206,4 +214,21 @@ def lost(ns: int, count: int, sandbox: str | None = None) -> Record:
         "event": Event.LOST,
         "sandbox": sandbox,
         "count": count,
+    }
+
+
+def pruned(
+    ns: int, *, sandbox: str | None, cause: Cause, files: int, size: int, records: int, ended_ns: int
+) -> Record:
+    """``audit_pruned``: files that were removed, as too old or as more than their sandbox's share. ``ended_ns``: when the last was closed."""
+    return {
+        "schema": SCHEMA,
+        "timestamp": timestamp(ns),
+        "event": Event.PRUNED,
+        "sandbox": sandbox,
+        "cause": cause,
+        "files": files,
+        "bytes": size,
+        "records": records,
+        "until": timestamp(ended_ns),
     }

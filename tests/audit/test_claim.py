@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audit.claim import REQUIRED, rebuilt, record_of
-from audit.record import MAX_LINE_BYTES, EndedBy, Event, Phase, Record, lost
+from audit.record import MAX_LINE_BYTES, Cause, EndedBy, Event, Phase, Record, lost, pruned
 from gateway.reasons import Reason
 from tests.audit.example import AT_NS, asked, blocked, ended
 
@@ -53,6 +53,12 @@ def test_every_end_passes(ended_by: EndedBy, phase: Phase) -> None:
 
 def test_every_event_has_its_fields() -> None:
     assert set(REQUIRED) == set(Event)
+
+
+def test_what_only_the_keeper_says_is_no_senders_to_say() -> None:
+    made = pruned(AT_NS, sandbox="agent-1", cause=Cause.AGE, files=1, size=2, records=3, ended_ns=AT_NS)
+    assert set(made) - {"schema", "timestamp", "event", "sandbox"} == set(REQUIRED[Event.PRUNED])
+    assert rebuilt(made, "agent-1") is None
 
 
 @pytest.mark.parametrize("record", HONEST)

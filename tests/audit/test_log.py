@@ -103,21 +103,19 @@ def test_a_file_or_a_symlink_that_is_there_already_is_never_written_to(
 ) -> None:
     target = tmp_path / "target"
     target.write_text("precious")
-    numbers = iter([b"\0\0\0\0", b"\0\0\0\1", b"\0\0\0\2"])
-    monkeypatch.setattr(os, "urandom", lambda _: next(numbers))
-    monkeypatch.setattr("audit.log.file_name", lambda _, writer: f"egress-{writer}.jsonl")
-    (tmp_path / "egress-00000000-0.jsonl").symlink_to(target)
-    (tmp_path / "egress-00000001-0.jsonl").write_text("older")
+    monkeypatch.setattr("audit.log.file_name", lambda _, writer, *more: f"egress-{more[1]}.jsonl")
+    (tmp_path / "egress-0.jsonl").symlink_to(target)
+    (tmp_path / "egress-1.jsonl").write_text("older")
     with AuditLog(tmp_path) as log:
         log.write({"event": "e"})
-    assert log.path.name == "egress-00000002-0.jsonl"
+    assert log.path.name == "egress-2.jsonl"
     assert target.read_text() == "precious"
-    assert (tmp_path / "egress-00000001-0.jsonl").read_text() == "older"
+    assert (tmp_path / "egress-1.jsonl").read_text() == "older"
 
 
 def test_the_file_is_not_handed_to_programs_that_are_started(tmp_path: Path) -> None:
     with AuditLog(tmp_path) as log:
-        assert not os.get_inheritable(log._descriptor)
+        assert not os.get_inheritable(log._segment.descriptor)
 
 
 # -- what is written
@@ -188,7 +186,8 @@ def test_a_disk_that_is_full_for_a_while_loses_nothing(tmp_path: Path) -> None:
             for number in range(100):
                 log.write({"event": "e", "number": number})
                 log.flush()
-            assert log.path.stat().st_size == 1000  # the last line is torn, for now
+            assert 800 < log.path.stat().st_size <= 1000
+            assert log.path.read_bytes().endswith(b"\n"), "no line is torn meanwhile"
         log.flush()
         assert log.lost == 0
     lines = _lines(log.path)

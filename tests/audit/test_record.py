@@ -60,7 +60,7 @@ def test_what_could_not_be_written() -> None:
 
 def test_the_published_words() -> None:
     egress = {"egress_allowed", "egress_blocked", "egress_closed"}
-    assert set(Event) == egress | {"dns_allowed", "dns_blocked", "audit_lost"}
+    assert set(Event) == egress | {"dns_allowed", "dns_blocked", "audit_lost", "audit_pruned"}
     assert set(EndedBy) == {"client", "upstream", "policy", "limit", "timeout", "shutdown", "error"}
     assert set(Phase) == {"sniff", "decide", "resolve", "connect", "relay"}
 

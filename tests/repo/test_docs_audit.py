@@ -78,6 +78,7 @@ def test_the_fields_of_each_event_in_their_order() -> None:
     for event in (Event.DNS_ALLOWED, Event.DNS_BLOCKED):
         assert having(4, {"x", "some"}) == [*first, *REQUIRED[event], *OPTIONAL[event], *last]
         assert having(4, {"some"}) == list(OPTIONAL[event])
+    assert _words("| field of audit_pruned |")[: len(REQUIRED[Event.PRUNED])] == list(REQUIRED[Event.PRUNED])
     assert {mark for row in rows for mark in row[1:5]} == {"x", "-", "some"}
 
 

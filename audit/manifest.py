@@ -1,0 +1,227 @@
+"""What ought to be in an audit directory: one entry for each segment that was opened, closed, adopted or pruned, each holding the digest of the one
+before, so that none can be taken out or changed without the rest showing it.
+
+    {"n": 7, "prev": "<SHA-256 of the line before>", "kind": "closed", "at": "...", "file": "egress-...", ..., "key": "<id>", "sig": "<hex>"}
+
+An entry that is signed vouches for all before it. How far the chain had come is also noted beside the key, where who can write to the audit
+directory cannot: a manifest that was cut short, or put back to an older one, does not reach that far.
+"""
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from audit.record import timestamp
+
+NAME: Final = "MANIFEST"
+"""Unlike a file of records: ``*.jsonl`` means those alone."""
+FIRST: Final = "0" * 64
+"""What the first entry has for ``prev``."""
+DOMAIN: Final = b"egress audit manifest v1\n"
+"""Before what is signed, so that no signature means anything elsewhere."""
+TAIL_BYTES: Final = 64 * 1024
+
+Entry = dict[str, Any]
+Sign = Callable[[bytes], tuple[str, bytes] | None]
+"""The key's id and the signature; None where there is no key."""
+
+
+class Kind(StrEnum):
+    """What an entry tells of."""
+
+    OPENED = "opened"
+    CLOSED = "closed"
+    ADOPTED = "adopted"
+    """By another, after its writer's death, as it was found."""
+    PRUNED = "pruned"
+    BASE = "base"
+    """Takes the place of all before it: ``entries`` are those that still count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """How far a chain has come: the number of its last entry, and that line's digest."""
+
+    n: int
+    digest: str
+
+
+class Manifest:
+    """The manifest of one directory, open and locked: ``locked`` makes one."""
+
+    def __init__(self, descriptor: int, heads: Path | None, path: Path) -> None:
+        self._descriptor = descriptor
+        self._heads = heads
+        self._path = path
+        self._head: Head | None = None
+
+    def append(self, kind: Kind, at_ns: int, fields: Entry, sign: Sign | None = None) -> None:
+        """Add one entry, whole or not at all. OSError."""
+        head = self._head or self._find_head()
+        entry: Entry = {"n": head.n + 1, "prev": head.digest, "kind": kind, "at": timestamp(at_ns), **fields}
+        self._head = self._put(sealed(entry, sign), head.n + 1)
+        self._note_head(self._head)
+
+    def read(self) -> bytes:
+        """All of it. OSError."""
+        size = os.fstat(self._descriptor).st_size
+        return os.pread(self._descriptor, size, 0)
+
+    def replace(self, at_ns: int, fields: Entry, sign: Sign | None) -> None:
+        """One entry in place of all: the caller has made sure of them, and ``fields`` has those that still count. OSError."""
+        head = self._head or self._find_head()
+        entry: Entry = {
+            "n": head.n + 1,
+            "prev": head.digest,
+            "kind": Kind.BASE,
+            "at": timestamp(at_ns),
+            **fields,
+        }
+        draft = self._path.with_name(f".{NAME}.{os.getpid()}")
+        descriptor = os.open(
+            draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+        )
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                line = sealed(entry, sign)
+                file.write(line + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(self._path)
+        except OSError:
+            draft.unlink(missing_ok=True)
+            raise
+        self._note_head(Head(head.n + 1, digest_of(line)))
+
+    def _put(self, line: bytes, n: int) -> Head:
+        size = os.fstat(self._descriptor).st_size
+        torn = size and os.pread(self._descriptor, 1, size - 1) != b"\n"
+        data = (b"\n" if torn else b"") + line + b"\n"
+        written = os.write(self._descriptor, data)
+        if written < len(data):
+            os.ftruncate(self._descriptor, size)
+            raise OSError(28, os.strerror(28))
+        return Head(n, digest_of(line))
+
+    def _find_head(self) -> Head:
+        size = os.fstat(self._descriptor).st_size
+        room = TAIL_BYTES
+        while True:
+            tail = os.pread(self._descriptor, room, max(0, size - room))
+            lines = tail.split(b"\n")[1 if room < size else 0 :]
+            for line in reversed(lines):
+                if (entry := entry_of(line)) is not None:
+                    return Head(entry["n"], digest_of(line))
+            if room >= size:
+                return Head(-1, FIRST)
+            room *= 8
+
+    def _note_head(self, head: Head) -> None:
+        if self._heads is None:
+            return
+        draft = self._heads.with_name(f".{self._heads.name}.{os.getpid()}")
+        try:
+            draft.write_bytes(orjson.dumps(head))
+            draft.replace(self._heads)
+        except OSError:
+            pass  # an older note is true as well, only less far
+
+
+@contextmanager
+def locked(directory: Path, keys: Path | None = None) -> Iterator[Manifest]:
+    """The manifest of ``directory``, made if there is none, while nobody else writes to it. OSError."""
+    path = directory / NAME
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    while True:
+        descriptor = os.open(path, flags, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if not _is_still(descriptor, path):
+                continue  # whoever had the lock put another in its place
+            yield Manifest(descriptor, None if keys is None else head_path(keys, directory), path)
+            return
+        finally:
+            os.close(descriptor)
+
+
+def _is_still(descriptor: int, path: Path) -> bool:
+    try:
+        there = os.stat(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(there, os.fstat(descriptor))
+
+
+def opened(
+    directory: Path,
+    keys: Path | None,
+    at_ns: int,
+    file: str,
+    writer: str,
+    segment: int,
+    sandbox: str | None,
+) -> None:
+    """Note that there is such a segment: the next signature vouches for that. OSError."""
+    with locked(directory, keys) as manifest:
+        fields = {"file": file, "writer": writer, "segment": segment, "sandbox": sandbox}
+        manifest.append(Kind.OPENED, at_ns, fields)
+
+
+def sealed(entry: Entry, sign: Sign | None) -> bytes:
+    """The entry as a line, without its end; ``key`` and ``sig`` are null where there is no key."""
+    if entry["kind"] != Kind.OPENED:
+        key = signature = None
+        if sign is not None and (signed := sign(signed_part(entry))) is not None:
+            key, signature = signed[0], signed[1].hex()
+        entry = {**entry, "key": key, "sig": signature}
+    return orjson.dumps(entry)
+
+
+def signed_part(entry: Entry) -> bytes:
+    """What the signature is of."""
+    return DOMAIN + orjson.dumps({name: entry[name] for name in entry if name not in ("key", "sig")})
+
+
+def digest_of(line: bytes) -> str:
+    """What the next entry calls it."""
+    return hashlib.sha256(line).hexdigest()
+
+
+def entry_of(line: bytes) -> Entry | None:
+    """The entry that ``line`` is; None where it is none."""
+    try:
+        entry = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(entry, dict) or type(entry.get("n")) is not int or entry.get("kind") not in tuple(Kind):
+        return None
+    return entry
+
+
+def head_path(keys: Path, directory: Path) -> Path:
+    """Where it is noted how far the manifest of ``directory`` had come."""
+    return keys / f"head-{hashlib.sha256(os.path.realpath(directory).encode()).hexdigest()[:16]}.json"
+
+
+def noted_head(keys: Path, directory: Path) -> Head | None:
+    """What is noted there; None where nothing is."""
+    try:
+        said = orjson.loads(head_path(keys, directory).read_bytes())
+        return Head(int(said["n"]), str(said["digest"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def ns_of(text: str) -> int:
+    """Nanoseconds since the epoch of ``audit.record.timestamp``'s text."""
+    moment = datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+    return int(moment.timestamp()) * 1_000_000_000 + moment.microsecond * 1000

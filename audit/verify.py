@@ -1,0 +1,230 @@
+"""Whether what lies in an audit directory is what its writers put there: the manifest against itself and its signatures, then every file against it.
+
+Reads only. Nothing that the directory holds is believed: an entry counts as far as its signature does.
+"""
+
+import fcntl
+import os
+import stat
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from audit import manifest
+from audit.book import SEALED, Book, Verdict, What
+from audit.files import PATTERN
+from audit.keys import KeyTrouble, public_keys
+from audit.manifest import Entry, Head, Kind
+from audit.scan import differs_at, digest_of, scan
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+
+def verify(directory: Path, keys: Mapping[str, "Ed25519PublicKey"], noted: Head | None = None) -> Verdict:
+    """Look at everything in ``directory``. ``keys``: those that may have signed, by id; ``noted``: how far the manifest had come once. OSError."""
+    verdict = Verdict()
+    book = Book(keys, verdict)
+    path = directory / manifest.NAME
+    present = sorted(file.name for file in directory.glob(PATTERN))
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        text = b""
+        if present or noted is not None:
+            book.find(What.NO_MANIFEST, manifest.NAME, "there is none: nothing here is vouched for")
+    book.read(text)
+    book.compare(noted)
+    present = sorted(file.name for file in directory.glob(PATTERN))  # those of before are all in the manifest
+    verdict.files = len(present)
+    if text:
+        for name in sorted(set(present) - book.segments.keys() - book.pruned):
+            if not _is_locked(directory / name):
+                book.find(
+                    What.UNLISTED,
+                    name,
+                    "is not in the manifest: put here by somebody else, or its entry was removed",
+                )
+    for name in sorted(book.segments):
+        _look_at(directory, name, book)
+    _follow_writers(book)
+    verdict.pruned = len(book.pruned - set(present))
+    return verdict
+
+
+def unsound(directory: Path, keys: Path | None) -> bool:
+    """Whether the manifest alone has something wrong with it."""
+    verdict = Verdict()
+    try:
+        book = Book({} if keys is None else public_keys(keys), verdict)
+        book.read((directory / manifest.NAME).read_bytes())
+    except (OSError, KeyTrouble):
+        return True
+    return bool(verdict.findings)
+
+
+def _look_at(directory: Path, name: str, book: Book) -> None:
+    """One file against its entry."""
+    entry = book.segments[name]
+    writer = entry["writer"]
+    sealed = entry["kind"] in SEALED
+    try:
+        descriptor = os.open(directory / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if name in book.pruned and isinstance(error, FileNotFoundError):
+            return
+        which = (
+            f"seq {entry['first_seq']} to {entry['next_seq'] - 1}"
+            if sealed
+            else "of a writer that had not closed it"
+        )
+        gone = "is gone" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+        book.find(
+            What.MISSING_SEGMENT,
+            name,
+            f"segment {entry['segment']} {gone}: {which}",
+            writer,
+            entry.get("first_seq"),
+        )
+        return
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            book.find(What.MISSING_SEGMENT, name, "is no file any more", writer, entry.get("first_seq"))
+        elif sealed:
+            _look_at_sealed(file, name, entry, book)
+        else:
+            _look_at_open(file, name, entry, book)
+
+
+def _look_at_sealed(file: IO[bytes], name: str, entry: Entry, book: Book) -> None:
+    writer = entry["writer"]
+    digest = digest_of(file)
+    if digest.hexdigest() == entry["sha256"]:
+        if entry.get("key") is not None:
+            book.verdict.signed += 1
+        if entry["kind"] == Kind.ADOPTED:
+            torn = f", its last line torn ({entry['torn']} bytes)" if entry["torn"] else ""
+            book.find(What.ADOPTED, name, f"its writer died; signed later, as it was found{torn}", writer)
+            _gaps(file, name, entry, book)
+        return
+    for other, its in book.segments.items():
+        if its["kind"] in SEALED and its["sha256"] == digest.hexdigest():
+            book.find(What.SWAPPED, name, f"holds what belongs to {other}", writer, entry["first_seq"])
+            return
+    found = _gaps(file, name, entry, book)
+    if not found and digest.size < entry["size"] and _is_prefix(digest.marks, entry["marks"]):
+        lines = scan(file, writer, entry["first_seq"])
+        text = f"{digest.size} bytes of {entry['size']}: cut off after seq {lines.next_seq - 1}"
+        book.find(What.TRUNCATED, name, f"{text}, of {entry['next_seq'] - 1}", writer, lines.next_seq)
+    elif not found:
+        begin, end = differs_at(digest, entry["marks"], entry["size"])
+        first, last = scan(file, writer, entry["first_seq"], begin, end).within
+        book.find(
+            What.EDITED,
+            name,
+            f"bytes {begin} to {end} are not what was written: seq {first} to {last}",
+            writer,
+            first,
+        )
+
+
+def _is_prefix(marks: list[str], of: list[str]) -> bool:
+    return of[: len(marks)] == marks
+
+
+def _gaps(file: IO[bytes], name: str, entry: Entry, book: Book) -> bool:
+    """The first line that is missing or no record of its writer, if any is."""
+    writer, first_seq = entry["writer"], entry.get("first_seq", 0)
+    lines = scan(file, writer, first_seq)
+    if lines.missing is not None:
+        text = f"seq {lines.missing} is missing: after it comes {lines.then}"
+        book.find(What.MISSING_LINE, name, text, writer, lines.missing)
+    elif lines.bad is not None:
+        text = f"the line that should be seq {lines.bad} is no record of {writer}"
+        book.find(What.EDITED, name, text, writer, lines.bad)
+    return lines.missing is not None or lines.bad is not None
+
+
+def _look_at_open(file: IO[bytes], name: str, entry: Entry, book: Book) -> None:
+    """One that is not signed: it is written to now, or its writer died."""
+    writer = entry["writer"]
+    first = _first_of(entry, book)
+    lines = scan(file, writer, first)
+    live = _is_locked_by_other(file.fileno())
+    if live:
+        book.find(What.LIVE, name, "is being written: not signed yet", writer)
+    else:
+        book.find(What.UNSIGNED, name, "its writer died before it was signed: an edit would not show", writer)
+        if lines.torn:
+            book.find(
+                What.TORN,
+                name,
+                f"its last line is torn ({lines.torn} bytes), as a crash leaves it",
+                writer,
+                lines.next_seq,
+            )
+    entry |= {"first_seq": first, "next_seq": lines.next_seq}
+    if lines.bad is not None or lines.missing is not None:
+        _gaps(file, name, entry, book)
+
+
+def _first_of(entry: Entry, book: Book) -> int:
+    """The number that its first line must have."""
+    for other in book.segments.values():
+        if other["kind"] in SEALED and (other["writer"], other["segment"]) == (
+            entry["writer"],
+            entry["segment"] - 1,
+        ):
+            return int(other["next_seq"])
+    return 0
+
+
+def _follow_writers(book: Book) -> None:
+    """Each writer's segments, one after the other."""
+    by_writer: defaultdict[str, list[Entry]] = defaultdict(list)
+    for entry in book.segments.values():
+        if "next_seq" in entry:
+            by_writer[entry["writer"]].append(entry)
+    for writer, entries in by_writer.items():
+        entries.sort(key=lambda one: (one["segment"], one["first_seq"]))
+        expected = (entries[0]["segment"], entries[0]["first_seq"]) if book.based else (0, 0)
+        before: Entry | None = None
+        for entry in entries:
+            if (entry["segment"], entry["first_seq"]) != expected:
+                text = f"before segment {entry['segment']} (seq {entry['first_seq']}), segment {expected[0]} (seq {expected[1]}) is missing"
+                book.find(What.MISSING_SEGMENT, entry["file"], text, writer, expected[1])
+            elif (
+                before is not None
+                and entry["kind"] == Kind.CLOSED
+                and entry["before"] != before.get("sha256")
+            ):
+                book.find(
+                    What.CHAIN,
+                    entry["file"],
+                    f"does not follow from {before['file']}",
+                    writer,
+                    entry["first_seq"],
+                )
+            expected = (entry["segment"] + 1, entry["next_seq"])
+            before = entry
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        return _is_locked_by_other(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_locked_by_other(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    except OSError:
+        return True
+    return False
