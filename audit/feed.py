@@ -44,13 +44,21 @@ class Feed:
         self._descriptor = descriptor
         # An empty line ends whatever a sender before this one may have left in the pipe.
         self._backlog: deque[_Waiting] = deque([_Waiting(b"\n", None)])
+        self._nobodys = 0
         self.lost = 0
+        self.sent = 0
+        """Records in the pipe so far: the number of the last one."""
         self.flush()
 
     @property
     def waiting(self) -> bool:
         """Whether something is still to be sent: ``flush`` when there may be room."""
         return bool(self._backlog or self.lost)
+
+    @property
+    def unsent(self) -> int:
+        """Records that would be lost with this process, and that nobody else knows of: nothing is called when they are sent."""
+        return self._nobodys + self.lost
 
     def offer(self, record: Record) -> bool:
         """Put one record into the pipe now, or leave it alone. True: it outlives this process."""
@@ -68,6 +76,7 @@ class Feed:
             return True
         if line is not None and len(self._backlog) < MAX_BACKLOG:
             self._backlog.append(_Waiting(line, sent))
+            self._nobodys += sent is None
             return True
         self.lost += 1
         return False
@@ -75,8 +84,11 @@ class Feed:
     def flush(self) -> None:
         """Send what waits, as far as the pipe takes it."""
         while self._backlog and self._write(self._backlog[0].line):
-            if (sent := self._backlog.popleft().sent) is not None:
-                sent()
+            done = self._backlog.popleft()
+            if done.sent is not None:
+                done.sent()
+            elif self._nobodys:
+                self._nobodys -= len(done.line) > 1
         if self.lost and not self._backlog:
             line = _line(lost(time.time_ns(), self.lost))
             if line is not None and self._write(line):
@@ -84,9 +96,12 @@ class Feed:
 
     def _write(self, line: bytes) -> bool:
         try:
-            return os.write(self._descriptor, line) == len(line)
+            if os.write(self._descriptor, line) != len(line):
+                return False
         except OSError:
             return False
+        self.sent += len(line) > 1
+        return True
 
 
 def _line(record: Record) -> bytes | None:
@@ -115,7 +130,14 @@ class Intake:
         self._count = count
         self._sandbox = sandbox
         self._rest = b""
+        self.lines = 0
+        """Taken in so far, in the order in which they were sent; those that were refused among them."""
         self._pipe_bytes = fcntl.fcntl(descriptor, fcntl.F_GETPIPE_SZ)
+
+    @property
+    def pipe_bytes(self) -> int:
+        """What the pipe holds."""
+        return self._pipe_bytes
 
     def drain(self) -> int:
         """Take in what there is now, a pipe's fill at the most, so that no sender can hold the keeper here; the number of records."""
@@ -133,7 +155,9 @@ class Intake:
             if len(self._rest) > MAX_LINE_BYTES:
                 lines.append(self._rest)
                 self._rest = b""
-            taken += sum(map(self._take, filter(None, lines)))
+            whole = list(filter(None, lines))
+            self.lines += len(whole)
+            taken += sum(map(self._take, whole))
         return taken
 
     def _take(self, line: bytes) -> bool:

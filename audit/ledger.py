@@ -5,6 +5,7 @@ The survivor does not trust what it finds: a process that was taken over may hav
 """
 
 import mmap
+import struct
 from typing import Final, NamedTuple
 
 FREE: Final = 0
@@ -16,6 +17,12 @@ SLOTS: Final = 1024
 """Of one sandbox; what comes while so many are undecided is refused."""
 SLOT_BYTES: Final = 160
 HEAD_BYTES: Final = 2  # state, length
+OWED: Final = struct.Struct("<Q")
+ACCEPTING: Final = OWED.size
+"""Where the byte is that says: inside accept(2), or just behind it."""
+FRONT_BYTES: Final = 16
+"""Before the slots."""
+MAX_OWED: Final = 2**32
 
 
 class Leftover(NamedTuple):
@@ -29,36 +36,45 @@ class Ledger:
     """Fixed slots in anonymous shared memory, which a forked process shares."""
 
     def __init__(self, slots: int = SLOTS) -> None:
-        self._memory = mmap.mmap(-1, slots * SLOT_BYTES)
+        self._memory = mmap.mmap(-1, FRONT_BYTES + slots * SLOT_BYTES)
         self._slots = slots
         self._free = list(range(slots - 1, -1, -1))
+
+    def accepting(self, now: bool) -> None:
+        """Whether a connection may have been accepted that is not noted yet; ``open`` notes it, and ends this."""
+        self._memory[ACCEPTING] = now
+
+    def owe(self, records: int) -> None:
+        """How many records are still to come, or wait, that no slot stands for."""
+        OWED.pack_into(self._memory, 0, records)
 
     def open(self, payload: bytes) -> int | None:
         """Note an attempt; its slot, or None where all are taken. ``payload``: at most 158 bytes."""
         if not self._free:
             return None
         slot = self._free.pop()
-        at = slot * SLOT_BYTES
+        at = FRONT_BYTES + slot * SLOT_BYTES
         body = payload[: SLOT_BYTES - HEAD_BYTES]
         self._memory[at + HEAD_BYTES : at + HEAD_BYTES + len(body)] = body
         self._memory[at + 1] = len(body)
         self._memory[at] = OPEN
+        self._memory[ACCEPTING] = 0
         return slot
 
     def sending(self, slot: int) -> None:
         """Its decision is being handed over."""
-        self._memory[slot * SLOT_BYTES] = SENDING
+        self._memory[FRONT_BYTES + slot * SLOT_BYTES] = SENDING
 
     def close(self, slot: int) -> None:
         """Its decision has been handed over."""
-        self._memory[slot * SLOT_BYTES] = FREE
+        self._memory[FRONT_BYTES + slot * SLOT_BYTES] = FREE
         self._free.append(slot)
 
     def leftovers(self) -> list[Leftover]:
         """What a dead process left, for the one that survived it."""
         found = []
         for slot in range(self._slots):
-            at = slot * SLOT_BYTES
+            at = FRONT_BYTES + slot * SLOT_BYTES
             state = self._memory[at]
             if state:
                 length = min(self._memory[at + 1], SLOT_BYTES - HEAD_BYTES)
@@ -67,8 +83,14 @@ class Ledger:
                 )
         return found
 
+    def missing(self) -> int:
+        """How many records a dead process took with it, besides the leftovers: what it owed, and one if it died while it accepted."""
+        owed: int = OWED.unpack_from(self._memory, 0)[0]
+        return min(owed, MAX_OWED) + bool(self._memory[ACCEPTING])
+
     def reset(self) -> None:
         """Free every slot, for the next process."""
+        self._memory[:FRONT_BYTES] = bytes(FRONT_BYTES)
         for slot in range(self._slots):
-            self._memory[slot * SLOT_BYTES] = FREE
+            self._memory[FRONT_BYTES + slot * SLOT_BYTES] = FREE
         self._free = list(range(self._slots - 1, -1, -1))

@@ -16,12 +16,15 @@ from audit.log import AuditLog
 from audit.record import EndedBy, Event, Phase, Record, closed, decision
 from gateway.decide import Decision, Verdict, refuse
 from gateway.flow import Flow, IPAddress
+from gateway.net.progress import Progress
 from gateway.net.relay import Counts
 from gateway.reasons import Reason
 from gateway.sniff.result import Refused, Sniffed
 from gateway.summary import Summary
 
 SOURCES: Final = {"tls": "tls_sni", "http": "http_host"}
+KEPT_S: Final = 10.0
+"""How long an allowed connection waits for its record to be on the disk, where it must be."""
 FLUSH_S: Final = 0.05
 """How often room in the pipe is looked for while records wait."""
 
@@ -33,6 +36,7 @@ class Attempt:
         "_decided",
         "_flow",
         "_journal",
+        "_number",
         "_record",
         "_slot",
         "_started_ns",
@@ -49,6 +53,7 @@ class Attempt:
         self._slot = slot
         self._started_ns = time.monotonic_ns()
         self._record: Record | None = None
+        self._number = 0
         self._decided = False
         self.phase = Phase.SNIFF
         self.counts: Counts | None = None
@@ -69,7 +74,7 @@ class Attempt:
         if self._record is None:
             return
         counts = self.counts or Counts()
-        self._journal.send(
+        self._journal.ended(
             closed(
                 time.time_ns(),
                 decided=self._record,
@@ -95,21 +100,42 @@ class Attempt:
         journal.ledger.sending(slot)
         if made.verdict is Verdict.ALLOW:
             if journal.offer(record):
+                journal.begun()
                 journal.ledger.close(slot)
-                self._record = record
+                self._record, self._number = record, journal.feed.sent
                 return True
             refused = refuse(Reason.LIMIT)._replace(host=made.host)
             journal.send(decision_record(self._flow, refused, seen), slot)
             return False
         return journal.send(record, slot)
 
+    @property
+    def to_be_kept(self) -> bool:
+        """Whether the record of an allowed connection must be on the disk before anything is carried: then await ``is_kept``."""
+        return self._journal.kept is not None
+
+    async def is_kept(self) -> bool:
+        """Whether the record that was handed over is on the disk, once it is; False where that takes too long."""
+        kept = self._journal.kept
+        if kept is None:
+            return True
+        self.phase = Phase.DECIDE
+        if await kept.reaches(self._number, KEPT_S):
+            return True
+        self.ended_by = EndedBy.TIMEOUT
+        return False
+
 
 class Journal:
     """The records of one worker."""
 
-    def __init__(self, feed: Feed, ledger: Ledger) -> None:
+    def __init__(self, feed: Feed, ledger: Ledger, kept: Progress | None = None) -> None:
+        """``kept`` counts the records that are on the disk, where somebody waits for that."""
         self.feed = feed
         self.ledger = ledger
+        self.kept = kept
+        self._carried = 0
+        self._owed = 0
         self._flushing: asyncio.TimerHandle | None = None
 
     def open(self, flow: Flow) -> Attempt | None:
@@ -125,6 +151,24 @@ class Journal:
         """Hand one record over now, or not at all: what cannot be recorded must not leave."""
         return self.feed.offer(record)
 
+    def begun(self) -> None:
+        """An allowed connection is carried: its end is owed."""
+        self._carried += 1
+        self._note_owed()
+
+    def ended(self, record: Record) -> None:
+        """It has ended."""
+        self._carried -= 1
+        self.send(record)
+        self._note_owed()
+
+    def _note_owed(self) -> None:
+        """Where whoever survives this process finds it."""
+        owed = self._carried + self.feed.unsent
+        if owed != self._owed:
+            self._owed = owed
+            self.ledger.owe(owed)
+
     def send(self, record: Record, slot: int | None = None) -> bool:
         """Send one record, now or as soon as there is room; then ``slot`` is cleared. False where it is lost, and counted."""
         if slot is None:
@@ -133,7 +177,9 @@ class Journal:
             taken = self.feed.send(record, lambda: self.ledger.close(slot))
             if not taken:
                 self.ledger.close(slot)
-        self._flush_soon()
+        if self.feed.waiting:
+            self._note_owed()
+            self._flush_soon()
         return taken
 
     def _flush_soon(self) -> None:
@@ -144,6 +190,7 @@ class Journal:
     def _flush(self) -> None:
         self._flushing = None
         self.feed.flush()
+        self._note_owed()
         self._flush_soon()
 
 
@@ -177,7 +224,9 @@ def _pack(flow: Flow) -> bytes:
 
 
 def bury(ledger: Ledger, log: AuditLog | None, sandbox: str, summary: Summary) -> None:
-    """Write down what a dead worker left undecided, and make the ledger ready for the next. What it says is not trusted."""
+    """Write down what a dead worker left undecided, count what it owed, and make the ledger ready for the next. What it says is not trusted."""
+    if log is not None and (missing := ledger.missing()):
+        log.count_lost(missing)
     left = [(leftover.sending, _unpack(leftover.payload, sandbox)) for leftover in ledger.leftovers()]
     ledger.reset()
     arrived: set[str] = set()

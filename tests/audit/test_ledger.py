@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from audit.ledger import SLOT_BYTES, Ledger, Leftover
+from audit.ledger import FRONT_BYTES, MAX_OWED, SLOT_BYTES, Ledger, Leftover
 
 
 def test_a_fresh_one_holds_nothing() -> None:
@@ -95,13 +95,41 @@ def test_what_a_killed_process_left_is_seen_by_the_one_that_forked_it() -> None:
     assert ledger.leftovers() == []
 
 
-@given(st.binary(min_size=4 * SLOT_BYTES, max_size=4 * SLOT_BYTES))
+def test_what_a_killed_process_owed_is_known_to_the_one_that_forked_it() -> None:
+    ledger = Ledger(2)
+    pid = os.fork()
+    if pid == 0:
+        ledger.owe(7)
+        ledger.owe(5)
+        ledger.accepting(True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert ledger.missing() == 6, "five that were owed, and perhaps one that was just accepted"
+    ledger.reset()
+    assert ledger.missing() == 0
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_a_connection_that_was_accepted_counts_until_it_is_noted_or_there_was_none(noted: bool) -> None:
+    ledger = Ledger(2)
+    ledger.accepting(True)
+    assert ledger.missing() == 1
+    if noted:
+        ledger.open(b"one")
+    else:
+        ledger.accepting(False)
+    assert ledger.missing() == 0
+
+
+@given(st.binary(min_size=FRONT_BYTES + 4 * SLOT_BYTES, max_size=FRONT_BYTES + 4 * SLOT_BYTES))
 def test_no_scribble_raises(scribble: bytes) -> None:
     ledger = Ledger(4)
     ledger._memory[:] = scribble
     for left in ledger.leftovers():
         assert len(left.payload) <= SLOT_BYTES - 2
+    assert 0 <= ledger.missing() <= MAX_OWED + 1
     ledger.reset()
+    assert ledger.missing() == 0
     assert ledger.leftovers() == []
 
 

@@ -288,6 +288,68 @@ def test_no_room_to_note_an_attempt_is_a_refusal_on_record(tmp_path: Path) -> No
     desk.close()
 
 
+# -- the ends that are owed
+
+
+def _killed(desk: Desk, act: Callable[[], None]) -> None:
+    """``act``, and a death by SIGKILL at its end, in a process of its own."""
+    pid = os.fork()
+    if pid == 0:
+        act()
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    desk.bury()
+
+
+def _lost(desk: Desk) -> list[int]:
+    return [record["count"] for record in desk.records() if record["event"] == "audit_lost"]
+
+
+def test_the_ends_of_what_a_killed_worker_carried_are_counted(desk: Desk) -> None:
+    def act() -> None:
+        for made in (ALLOW, BLOCK, ALLOW, ALLOW):
+            assert desk.open().decided(made, None)
+        with desk.open() as attempt:
+            attempt.decided(ALLOW, None)  # and it ended
+
+    _killed(desk, act)
+    assert (len(desk.decisions()), _lost(desk)) == (5, [3])
+    desk.bury()
+    assert _lost(desk) == [3], "once"
+
+
+def test_what_waits_for_room_when_a_worker_dies_is_counted(desk: Desk) -> None:
+    """Ends, and refusals that never became an attempt; those that the ledger holds are written instead."""
+
+    def act() -> None:
+        asyncio.run(wait_for_room())
+
+    async def wait_for_room() -> None:
+        attempts = [desk.open() for _ in range(4)]
+        for attempt in attempts:
+            attempt.decided(ALLOW, None)
+        desk.shrink()
+        desk.stuff()
+        for attempt in attempts[:3]:
+            attempt.__exit__(None, None, None)
+        desk.journal.blocked(desk.flow(99), Reason.LIMIT)
+        desk.open().decided(BLOCK, None)
+
+    _killed(desk, act)
+    assert [record["reason"] for record in desk.decisions()] == ["allowed_address"] * 4 + ["worker_died"]
+    assert _lost(desk) == [5]
+
+
+async def test_what_waited_and_went_is_owed_no_more(desk: Desk) -> None:
+    desk.shrink()
+    desk.stuff()
+    desk.journal.blocked(desk.flow(1), Reason.LIMIT)
+    assert desk.ledger.missing() == 1
+    desk.keep()
+    await asyncio.sleep(FLUSH_S * 3)
+    assert (desk.ledger.missing(), len(desk.records())) == (0, 1)
+
+
 # -- the worker dies
 
 
