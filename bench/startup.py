@@ -53,7 +53,11 @@ def main() -> None:
     """Measure, print, keep."""
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 20
     with tempfile.TemporaryDirectory() as directory:
-        environment = {**os.environ, "EGRESS_AUDIT_DIR": directory}
+        environment = {
+            **os.environ,
+            "EGRESS_AUDIT_DIR": f"{directory}/records",
+            "EGRESS_KEY_DIR": f"{directory}/keys",
+        }
         environment.pop(
             "PYTHONDONTWRITEBYTECODE", None
         )  # an installed command does not compile itself each time
@@ -67,7 +71,7 @@ def main() -> None:
         for _ in range(runs):
             for what, measure in whole.items():
                 times[what].append(measure())
-            for what, took in _parts(directory, environment):
+            for what, took in _parts(f"{directory}/records", environment):
                 parts.setdefault(what, []).append(took)
     figures = {
         "runs": runs,

@@ -81,6 +81,9 @@ async def run_session(client: socket.socket, flow: Flow, gate: Gate, attempt: At
         if decision.verdict is not Verdict.ALLOW:
             await _refuse(client, heard, decision)
             return
+        if attempt.to_be_kept and not await attempt.is_kept():
+            reset_on_close(client)
+            return
         upstream = await _connect(flow, decision, attempt)
         if upstream is None:
             reset_on_close(client)

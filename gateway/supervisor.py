@@ -4,6 +4,7 @@ One thread and one selector, no asyncio: this process must be able to fork a wor
 worker must not lose (listeners, the ledger of undecided attempts) and what a worker must not touch (the audit files).
 """
 
+import logging
 import os
 import selectors
 import signal
@@ -13,13 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from audit.feed import Intake, open_pipe
-from audit.ledger import Ledger
+from audit.files import key_directory
+from audit.keys import KeyTrouble, prepare
 from audit.log import AuditLog
+from audit.settings import AuditSettings
 from gateway import worker
 from gateway.errors import SetupError
 from gateway.flow import Endpoint
-from gateway.journal import bury
+from gateway.keeper import Keeper
 from gateway.launch import Command, forwarded, in_foreground
 from gateway.netd.server import Netd
 from gateway.summary import Summary
@@ -31,20 +33,33 @@ STOP_TIMEOUT_S: Final = 5.0
 REPLACE_PAUSE_S: Final = 0.5
 """Between the death of a worker that did not live long and the next one: no fork loop."""
 
+log = logging.getLogger("egress.supervisor")
+
 
 class Supervisor:
     """One sandbox's gateway. Use as a context manager: leaving it stops the worker, keeps the last records, and lets the cell go."""
 
-    def __init__(self, policy: SecurityPolicy, sandbox: str, audit_dir: Path, netd: Netd) -> None:
-        """``netd``, whose imports run beside the caller's, is this object's from now on. SetupError where no records can be kept."""
+    def __init__(
+        self,
+        policy: SecurityPolicy,
+        sandbox: str,
+        audit_dir: Path,
+        netd: Netd,
+        *,
+        settings: AuditSettings | None = None,
+        say: Callable[[str], object] = log.warning,
+    ) -> None:
+        """``netd``, whose imports run beside the caller's, is this object's from now on; ``say`` gets a line where the records are in trouble.
+        SetupError where no records can be kept."""
         self._policy = policy
         self._sandbox = sandbox
         self.summary = Summary()
-        self.log = _open_log(audit_dir) if policy.audit.enabled else None
+        self.log = _open_log(audit_dir, settings, sandbox, say) if policy.audit.enabled else None
         self._netd = netd
         self._selector = selectors.DefaultSelector()
-        self._intake: Intake | None = None
+        self._keeper = Keeper(self.log, sandbox, self.summary, self._selector, say)
         self._stopping = False
+        self._restore_signals: Callable[[], None] | None = None
         self._worker_pid = 0
         self._worker_started = 0.0
         self.namespaces: dict[str, int] = {}
@@ -62,9 +77,6 @@ class Supervisor:
         cell = self._netd.open_cell(build_plan(network), plan6)
         self.namespaces = {name: cell.pop(name) for name in ("userns", "netns") if name in cell}
         sockets = {name: socket.socket(fileno=descriptor) for name, descriptor in cell.items()}
-        read_end, write_end = open_pipe()
-        self._ledger = Ledger()
-        self._intake = Intake(read_end, self.log, self.summary.count, sandbox=self._sandbox)
         self._bundle = worker.Bundle(
             self._sandbox,
             network,
@@ -72,25 +84,26 @@ class Supervisor:
             tuple(sockets[name] for name in ("listener", "listener6") if name in sockets),
             sockets.get("dns_udp"),
             sockets.get("dns_tcp"),
-            self._ledger,
-            write_end,
+            self._keeper.ledger,
+            self._keeper.feed,
+            self._keeper.kept,
         )
-        self._selector.register(read_end, selectors.EVENT_READ, self._keep_records)
         self._start_worker()
         if not self._await_ready():
             raise SetupError("the worker did not start; its own message is above")
+        self._keeper.start_upkeep()
 
     def wait(self, command: Command) -> int:
         """Keep everything going until ``command`` ends; its exit status."""
         descriptor = os.pidfd_open(command.pid)
         ended: list[int] = []
         self._selector.register(descriptor, selectors.EVENT_READ, lambda: ended.append(command.finish()))
-        restore = self._forward_signals(command)
+        forget = self._forward_signals(command)
         try:
             while not ended:
                 self._turn(None)
         finally:
-            restore()
+            forget()
             self._selector.unregister(descriptor)
             os.close(descriptor)
         return ended[0]
@@ -99,18 +112,18 @@ class Supervisor:
         """Stop the worker, write what is left to write, close everything. Safe to call twice."""
         self._stopping = True
         if self._worker_pid:
+            self._keeper.prepare_to_close()
             self._stop_worker()
-        if self._intake is not None:
-            self._keep_records()
-            self._intake.close()
-            self._intake = None
+        self._keeper.close()
         if self.log is not None:
-            self.log.close()
             self.summary.unwritten = self.log.lost
         while self.namespaces:
             os.close(self.namespaces.popitem()[1])
         self._netd.close()
         self._selector.close()
+        if self._restore_signals is not None:
+            self._restore_signals()
+            self._restore_signals = None
 
     # -- the worker
 
@@ -134,7 +147,8 @@ class Supervisor:
             return
         if time.monotonic() - self._worker_started < REPLACE_PAUSE_S:
             time.sleep(REPLACE_PAUSE_S)
-        self._start_worker()
+        if self._keeper.ready:  # else when it is: connections wait in the listener's queue
+            self._start_worker()
 
     def _reap_worker(self) -> None:
         os.waitpid(self._worker_pid, 0)
@@ -142,10 +156,7 @@ class Supervisor:
         self._selector.unregister(self._worker_pidfd)
         os.close(self._worker_pidfd)
         self._control.close()
-        self._keep_records()
-        bury(self._ledger, self.log, self._sandbox, self.summary)
-        if self.log is not None:
-            self.log.flush()
+        self._keeper.bury()
 
     def _stop_worker(self) -> None:
         """Ask it to drain while its records are taken in; a worker that does not end is killed."""
@@ -163,15 +174,15 @@ class Supervisor:
     # -- the loop
 
     def _turn(self, timeout: float | None) -> None:
-        for key, _ in self._selector.select(timeout):
+        due = self._keeper.due_in()
+        wait = due if timeout is None else timeout if due is None else min(due, timeout)
+        for key, _ in self._selector.select(wait):
             act: Callable[[], object] = key.data
             act()
-
-    def _keep_records(self) -> None:
-        if self._intake is not None:
-            self._intake.drain()
-        if self.log is not None:
-            self.log.flush()
+        if due is not None and self._keeper.due_in() == 0.0:
+            self._keeper.tick()
+        if not self._worker_pid and not self._stopping and self._keeper.ready:
+            self._start_worker()
 
     def _forward_signals(self, command: Command) -> Callable[[], None]:
         """Pass on what is sent to this process; what a terminal sends reaches the command by itself, which then shares our process group."""
@@ -193,15 +204,19 @@ class Supervisor:
         self._selector.register(woken, selectors.EVENT_READ, forward)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, before)
 
-        def restore() -> None:
+        def forget() -> None:
+            """There is nobody to pass them on to any more; and none shall end this process while it writes its last records."""
             self._selector.unregister(woken)
             signal.set_wakeup_fd(old_fd)
-            for number, handler in before.items():
-                signal.signal(number, handler)
             woken.close()
             wake.close()
 
-        return restore
+        def restore() -> None:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+        self._restore_signals = restore
+        return forget
 
 
 def has_ipv6() -> bool:
@@ -214,9 +229,17 @@ def has_ipv6() -> bool:
     return any(line.split()[3] == "00" for line in lines)
 
 
-def _open_log(directory: Path) -> AuditLog:
+def _open_log(
+    directory: Path, settings: AuditSettings | None, sandbox: str, say: Callable[[str], object]
+) -> AuditLog:
+    keys: Path | None = None
     try:
-        return AuditLog(directory)
+        prepare(key_directory(), directory)
+        keys = key_directory()
+    except KeyTrouble as trouble:
+        say(f"records are not signed: {trouble}")
+    try:
+        return AuditLog(directory, settings=settings, sandbox=sandbox, keys=keys)
     except OSError as error:
         raise SetupError(
             f"no records can be kept in {directory}: {error.strerror}; name another with --audit-dir"

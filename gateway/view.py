@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from audit.files import key_directory
 from gateway.errors import EgressError
 
 NOBODY: Final = 65534
@@ -54,7 +55,7 @@ class View:
     """Inside a writable path and read-only all the same."""
     hidden: tuple[Path, ...]
     """Where the machine's processes can be seen although ``/proc`` is the sandbox's own: ``root`` and ``fd`` of a process of the same user are
-    a door to its files and its unix sockets, whatever pid namespace they are asked from."""
+    a door to its files and its unix sockets, whatever pid namespace they are asked from. And where the key lies that records are signed with."""
     resolver: str
     environment: Mapping[str, str]
     notices: tuple[str, ...]
@@ -71,7 +72,8 @@ def plan_view(
 ) -> View:
     """Root's view of what the command may have; every doubt about a path makes it read-only, with a notice. ViewError for what makes no sense."""
     identity = identify(user, environment)
-    kept = (*protected, *installation())
+    keys = key_directory()
+    kept = (*protected, *installation(), *((keys,) if keys.is_dir() else ()))
     guarded = sorted({Path(os.path.realpath(path)) for path in kept})
     links = {link.parent for path in kept for link in symlinks(path)}
     notices: list[str] = []
@@ -87,7 +89,7 @@ def plan_view(
         tuple(writable),
         tuple(sorted(set(_between(writable, covered)))),
         tuple(covered),
-        tuple(_other_procs()),
+        (*_other_procs(), *((Path(os.path.realpath(keys)),) if keys.is_dir() else ())),
         resolver,
         _environment(environment, identity),
         tuple(notices),

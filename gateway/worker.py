@@ -27,6 +27,7 @@ from gateway.dns.server import DnsForwarder
 from gateway.flow import Endpoint, Flow, IPAddress
 from gateway.journal import Journal
 from gateway.net.local import LocalAddresses
+from gateway.net.progress import Progress
 from gateway.net.resolve import Resolver, import_no_more_types
 from gateway.net.sockets import endpoint, probe_clients, reset_on_close
 from gateway.reasons import Reason
@@ -74,6 +75,8 @@ class Bundle:
     ledger: Ledger
     feed: int
     """Write end of the pipe to whoever keeps the records."""
+    kept: int | None = None
+    """An eventfd that counts those that are on the disk, where allowed connections wait for it."""
 
 
 class Worker:
@@ -85,7 +88,8 @@ class Worker:
         self._control = control
         self._loop = asyncio.get_running_loop()
         self._feed = Feed(bundle.feed)
-        self._journal = Journal(self._feed, bundle.ledger)
+        kept = None if bundle.kept is None else Progress(bundle.kept)
+        self._journal = Journal(self._feed, bundle.ledger, kept)
         self._gate = Gate(
             compile_policy(bundle.policy), Resolver(bundle.resolver, ipv6=len(bundle.listeners) > 1), local
         )
@@ -168,12 +172,16 @@ class Worker:
         if self._feed.waiting:
             self._pause(listener)
             return False
+        ledger = self._bundle.ledger
         for _ in range(ACCEPTS_A_TURN):
+            ledger.accepting(True)
             try:
                 client, peer = listener.accept()
             except BlockingIOError:
+                ledger.accepting(False)
                 return False
             except OSError as error:
+                ledger.accepting(False)
                 if error.errno in OUT_OF_ROOM:
                     self._pause(listener)
                     return False
@@ -190,6 +198,7 @@ class Worker:
         attempt = self._journal.open(flow) if len(self._sessions) < self._most else None
         if attempt is None:
             self._journal.blocked(flow, Reason.LIMIT)
+            self._bundle.ledger.accepting(False)
             reset_on_close(client)
             client.close()
             return
@@ -257,6 +266,8 @@ def _close_all_but(bundle: Bundle, control: socket.socket) -> None:
     os.dup2(null, 0)
     os.dup2(null, 1)
     keep = {0, 1, 2, control.fileno(), bundle.feed}
+    if bundle.kept is not None:
+        keep.add(bundle.kept)
     keep |= {
         sock.fileno() for sock in (*bundle.listeners, bundle.dns_udp, bundle.dns_tcp) if sock is not None
     }

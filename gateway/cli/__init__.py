@@ -15,7 +15,7 @@ EXIT_BAD_POLICY = 78
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell says it
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 
-VERBS = ("run", "check", "policy", "rules", "doctor")
+VERBS = ("run", "check", "audit", "policy", "rules", "doctor")
 """Modules of this package; each has ``register(subparsers)``, which sets ``run``: a function of the parsed arguments."""
 
 

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from audit.files import default_directory
+from audit.settings import AuditSettings, Fsync, OnFull
 from gateway.cli.arguments import add_policy_arguments, policy_from
 from gateway.cli.streams import say
 from rules import SecurityPolicy
 from rules.entry import AddressEntry
 
 MAX_NAME_BYTES = 128
+MAX_DAYS = 3650
 EPILOG = """\
 examples:
   egress run --allow-out api.openai.com -- python agent.py
@@ -59,6 +61,27 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="where records go (default: $EGRESS_AUDIT_DIR, else the system's place)",
     )
     parser.add_argument(
+        "--audit-fsync",
+        choices=tuple(Fsync),
+        type=Fsync,
+        default=AuditSettings().fsync,
+        help="when records are on the disk itself: always = before an allowed connection is carried (default: interval, within a second)",
+    )
+    parser.add_argument(
+        "--audit-on-full",
+        choices=tuple(OnFull),
+        type=OnFull,
+        default=AuditSettings().on_full,
+        help="while no record can be written: block = carry nothing new (default); drop = carry it, and count what is lost",
+    )
+    parser.add_argument(
+        "--audit-keep-days",
+        metavar="N",
+        type=_days,
+        default=AuditSettings().keep_days,
+        help="remove records after so many days (default: %(default)s)",
+    )
+    parser.add_argument(
         "command", nargs=argparse.REMAINDER, metavar="-- CMD...", help="the command and its arguments"
     )
     parser.set_defaults(run=run, parser=parser)
@@ -86,7 +109,10 @@ def _carry(args: argparse.Namespace, policy: SecurityPolicy, command: list[str])
 
     audit_dir = (args.audit_dir or default_directory()).absolute()
     name = args.name or f"run-{secrets.token_hex(3)}"
-    with Supervisor(policy, name, audit_dir, netd) as supervisor:
+    settings = AuditSettings(
+        fsync=args.audit_fsync, on_full=args.audit_on_full, keep_days=args.audit_keep_days
+    )
+    with Supervisor(policy, name, audit_dir, netd, settings=settings, say=say) as supervisor:
         view = plan_view(
             cwd=Path.cwd(),
             binds=args.bind,
@@ -114,6 +140,13 @@ def _name(text: str) -> str:
     if not text or not text.isprintable() or len(text.encode()) > MAX_NAME_BYTES:
         raise argparse.ArgumentTypeError(f"a name is 1 to {MAX_NAME_BYTES} bytes of printable text")
     return text
+
+
+def _days(text: str) -> int:
+    """A number of days."""
+    if not (text.isdecimal() and text.isascii() and 1 <= int(text) <= MAX_DAYS):
+        raise argparse.ArgumentTypeError(f"a number of days, 1 to {MAX_DAYS}")
+    return int(text)
 
 
 def _refused_by_link(policy: SecurityPolicy) -> Iterator[str]:

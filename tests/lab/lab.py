@@ -99,6 +99,14 @@ class Lab:
         """Certificate, chain and key of ``host`` in PEM, for a server that is not the lab's own."""
         return str(self._origin.ask("leaf", host=host))
 
+    def keys(self, uid: int | None = None) -> Path:
+        """Where ``uid``'s key is that signs records."""
+        directory = self.directory / f"keys-{uid or 0}"
+        if not directory.exists():
+            directory.mkdir(mode=0o700)
+            os.chown(directory, uid or 0, uid or 0)
+        return directory
+
     def errors(self) -> str:
         """What the lab's own processes had to complain of; empty unless the lab itself is broken."""
         return (self.directory / "errors.txt").read_text()
@@ -143,7 +151,7 @@ class Lab:
             prefix += ["unshare", "--mount", "sh", "-ec", bind, "sh", str(self.directory / "resolv.conf")]
         if uid is not None:
             prefix += ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
-        environment = {**self.environment(), **(env or {})}
+        environment = {**self.environment(), "EGRESS_KEY_DIR": str(self.keys(uid)), **(env or {})}
         return Process([*prefix, *map(str, argv)], env=environment, **settings)
 
     def run(

@@ -1,0 +1,264 @@
+"""The keeping of one sandbox's records: out of the worker's pipe, into the files, and back to the worker what it waits for.
+
+What the disk does not take is not taken from the pipe either, where the settings say so (``OnFull.BLOCK``): the pipe fills, the worker carries
+nothing more and then accepts nothing more. What is in the pipe by then has been carried, and room on the disk is held for it.
+"""
+
+import os
+import selectors
+import signal
+import time
+from collections.abc import Callable
+from typing import Final
+
+from audit.apart import Upkeep
+from audit.feed import Intake, open_pipe
+from audit.ledger import Ledger
+from audit.log import AuditLog
+from audit.record import pruned
+from audit.settings import Fsync, OnFull
+from audit.upkeep import Job
+from gateway.journal import bury
+from gateway.summary import Summary
+
+LEDGER_ROOM_BYTES: Final = 512 * 1024
+"""What a dead worker leaves undecided, once written."""
+PIPE_ROOMS: Final = 3
+"""What the pipe holds grows by a third when it is numbered; and there is what was just taken out, and what was put in meanwhile."""
+UPKEEP_S: Final = 3600.0
+FINISH_S: Final = 10.0
+"""How long the process that signs is waited for at the end."""
+
+
+class Keeper:
+    """``feed`` and ``kept`` go to the worker; ``kept`` is None where it need not wait. ``log=None``: audit is off, and records are only counted."""
+
+    def __init__(
+        self,
+        log: AuditLog | None,
+        sandbox: str,
+        summary: Summary,
+        selector: selectors.BaseSelector,
+        say: Callable[[str], object],
+    ) -> None:
+        self.ledger = Ledger()
+        self._log = log
+        self._sandbox = sandbox
+        self._summary = summary
+        self._selector = selector
+        self._say = say
+        self._said: set[str] = set()
+        self._rescued = 0
+        self._in_trouble = False
+        self._upkeep: Upkeep | None = None
+        self._upkeep_due = 0.0
+        self._last: Upkeep | None = None
+        self._read_end, self.feed = open_pipe()
+        self._intake: Intake | None = Intake(self._read_end, log, summary.count, sandbox=sandbox)
+        self._acknowledged = 0
+        self._listening = False
+        self.kept = self._acknowledging()
+        self._listen()
+
+    def _acknowledging(self) -> int | None:
+        """Where what is in the pipe may not find room, or must be on the disk itself: a worker waits until it is."""
+        if self._log is None or self._intake is None:
+            return None
+        settings = self._log.settings
+        held = settings.on_full is OnFull.DROP or self._log.promise(
+            PIPE_ROOMS * self._intake.pipe_bytes + LEDGER_ROOM_BYTES
+        )
+        if held and settings.fsync is not Fsync.ALWAYS:
+            return None
+        return os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a worker may be started: what it hands over can be kept."""
+        return self._log is None or self._log.ready
+
+    def keep(self) -> None:
+        """Take in what the worker has sent, if it can be kept, and write it."""
+        if self._intake is not None and self.ready:
+            self._intake.drain()
+        self._settle()
+
+    def due_in(self) -> float | None:
+        """Seconds until ``tick`` has something to do."""
+        if self._log is None:
+            return None
+        return max(0.0, min(self._log.due_in(), self._upkeep_due - time.monotonic()))
+
+    def tick(self) -> None:
+        """What is due by time."""
+        if self._log is None:
+            return
+        self._log.tick()
+        self._settle(flush=False)
+        if time.monotonic() >= self._upkeep_due:
+            self._start_upkeep()
+
+    def bury(self) -> None:
+        """After a worker's death: take in all that it sent, whatever the disk says, for there is room held; and write what it left undecided."""
+        if self._intake is not None:
+            self._intake.drain()
+            self._acknowledged = self._intake.lines
+        if self.kept is not None:
+            try:
+                os.eventfd_read(self.kept)
+            except BlockingIOError:
+                pass
+        bury(self.ledger, self._log, self._sandbox, self._summary)
+        self._settle()
+
+    def _settle(self, *, flush: bool = True) -> None:
+        log = self._log
+        if log is None:
+            return
+        if flush:
+            log.flush()
+        if self._intake is not None and self.ready:
+            self._acknowledge(self._intake.lines)
+        self._listen()
+        self._say_how_it_stands(log)
+        if log.sealable and self._upkeep is None:
+            self._start_upkeep()
+
+    def _acknowledge(self, lines: int) -> None:
+        if self.kept is not None and lines > self._acknowledged:
+            os.eventfd_write(self.kept, lines - self._acknowledged)
+        self._acknowledged = lines
+
+    def _listen(self) -> None:
+        """Hear of new records only while they can be kept."""
+        wanted = self._intake is not None and self.ready
+        if wanted and not self._listening:
+            self._selector.register(self._read_end, selectors.EVENT_READ, self.keep)
+        elif self._listening and not wanted:
+            self._selector.unregister(self._read_end)
+        self._listening = wanted
+
+    def _say_how_it_stands(self, log: AuditLog) -> None:
+        if log.rescued != self._rescued:
+            self._rescued = log.rescued
+            self._say(f"the file of records was gone from its place: what was written is in {log.path}")
+        if log.unlisted is not None:
+            self._say_once(f"{log.directory}: the manifest cannot be written: {log.unlisted.strerror}")
+        if (log.trouble is not None) == self._in_trouble:
+            return
+        self._in_trouble = log.trouble is not None
+        if log.trouble is None:
+            self._say(f"records are written to {log.directory} again")
+        else:
+            then = (
+                "new connections wait until they can be"
+                if log.settings.on_full is OnFull.BLOCK
+                else "connections go on, and what is lost is counted"
+            )
+            self._say(f"records cannot be written to {log.directory}: {log.trouble.strerror}: {then}")
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._say(text)
+
+    # -- signing and removing
+
+    def start_upkeep(self) -> None:
+        """Begin with the upkeep, which looks after what writers before this one left."""
+        if self._log is not None:
+            self._start_upkeep()
+
+    def _start_upkeep(self) -> None:
+        assert self._log is not None, "only called where there is one"  # noqa: S101 - see the callers
+        self._upkeep_due = time.monotonic() + UPKEEP_S
+        if self._upkeep is not None:
+            return
+        try:
+            self._upkeep = Upkeep()
+        except OSError as error:
+            self._say_once(f"records are not signed: {error.strerror}")
+            return
+        self._upkeep.start(self._job(self._log))
+        self._selector.register(self._upkeep.fileno(), selectors.EVENT_READ, self._upkeep_ended)
+
+    def _job(self, log: AuditLog, *, prune: bool = True) -> Job:
+        return Job(log.directory, log.keys, log.settings, time.time_ns(), list(log.sealable), prune)
+
+    def _upkeep_ended(self) -> None:
+        if self._upkeep is None or self._log is None:
+            return
+        self._selector.unregister(self._upkeep.fileno())
+        upkeep, self._upkeep = self._upkeep, None
+        self._heed(upkeep, self._log)
+        self._log.flush()
+
+    def _heed(self, upkeep: Upkeep, log: AuditLog) -> None:
+        report = upkeep.finish()
+        log.sealed(report.sealed)
+        for one in report.pruned:
+            log.write(
+                pruned(
+                    time.time_ns(),
+                    sandbox=one.sandbox,
+                    cause=one.cause,
+                    files=one.files,
+                    size=one.size,
+                    records=one.records,
+                    ended_ns=one.ended_ns,
+                )
+            )
+        if report.trouble is not None:
+            self._say_once(report.trouble)
+
+    # -- the end
+
+    def prepare_to_close(self) -> None:
+        """Start what signs the last segment: it gets ready while the worker drains."""
+        if self._log is not None and self._last is None:
+            try:
+                self._last = Upkeep(early=True)
+            except OSError as error:
+                self._say_once(f"records are not signed: {error.strerror}")
+
+    def close(self) -> None:
+        """Take in and write what is left, sign it, close everything. Safe to call twice."""
+        if self._intake is None:
+            return
+        self._intake.drain()
+        if self._upkeep is not None and self._log is not None:
+            self._selector.unregister(self._upkeep.fileno())
+            if _ends(self._upkeep):
+                self._heed(self._upkeep, self._log)
+            self._upkeep = None
+        if self._log is not None:
+            self._log.finish()
+            self._sign_the_last(self._log)
+            self._log.close()
+        if self._listening:
+            self._selector.unregister(self._read_end)
+            self._listening = False
+        self._intake.close()
+        self._intake = None
+        os.close(self.feed)
+        if self.kept is not None:
+            os.close(self.kept)
+
+    def _sign_the_last(self, log: AuditLog) -> None:
+        if self._last is None:
+            return
+        self._last.start(self._job(log, prune=False))
+        if _ends(self._last):
+            self._heed(self._last, log)
+        self._last = None
+
+
+def _ends(upkeep: Upkeep) -> bool:
+    """Whether it ends within ``FINISH_S``; ended by force if not: whoever comes next signs what it did not."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(upkeep.fileno(), selectors.EVENT_READ)
+        if selector.select(FINISH_S):
+            return True
+    os.kill(upkeep.pid, signal.SIGKILL)
+    upkeep.finish()
+    return False
