@@ -163,7 +163,8 @@ class Book:
             self.based = True
             for inner in entry["entries"]:
                 self._take(inner)
-        elif entry["kind"] == Kind.PRUNED:
+            return
+        if entry["kind"] == Kind.PRUNED:
             self.pruned |= set(entry["files"])
             return
         file = entry["file"]

@@ -32,5 +32,5 @@ def _state() -> Path:
 
 def file_name(start: str, writer: str, number: int = 0, again: int = 0) -> str:
     """Sorts by time; ``start`` is YYYYMMDDTHHMMSSZ, ``number`` counts the writer's segments, ``again`` the tries at a name that is taken."""
-    which = (f".{number}" if number else "") + (f"r{again}" if again else "")
-    return f"egress-{start}-{writer}{which}.jsonl"
+    which = f"_{number:05}" if number or again else ""  # which sorts behind the dot
+    return f"egress-{start}-{writer}{which}{f'r{again}' if again else ''}.jsonl"

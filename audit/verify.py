@@ -88,10 +88,12 @@ def _look_at(directory: Path, name: str, book: Book) -> None:
             entry.get("first_seq"),
         )
         return
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        book.find(What.MISSING_SEGMENT, name, "is no file any more", writer, entry.get("first_seq"))
+        return
     with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            book.find(What.MISSING_SEGMENT, name, "is no file any more", writer, entry.get("first_seq"))
-        elif sealed:
+        if sealed:
             _look_at_sealed(file, name, entry, book)
         else:
             _look_at_open(file, name, entry, book)

@@ -26,6 +26,7 @@ LEDGER_ROOM_BYTES: Final = 512 * 1024
 PIPE_ROOMS: Final = 3
 """What the pipe holds grows by a third when it is numbered; and there is what was just taken out, and what was put in meanwhile."""
 UPKEEP_S: Final = 3600.0
+CLOCK_STEP_S: Final = 600.0
 FINISH_S: Final = 10.0
 """How long the process that signs is waited for at the end."""
 
@@ -52,6 +53,7 @@ class Keeper:
         self._in_trouble = False
         self._upkeep: Upkeep | None = None
         self._upkeep_due = 0.0
+        self._clock_ahead: float | None = None
         self._last: Upkeep | None = None
         self._read_end, self.feed = open_pipe()
         self._intake: Intake | None = Intake(self._read_end, log, summary.count, sandbox=sandbox)
@@ -179,8 +181,14 @@ class Keeper:
         except OSError as error:
             self._say_once(f"records are not signed: {error.strerror}")
             return
-        self._upkeep.start(self._job(self._log))
+        self._upkeep.start(self._job(self._log, prune=self._steady()))
         self._selector.register(self._upkeep.fileno(), selectors.EVENT_READ, self._upkeep_ended)
+
+    def _steady(self) -> bool:
+        """Whether the clock went on as it should since the last time: one that was set must not make old what is new. If it stays, it is believed."""
+        ahead = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+        before, self._clock_ahead = self._clock_ahead, ahead
+        return before is None or abs(ahead - before) < CLOCK_STEP_S
 
     def _job(self, log: AuditLog, *, prune: bool = True) -> Job:
         return Job(log.directory, log.keys, log.settings, time.time_ns(), list(log.sealable), prune)
