@@ -75,7 +75,7 @@ class AuditLog:
         self._clock = clock
         self._promised = 0
         self._unsynced = self._closed = False
-        self._looked = self._synced = time.monotonic()
+        self._looked = self._synced = self._tried = time.monotonic()
         self._locks: dict[str, int] = {}
         self._before: str | None = None
         self.writer = f"{os.urandom(4).hex()}-0"
@@ -158,6 +158,7 @@ class AuditLog:
 
     def flush(self) -> bool:
         """Append what is buffered, and hold the room that was promised. False where the disk does not take it: it stays buffered for next time."""
+        self._tried = time.monotonic()
         try:
             self._look()
             self._append()
@@ -180,7 +181,7 @@ class AuditLog:
             if self._unsynced and self.settings.fsync is Fsync.INTERVAL:
                 self._sync()
         except OSError as error:
-            self.trouble = error
+            self._tried, self.trouble = time.monotonic(), error
             return
         self._turn_over_if_due()
         if self.trouble is not None or self._buffer or self._unsaid:
@@ -189,7 +190,7 @@ class AuditLog:
     def due_in(self) -> float:
         """Seconds until ``tick`` has something to do."""
         if self.trouble is not None:
-            return TICK_S
+            return max(0.0, self._tried + TICK_S - time.monotonic())
         until_midnight = (DAY_NS - self._clock() % DAY_NS) / 1e9 + 0.001
         if self._unsynced and self.settings.fsync is Fsync.INTERVAL:
             return min(until_midnight, max(0.0, self._synced + TICK_S - time.monotonic()))

@@ -174,7 +174,10 @@ class Segment:
     def finish(self, *, sync: bool) -> None:
         """Give back what was set aside; the lock stays as long as the descriptor is open. What cannot be done is left."""
         try:
-            os.ftruncate(self.descriptor, self.size)
+            if (
+                os.fstat(self.descriptor).st_size == self.size
+            ):  # else somebody cut it, and it is not for us to make it longer
+                os.ftruncate(self.descriptor, self.size)
             if sync:
                 self.sync()
         except OSError:

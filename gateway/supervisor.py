@@ -174,12 +174,12 @@ class Supervisor:
     # -- the loop
 
     def _turn(self, timeout: float | None) -> None:
-        due = self._keeper.due_in()
+        due, started = self._keeper.due_in(), time.monotonic()
         wait = due if timeout is None else timeout if due is None else min(due, timeout)
         for key, _ in self._selector.select(wait):
             act: Callable[[], object] = key.data
             act()
-        if due is not None and self._keeper.due_in() == 0.0:
+        if due is not None and time.monotonic() >= started + due:
             self._keeper.tick()
         if not self._worker_pid and not self._stopping and self._keeper.ready:
             self._start_worker()

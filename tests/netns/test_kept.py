@@ -1,0 +1,363 @@
+"""Nothing is carried that is not on record: under load, whoever is killed, and when the disk is full."""
+
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from audit.book import Verdict
+from audit.keys import public_keys
+from audit.manifest import noted_head
+from audit.verify import verify
+from tests.lab.lab import Lab
+from tests.lab.places import GOOD_IP, Port
+from tests.lab.sandboxed import NOTICE, Record, egress_argv, new_audit_dir, read_records
+from tests.netns.hello import get
+from tests.netns.puppet import PYTHON, Puppet, children
+
+pytestmark = pytest.mark.root
+
+KILLS = int(os.environ.get("EGRESS_KILLS", "8"))
+"""200 for the whole proof."""
+KILLS_A_RUN = 4
+"""The last is the keeper's own, and ends the run."""
+LOAD = r"""
+import itertools, os, socket, sys, threading, time
+host, kind, workers = sys.argv[1], sys.argv[2], int(sys.argv[3])
+most = int(sys.argv[4]) if len(sys.argv) > 4 else 1 << 60
+request = b"GET / HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n" % host.encode()
+numbers = itertools.count()
+def one():
+    while next(numbers) < most:
+        try:
+            with socket.socket() as sock:
+                sock.settimeout(10)
+                sock.connect(("198.18.0.80", 80))
+                port = sock.getsockname()[1]
+                sock.sendall(request)
+                said = b""
+                while chunk := sock.recv(65536):
+                    said += chunk
+        except OSError:
+            os.write(1, b"failed 0\n")
+            time.sleep(0.01)
+            continue
+        os.write(1, b"%s %d\n" % (b"carried" if b" 200 OK" in said else b"refused", port))
+threads = [threading.Thread(target=one) for _ in range(workers)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+""".replace("198.18.0.80", GOOD_IP).replace(", 80)", f", {int(Port.HTTP)})")
+
+
+class Load:
+    """Connections without end from inside a sandbox, and what their client saw."""
+
+    def __init__(
+        self,
+        lab: Lab,
+        audit: Path,
+        *options: str,
+        host: str = "allowed.test",
+        most: int | None = None,
+        workers: int = 8,
+    ) -> None:
+        self.carried: list[int] = []
+        """The clients' ports of those that had their answer."""
+        self.refused: list[int] = []
+        self.failed = 0
+        self._changed = threading.Condition()
+        self._ended = False
+        command = [PYTHON, "-c", LOAD, host, "x", str(workers), *([] if most is None else [str(most)])]
+        argv = egress_argv(audit, command, allow=["allowed.test"], options=options)
+        self.process = lab.popen(argv)
+        self._reader = threading.Thread(target=self._read, name="what the clients say")
+        self._reader.start()
+        self.said: list[str] = []
+        self._listener = threading.Thread(target=self._listen, name="what egress says")
+        self._listener.start()
+
+    def __enter__(self) -> "Load":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.end(signal.SIGKILL)
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            word, _, port = line.partition(" ")
+            with self._changed:
+                if word == "carried":
+                    self.carried.append(int(port))
+                elif word == "refused":
+                    self.refused.append(int(port))
+                else:
+                    self.failed += 1
+                self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def _listen(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            with self._changed:
+                self.said.append(line)
+                self._changed.notify_all()
+
+    def wait_for(self, true: Callable[[], bool], timeout_s: float = 60.0) -> None:
+        """Until it is so. TimeoutError shows what was said instead."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: true() or self._ended, timeout_s) or not true():
+                counts = (len(self.carried), len(self.refused), self.failed)
+                raise TimeoutError(f"{counts}, ended {self._ended}: {''.join(self.said)}")
+
+    def wait_for_more(self, count: int = 20) -> None:
+        """So many more that had their answer."""
+        wanted = len(self.carried) + count
+        self.wait_for(lambda: len(self.carried) >= wanted)
+
+    def notices(self) -> str:
+        """What egress itself has said by now."""
+        return "".join(line for line in self.said if line.startswith(NOTICE))
+
+    def end(self, number: signal.Signals) -> int:
+        """Send it a signal and wait for the end of all that it started; its status. Safe twice."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            self.process.wait(30)
+        finally:
+            if self.process.poll() is None:
+                self.process.kill()
+                self.process.wait()
+        self._reader.join(10)
+        self._listener.join(10)
+        assert not self._reader.is_alive(), "the command outlives its gateway"
+        assert self.process.stdout is not None and self.process.stderr is not None
+        self.process.stdout.close()
+        self.process.stderr.close()
+        return self.process.returncode
+
+
+def worker_of(supervisor: int) -> int:
+    """The process that decides."""
+    for pid in children(supervisor):
+        try:
+            status = Path(f"/proc/{pid}/status").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if "\nUid:\t65534" in status and "\nName:\tbwrap" not in status:
+            return pid
+    raise LookupError("no worker")
+
+
+def _kill_worker(load: Load) -> None:
+    give_up = time.monotonic() + 10
+    while time.monotonic() < give_up:
+        try:
+            os.kill(worker_of(load.process.pid), signal.SIGKILL)
+            return
+        except LookupError:
+            time.sleep(0.01)
+    raise TimeoutError("no worker to kill")
+
+
+def _look(lab: Lab, audit: Path) -> Verdict:
+    return verify(audit, public_keys(lab.keys()), noted_head(lab.keys(), audit))
+
+
+def _whole_records(audit: Path) -> list[Record]:
+    """Without the lines that a crash tore."""
+    import json
+
+    return [
+        json.loads(line)
+        for path in sorted(audit.glob("egress-*.jsonl"))
+        for line in path.read_bytes().splitlines(keepends=True)
+        if line.endswith(b"\n")
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60 + 8 * KILLS)
+def test_nothing_that_was_carried_is_missing_whoever_is_killed(lab: Lab) -> None:
+    """Worker and keeper, at any moment, each record synced before its connection is carried. What a crash tears is told from tampering."""
+    audit = new_audit_dir(lab)
+    kills, recorded = 0, 0
+    while kills < KILLS:
+        with Load(lab, audit, "--audit-fsync", "always") as load:
+            for _ in range(KILLS_A_RUN - 1):
+                load.wait_for_more()
+                _kill_worker(load)
+                kills += 1
+            load.wait_for_more()
+            load.end(signal.SIGKILL)
+            kills += 1
+        (newest,) = sorted(audit.glob("egress-*.jsonl"), key=lambda path: path.stat().st_mtime_ns)[-1:]
+        records = [record for record in _whole_records(audit) if record["writer"] in newest.name]
+        allowed = {record["src_port"] for record in records if record["event"] == "egress_allowed"}
+        assert set(load.carried) <= allowed
+        assert [record["seq"] for record in records] == list(range(len(records)))
+        flows = [
+            record["flow"] for record in records if record["event"] in ("egress_allowed", "egress_blocked")
+        ]
+        assert len(flows) == len(set(flows)), "one decision each"
+        recorded += len(load.carried)
+        verdict = _look(lab, audit)
+        whole = newest.read_bytes().endswith(b"\n")
+        mine = {finding.what for finding in verdict.findings if finding.file == newest.name}
+        assert mine == ({"unsigned"} if whole else {"unsigned", "torn"})
+        assert {finding.what for finding in verdict.findings} <= {"unsigned", "torn", "adopted"}
+        assert not verdict.broken
+    assert recorded >= kills * 20
+    with Load(lab, audit, most=50) as load:
+        load.wait_for(lambda: len(load.carried) == 50)
+        assert load.end(signal.SIGTERM) in (0, 128 + signal.SIGTERM)
+    verdict = _look(lab, audit)
+    assert {finding.what for finding in verdict.findings} == {"adopted"}
+    assert len(verdict.findings) == verdict.files - 1 == kills // KILLS_A_RUN
+
+
+# -- a full disk
+
+
+@contextmanager
+def _small_disk(lab: Lab, free_mib: int) -> Iterator[tuple[Path, Path]]:
+    """An audit directory on a file system of 10 MiB with so much left, and the file that takes the rest."""
+    audit = new_audit_dir(lab)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=10m,mode=700", "tmpfs", audit], check=True)
+    try:
+        ballast = audit / "ballast"
+        ballast.write_bytes(b"x" * ((10 - free_mib) << 20))
+        yield audit, ballast
+    finally:
+        subprocess.run(["umount", "--lazy", audit], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("recovers", [True, False])
+def test_a_full_disk_carries_nothing_that_is_not_on_record(lab: Lab, recovers: bool) -> None:
+    """Under load until nothing is carried any more; then there is room again, or the run ends with the disk still full."""
+    with _small_disk(lab, 6) as (audit, ballast), Load(lab, audit) as load:
+        load.wait_for(lambda: "cannot be written" in load.notices())
+        assert "No space left on device: new connections wait" in load.notices()
+        load.wait_for(lambda: load.failed + len(load.refused) > 0)
+        if recovers:
+            ballast.unlink()
+            load.wait_for(lambda: "are written to" in load.notices())
+            load.wait_for_more(100)
+        load.end(signal.SIGTERM)
+        records = read_records(audit)
+        allowed = [record for record in records if record["event"] == "egress_allowed"]
+        assert set(load.carried) <= {record["src_port"] for record in allowed}
+        far = [entry for entry in lab.far.entries("request") if entry["host"] == "allowed.test"]
+        assert len(load.carried) <= len(far) <= len(allowed)
+        assert load.notices().count("cannot be written") == load.notices().count("are written to") + (
+            not recovers
+        )
+        seqs = [record["seq"] for record in records]
+        assert seqs == list(range(len(seqs)))
+        verdict = _look(lab, audit)
+        assert not [finding for finding in verdict.findings if finding.file != "MANIFEST"], verdict
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_full_disk_that_drops_counts_what_it_drops(lab: Lab) -> None:
+    with _small_disk(lab, 1) as (audit, ballast):
+        with Load(lab, audit, "--audit-on-full", "drop", host="evil.test") as load:
+            load.wait_for(lambda: "connections go on" in load.notices())
+            load.wait_for(lambda: len(load.refused) > 18_000)
+            ballast.unlink()
+            load.wait_for(lambda: "are written to" in load.notices())
+            count = len(load.refused)
+            load.wait_for(lambda: len(load.refused) > count + 50)
+            load.end(signal.SIGTERM)
+            records = read_records(audit)
+            assert load.failed == 0
+            lost = sum(record["count"] for record in records if record["event"] == "audit_lost")
+            decided = [record for record in records if record["event"] == "egress_blocked"]
+            assert lost > 100
+            begun = lost + len(decided)
+            # At its end the command had up to eight connections under way, of which the client could say no more.
+            assert len(load.refused) <= begun <= len(load.refused) + 8
+
+
+# -- the directory
+
+
+@pytest.mark.parametrize("what", ["removed", "moved"])
+def test_an_audit_directory_that_is_taken_away_is_said_and_made_again(lab: Lab, what: str) -> None:
+    audit = new_audit_dir(lab)
+    with Load(lab, audit, workers=2) as load:
+        load.wait_for_more()
+        if what == "removed":
+            shutil.rmtree(audit)
+        else:
+            audit.rename(audit.with_name(f"{audit.name}-moved"))
+        load.wait_for(lambda: "was gone from its place" in load.notices())
+        load.wait_for_more()
+        load.end(signal.SIGTERM)
+        records = read_records(audit)
+        assert [record["seq"] for record in records] == list(range(len(records)))
+        assert set(load.carried) <= {
+            record["src_port"] for record in records if record["event"] == "egress_allowed"
+        }
+
+
+# -- the end
+
+
+def _command_of(supervisor: int) -> bool:
+    """Whether bubblewrap, and so the command, is still there."""
+    names = []
+    for pid in children(supervisor):
+        try:
+            names.append(Path(f"/proc/{pid}/comm").read_text())
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return "bwrap\n" in names
+
+
+def test_a_second_interrupt_ends_no_last_record(lab: Lab) -> None:
+    """After the command's end, while what the worker still had to say is waited for."""
+    with Puppet(lab, allow=["allowed.test"]) as puppet:
+        puppet.connect(GOOD_IP, Port.HTTP)
+        puppet.send(get("allowed.test"))
+        puppet.await_decisions(1)
+        worker = puppet.worker
+        os.kill(worker, signal.SIGSTOP)
+        assert puppet.process.stdin is not None
+        puppet.process.stdin.close()
+        give_up = time.monotonic() + 4
+        while _command_of(puppet.process.pid) and time.monotonic() < give_up:
+            time.sleep(0.01)
+        for _ in itertools.repeat(None, 3):
+            puppet.process.send_signal(signal.SIGINT)
+            puppet.process.send_signal(signal.SIGTERM)
+        os.kill(worker, signal.SIGCONT)
+        said = puppet.close()
+    assert puppet.process.returncode == 0
+    assert "1 allowed" in said
+    assert [record["event"] for record in puppet.records()] == ["egress_allowed", "egress_closed"]
+    assert _look(lab, puppet.audit).findings == []
+
+
+def test_the_ends_of_what_a_dead_worker_carried_are_counted(lab: Lab) -> None:
+    with Puppet(lab, allow=[f"{GOOD_IP}:{int(Port.SILENT)}"]) as puppet:
+        for number in range(3):
+            puppet.connect(GOOD_IP, Port.SILENT, number)
+            puppet.send(b"x", number)
+        puppet.await_decisions(3)
+        puppet.kill_worker()
+    assert [record["count"] for record in puppet.records() if record["event"] == "audit_lost"] == [3]
