@@ -52,7 +52,7 @@ class Keeper:
         self._rescued = 0
         self._in_trouble = False
         self._upkeep: Upkeep | None = None
-        self._upkeep_due = 0.0
+        self._upkeep_due = time.monotonic() + UPKEEP_S
         self._clock_ahead: float | None = None
         self._last: Upkeep | None = None
         self._read_end, self.feed = open_pipe()

@@ -1,0 +1,208 @@
+"""From the pipe to the file and back: what is acknowledged, what is not taken, what is said."""
+
+import errno
+import os
+import selectors
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import orjson
+import pytest
+
+from audit.feed import Feed
+from audit.log import AuditLog
+from audit.segment import NoReservation, Segment
+from audit.settings import AuditSettings, Fsync, OnFull
+from gateway.keeper import Keeper
+from gateway.summary import Summary
+from tests.audit.example import blocked
+
+
+class Bench:
+    """A keeper, a sender, and a disk that can be made to fail."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch, settings: AuditSettings) -> None:
+        self.fails: OSError | None = None
+        append = Segment.append
+
+        def appended(segment: Segment, lines: bytes) -> int:
+            if self.fails is not None:
+                raise self.fails
+            return append(segment, lines)
+
+        monkeypatch.setattr(Segment, "append", appended)
+        self.log = AuditLog(directory, settings=settings, sandbox="agent-1")
+        self.said: list[str] = []
+        self.selector = selectors.DefaultSelector()
+        self.keeper = Keeper(self.log, "agent-1", Summary(), self.selector, self.said.append)
+        self.feed = Feed(self.keeper.feed)
+
+    def send(self, count: int) -> None:
+        for _ in range(count):
+            assert self.feed.send(blocked(flow=f"{self.feed.sent:x}"))
+
+    def turn(self) -> int:
+        """What the supervisor's loop does once; how many descriptors were ready."""
+        ready = self.selector.select(0)
+        for key, _ in ready:
+            key.data()
+        return len(ready)
+
+    def kept(self) -> int:
+        return self.log.path.read_bytes().count(b"\n")
+
+    def acknowledged(self) -> int:
+        assert self.keeper.kept is not None
+        try:
+            return os.eventfd_read(self.keeper.kept)
+        except BlockingIOError:
+            return 0
+
+
+Make = Callable[[AuditSettings], Bench]
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    made: list[Bench] = []
+
+    def one(settings: AuditSettings) -> Bench:
+        made.append(Bench(tmp_path, monkeypatch, settings))
+        return made[-1]
+
+    yield one
+    for bench in made:
+        bench.fails = None
+        bench.keeper.close()
+        bench.selector.close()
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("fsync", Fsync)
+def test_acknowledged_is_what_is_written_and_synced_and_only_where_it_is_waited_for(
+    make: Make, monkeypatch: pytest.MonkeyPatch, fsync: Fsync
+) -> None:
+    bench = make(AuditSettings(fsync=fsync))
+    if fsync is not Fsync.ALWAYS:
+        assert bench.keeper.kept is None
+        return
+    order: list[str] = []
+    real = os.eventfd_write
+    monkeypatch.setattr(os, "fdatasync", lambda _: order.append("synced"))
+
+    def told(descriptor: int, count: int) -> None:
+        order.append("told")
+        real(descriptor, count)
+
+    monkeypatch.setattr(os, "eventfd_write", told)
+    bench.send(3)
+    bench.turn()
+    assert order == ["synced", "told"]
+    assert (bench.acknowledged(), bench.kept()) == (3, 3)
+    bench.send(2)
+    bench.turn()
+    assert (bench.acknowledged(), bench.kept()) == (2, 5)
+
+
+def test_where_no_room_can_be_set_aside_every_record_is_acknowledged(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(self: Segment, room: int) -> None:
+        raise NoReservation
+
+    monkeypatch.setattr(Segment, "hold", refuses)
+    bench = make(AuditSettings())
+    bench.send(3)
+    bench.turn()
+    assert bench.acknowledged() == 3
+    bench.fails = FULL
+    bench.send(2)
+    bench.turn()
+    assert bench.acknowledged() == 0
+    bench.fails = None
+    bench.keeper.tick()
+    assert (bench.acknowledged(), bench.kept()) == (2, 5)
+
+
+def test_while_the_disk_is_full_nothing_is_taken_from_the_pipe_and_nothing_is_lost(make: Make) -> None:
+    bench = make(AuditSettings())
+    bench.fails = FULL
+    bench.send(2)
+    assert bench.turn() == 1
+    bench.send(3)
+    assert bench.turn() == 0, "no loop that spins over a pipe that it does not read"
+    assert 0 < (bench.keeper.due_in() or 0) <= 1
+    bench.fails = None
+    bench.keeper.tick()
+    bench.turn()
+    assert bench.kept() == 5
+    (full, well) = bench.said
+    assert "cannot be written" in full and "No space left on device: new connections wait" in full
+    assert well == f"records are written to {bench.log.directory} again"
+
+
+def test_whoever_drops_takes_all_and_says_what_is_lost(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("audit.log.MAX_BUFFERED_BYTES", 2000)
+    bench = make(AuditSettings(on_full=OnFull.DROP))
+    bench.fails = FULL
+    for _ in range(4):
+        bench.send(5)
+        assert bench.turn() == 1
+    bench.fails = None
+    bench.keeper.tick()
+    records = [orjson.loads(line) for line in bench.log.path.read_bytes().splitlines()]
+    lost = sum(record["count"] for record in records if record["event"] == "audit_lost")
+    assert lost > 10
+    assert lost + sum(record["event"] == "egress_blocked" for record in records) == 20
+    assert "connections go on" in bench.said[0]
+
+
+def test_what_is_in_the_pipe_at_a_death_or_an_end_is_taken_whatever_the_disk_says(make: Make) -> None:
+    bench = make(AuditSettings())
+    bench.fails = FULL
+    bench.send(1)
+    bench.turn()
+    bench.send(4)
+    bench.keeper.bury()
+    bench.fails = None
+    bench.send(2)
+    bench.keeper.close()
+    assert bench.kept() == 7
+    assert bench.log.lost == 0
+
+
+def test_a_dead_workers_acknowledgements_are_not_its_successors(make: Make) -> None:
+    bench = make(AuditSettings(fsync=Fsync.ALWAYS))
+    bench.send(3)
+    bench.turn()
+    bench.send(2)
+    bench.keeper.bury()
+    assert bench.acknowledged() == 0
+    successor = Feed(bench.keeper.feed)
+    successor.send(blocked(flow="ff"))
+    bench.turn()
+    assert (bench.acknowledged(), successor.sent) == (1, 1)
+
+
+def test_what_is_wrong_is_said_once(make: Make) -> None:
+    bench = make(AuditSettings())
+    bench.fails = FULL
+    bench.send(1)
+    bench.turn()
+    for _ in range(5):
+        bench.keeper.tick()
+    assert len(bench.said) == 1
+
+
+def test_a_clock_that_was_set_removes_nothing_until_it_has_stayed(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make(AuditSettings())
+    now = 1_800_000_000.0
+    monkeypatch.setattr("gateway.keeper.time.time", lambda: now)
+    assert bench.keeper._steady()
+    now += 86_400 * 30
+    assert not bench.keeper._steady()
+    assert bench.keeper._steady()
