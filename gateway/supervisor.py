@@ -28,6 +28,8 @@ from rules.policy import SecurityPolicy
 
 READY_TIMEOUT_S: Final = 15.0
 STOP_TIMEOUT_S: Final = 5.0
+GATHER_S: Final = 0.004
+"""How long a record waits for others before it is taken in. It is out of the worker's hands meanwhile."""
 REPLACE_PAUSE_S: Final = 0.5
 """Between the death of a worker that did not live long and the next one: no fork loop."""
 
@@ -75,7 +77,7 @@ class Supervisor:
             self._ledger,
             write_end,
         )
-        self._selector.register(read_end, selectors.EVENT_READ, self._keep_records)
+        self._selector.register(read_end, selectors.EVENT_READ, self._gather_records)
         self._start_worker()
         if not self._await_ready():
             raise SetupError("the worker did not start; its own message is above")
@@ -166,6 +168,11 @@ class Supervisor:
         for key, _ in self._selector.select(timeout):
             act: Callable[[], object] = key.data
             act()
+
+    def _gather_records(self) -> None:
+        """Where there is one there are more soon: taking them in together costs a tenth of the wake-ups."""
+        time.sleep(GATHER_S)
+        self._keep_records()
 
     def _keep_records(self) -> None:
         if self._intake is not None:

@@ -27,11 +27,11 @@ from gateway.dns.server import DnsForwarder
 from gateway.flow import Endpoint, Flow, IPAddress
 from gateway.journal import Journal
 from gateway.net.local import LocalAddresses
+from gateway.net.poller import Poller, Strand
 from gateway.net.resolve import Resolver, import_no_more_types
-from gateway.net.sockets import endpoint, probe_clients, reset_on_close
+from gateway.net.sockets import endpoint, reset_on_close, set_for_accepted
 from gateway.reasons import Reason
 from gateway.session import Gate, run_session
-from gateway.tasks import spawn
 from gateway.turns import Turns
 from rules.policy import NetworkPolicy
 
@@ -89,7 +89,7 @@ class Worker:
         self._gate = Gate(
             compile_policy(bundle.policy), Resolver(bundle.resolver, ipv6=len(bundle.listeners) > 1), local
         )
-        self._sessions: set[asyncio.Task[None]] = set()
+        self._poller = Poller()
         self._most = most_sessions(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         self._life = os.urandom(3).hex()
         self._accepted = 0
@@ -98,7 +98,7 @@ class Worker:
     async def serve(self) -> None:
         """Accept until stopped, then drain: what waits in the queue is still judged, what stands is closed."""
         for listener in self._bundle.listeners:
-            probe_clients(listener)
+            set_for_accepted(listener)
             self._loop.add_reader(listener, self._accept, listener)
         self._loop.add_reader(self._control, self._on_control)
         forwarder = self._dns()
@@ -118,14 +118,10 @@ class Worker:
                 await self._kept(give_up)
                 if not self._accept(listener):
                     break
-        if self._sessions:
-            await asyncio.wait(self._sessions, timeout=SETTLE_S)
+        await self._poller.drained(SETTLE_S)
         if forwarder is not None:
             forwarder.stop()
-        for task in tuple(self._sessions):
-            task.cancel()
-        if self._sessions:
-            await asyncio.wait(self._sessions)
+        self._poller.close()
         await self._kept(give_up + SETTLE_S)
 
     async def _kept(self, give_up: float) -> None:
@@ -187,20 +183,17 @@ class Worker:
         flow = Flow(
             f"{self._life}-{self._accepted:x}", self._bundle.sandbox, source, endpoint(client.getsockname())
         )
-        attempt = self._journal.open(flow) if len(self._sessions) < self._most else None
+        attempt = self._journal.open(flow) if len(self._poller.live) < self._most else None
         if attempt is None:
             self._journal.blocked(flow, Reason.LIMIT)
             reset_on_close(client)
             client.close()
             return
-        task = spawn(run_session(client, flow, self._gate, attempt), f"session {flow.id}")
-        self._sessions.add(task)
-        task.add_done_callback(self._ended)
+        self._poller.start(run_session(client, flow, self._gate, attempt), self._ended)
 
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        self._sessions.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("%s ended by an error after its decision", task.get_name(), exc_info=error)
+    def _ended(self, strand: Strand, error: BaseException | None) -> None:
+        if error is not None and not isinstance(error, asyncio.CancelledError):
+            log.error("a session ended by an error after its decision", exc_info=error)
 
     def _pause(self, listener: socket.socket) -> None:
         self._loop.remove_reader(listener)
