@@ -25,14 +25,11 @@ from gateway.reasons import Reason
 from gateway.sniff.result import Refused, Sniffed
 from matcher import HostTable, Pattern, canonical
 from rules.entry import ALL_TRAFFIC, AddressEntry, Entry
-from rules.policy import ListName, NetworkPolicy
+from rules.policy import QUIC_PORTS, ListName, NetworkPolicy
 from rules.table import AddressTable, Held
 
 MAX_ADDRESSES: Final = 3
 """How many addresses of a name are tried, within one deadline."""
-
-QUIC_PORTS: Final = frozenset((443, 853))
-"""RFC 9114 section 3.1, RFC 9250 section 4.1.1: UDP that carries a name nobody here can read."""
 
 
 class Verdict(StrEnum):

@@ -83,8 +83,8 @@ def test_every_rule_names_the_links_device(plan: Plan) -> None:
 
 
 def test_an_unknown_link_is_refused() -> None:
-    with pytest.raises(ValueError, match="the only link yet is 'lo'"):
-        build_plan(None, "veth")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="the links are lo, veth, iface"):
+        build_plan(None, "tun")  # type: ignore[arg-type]
 
 
 @pytest.mark.root
