@@ -58,10 +58,12 @@ class Plan:
         return "".join(map(str, self.sets))
 
     def tables_text(self) -> str:
-        """iptables-save(8) text."""
+        """iptables-save(8) text, in the order in which tables are to be loaded."""
         lines: list[str] = []
-        for table in dict.fromkeys(chain.table for chain in self.chains):
+        for table in INSTALL_ORDER:
             chains = [chain for chain in self.chains if chain.table == table]
+            if not chains:
+                continue
             lines.append(f"*{table}")
             lines += [f":{chain.name} {chain.policy} [0:0]" for chain in chains]
             lines += [f"-A {chain.name} {rule}" for chain in chains for rule in chain.rules]
@@ -128,4 +130,5 @@ def _is_resolver(text: str, family: Family) -> bool:
         address = IPv4Address(text) if family == 4 else IPv6Address(text)
     except ValueError:
         return False
-    return str(address) == text and not is_inside(address, FLOOR)
+    # A zone is any text at all.
+    return str(address) == text and "%" not in text and not is_inside(address, FLOOR)

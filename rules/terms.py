@@ -5,7 +5,7 @@ The rules of a plan never grow with its policy. What has entries is in sets, so 
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from typing import Final
 
 from matcher import Pattern
@@ -152,12 +152,12 @@ def terms_of(sets: Iterable[AddressSet], family: Family, resolver: str | None, *
     def held(what: str) -> _Held:
         found: dict[tuple[_Network, int | None], None] = {}
         for text in entries.get(set_name(what, family), ()):
-            found[ip_network(text), None] = None
+            found[_read_network(text, family), None] = None
         for text in entries.get(set_name(what, family, ports=True), ()):
-            found[_read_ported(text)] = None
+            found[_read_ported(text, family)] = None
         return tuple(sorted(found, key=_place))
 
-    ports = {_read_ported(text)[1] for text in entries.get(set_name("named", family, ports=True), ())}
+    ports = {_read_ported(text, family)[1] for text in entries.get(set_name("named", family, ports=True), ())}
     return Terms(
         resolver,
         held("allow"),
@@ -167,9 +167,18 @@ def terms_of(sets: Iterable[AddressSet], family: Family, resolver: str | None, *
     )
 
 
-def _read_ported(text: str) -> tuple[_Network, int | None]:
+def _read_ported(text: str, family: Family) -> tuple[_Network, int | None]:
     network, _, ported = text.partition(",")
     port = int(ported.partition(":")[2])
     if not 1 <= port <= 65535:
         raise ValueError(f"port {port} is none")
-    return ip_network(network), port
+    return _read_network(network, family), port
+
+
+def _read_network(text: str, family: Family) -> _Network:
+    if "%" in text:  # a zone is any text at all
+        raise ValueError("a network has no zone")
+    network = IPv4Network(text) if family == 4 else IPv6Network(text)
+    if not network.prefixlen:
+        raise ValueError("ipset knows no length of 0")
+    return network
