@@ -181,7 +181,7 @@ def _by_address(
         return Decision(Verdict.ALLOW, 2, allowed.rule, Reason.ALLOWED_ADDRESS, Target.ASKED), None
     denied = policy.deny_ips.find(ip, port)
     if flow.proto != "tcp":
-        return _without_names(policy, port, denied), denied
+        return _without_names(policy, flow, denied), denied
     if denied is not None:
         if policy.allow_names.table.covers_port(port) or ip == SINKHOLE:
             return None, denied
@@ -189,11 +189,11 @@ def _by_address(
     return (None if policy.deny_names.table.covers_port(port) else _DEFAULT), None
 
 
-def _without_names(policy: CompiledPolicy, port: int, denied: Held | None) -> Decision:
+def _without_names(policy: CompiledPolicy, flow: Flow, denied: Held | None) -> Decision:
     """UDP and the rest, whose names are never read."""
     if denied is not None:
         return _denied_address(denied, None)
-    if policy.deny_names.first is not None and port in QUIC_PORTS:
+    if policy.deny_names.first is not None and flow.proto == "udp" and flow.dest.port in QUIC_PORTS:
         return Decision(Verdict.BLOCK, 4, policy.deny_names.first, Reason.DENIED_NAME)
     return _DEFAULT
 
