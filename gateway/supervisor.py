@@ -23,6 +23,7 @@ from gateway.journal import bury
 from gateway.launch import Command, forwarded, in_foreground
 from gateway.netd.server import Netd
 from gateway.summary import Summary
+from rules.backend import Backend
 from rules.plan import build_plan
 from rules.policy import SecurityPolicy
 
@@ -37,8 +38,16 @@ REPLACE_PAUSE_S: Final = 0.5
 class Supervisor:
     """One sandbox's gateway. Use as a context manager: leaving it stops the worker, keeps the last records, and lets the cell go."""
 
-    def __init__(self, policy: SecurityPolicy, sandbox: str, audit_dir: Path, netd: Netd) -> None:
+    def __init__(
+        self,
+        policy: SecurityPolicy,
+        sandbox: str,
+        audit_dir: Path,
+        netd: Netd,
+        firewall: Backend | None = None,
+    ) -> None:
         """``netd``, whose imports run beside the caller's, is this object's from now on. SetupError where no records can be kept."""
+        self._firewall: Backend | None = firewall
         self._policy = policy
         self._sandbox = sandbox
         self.summary = Summary()
@@ -61,7 +70,7 @@ class Supervisor:
         """Make the cell and start the worker; afterwards ``namespaces`` has the descriptors to enter it by. EgressError if it cannot be."""
         network = self._policy.network
         plan6 = build_plan(network, family=6) if has_ipv6() else None
-        cell = self._netd.open_cell(build_plan(network), plan6)
+        cell = self._netd.open_cell(build_plan(network), plan6, self._firewall)
         self.namespaces = {name: cell.pop(name) for name in ("userns", "netns") if name in cell}
         sockets = {name: socket.socket(fileno=descriptor) for name, descriptor in cell.items()}
         read_end, write_end = open_pipe()

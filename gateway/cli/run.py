@@ -5,11 +5,13 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 from audit.files import default_directory
 from gateway.cli.arguments import add_policy_arguments, policy_from
 from gateway.cli.streams import say
 from rules import SecurityPolicy
+from rules.backend import Backend
 from rules.entry import AddressEntry
 
 MAX_NAME_BYTES = 128
@@ -37,6 +39,11 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add_policy_arguments(parser)
     parser.add_argument(
         "--link", choices=("lo",), default="lo", help="how the sandbox is joined (default: lo)"
+    )
+    parser.add_argument(
+        "--firewall",
+        choices=get_args(Backend),
+        help="what keeps the rules: legacy tables or nf_tables (default: legacy where the kernel has them)",
     )
     parser.add_argument(
         "--bind",
@@ -86,7 +93,7 @@ def _carry(args: argparse.Namespace, policy: SecurityPolicy, command: list[str])
 
     audit_dir = (args.audit_dir or default_directory()).absolute()
     name = args.name or f"run-{secrets.token_hex(3)}"
-    with Supervisor(policy, name, audit_dir, netd) as supervisor:
+    with Supervisor(policy, name, audit_dir, netd, args.firewall) as supervisor:
         view = plan_view(
             cwd=Path.cwd(),
             binds=args.bind,

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from gateway.netd.requests import MAX_MESSAGE_BYTES, Answer, CellOpened, Failed, decode_answer, encode
-from gateway.userns import enter_mapping
+from gateway.userns import enter_mapping, keep_net_admin
+from rules.backend import Backend
 from rules.plan import Plan, faults
 
 CLONE_NEWNET: Final = 0x40000000  # linux/sched.h
@@ -26,7 +27,9 @@ CLEAR_PAUSE_S: Final = 0.01
 CLEAR_TIMEOUT_S: Final = 5.0
 
 
-def open_cell(plan: Plan, plan6: Plan | None = None) -> tuple[Answer, list[int]]:
+def open_cell(
+    plan: Plan, plan6: Plan | None = None, firewall: Backend | None = None
+) -> tuple[Answer, list[int]]:
     """The cell of ``plan`` and its descriptors, which the caller owns; or why not, and nothing is left. OSError if this process can fork no more."""
     wrong = faults(plan) + ([] if plan6 is None else faults(plan6))
     if plan.family != 4 or (plan6 is not None and plan6.family != 6):
@@ -38,7 +41,7 @@ def open_cell(plan: Plan, plan6: Plan | None = None) -> tuple[Answer, list[int]]
         pid = os.fork()
         if pid == 0:
             ours.close()
-            _in_child(lambda: _build(plan, plan6), theirs)
+            _in_child(lambda: _build(plan, plan6, firewall), theirs)
         theirs.close()
         message, descriptors, _, _ = socket.recv_fds(ours, MAX_MESSAGE_BYTES, MAX_DESCRIPTORS)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -74,17 +77,18 @@ def _kill_in(cells: Container[int]) -> bool:
     return found
 
 
-def _build(plan: Plan, plan6: Plan | None) -> dict[str, int]:
+def _build(plan: Plan, plan6: Plan | None, backend: Backend | None) -> dict[str, int]:
     """Order: rules that drop, then the listener, then the redirection to it, then the link."""
     from gateway.netd.links import raise_lo
     from gateway.netd.sockets import open_sockets
-    from rules.iptables import Iptables
+    from rules.choose import choose
 
     descriptors = _enter_cell()
     plans = [plan] if plan6 is None else [plan, plan6]
+    firewall = choose(plans, backend)
     for one in plans[1:]:
-        _in_own_process(lambda one=one: Iptables().install(one))  # type: ignore[misc]
-    Iptables().install(plan)
+        _in_own_process(lambda one=one: firewall.install(one))  # type: ignore[misc]
+    firewall.install(plan)
     raise_lo(plan.link, ipv6=plan6 is not None)
     sockets = {name: sock for one in plans for name, sock in open_sockets(one).items()}
     descriptors.update((name, sock.detach()) for name, sock in sockets.items())
@@ -122,6 +126,7 @@ def _enter_cell() -> dict[str, int]:
         raise OSError(errno, f"a new network namespace: {os.strerror(errno)}")
     if uid:
         enter_mapping(uid, gid)
+        keep_net_admin()
     return {
         name: os.open(f"/proc/self/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for name, kind in kinds.items()
     }

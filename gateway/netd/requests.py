@@ -2,6 +2,7 @@
 
 import msgspec
 
+from rules.backend import Backend
 from rules.plan import Plan
 
 MAX_MESSAGE_BYTES = 256 * 1024
@@ -15,6 +16,8 @@ class OpenCell(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True
     """IPv4."""
     plan6: Plan | None = None
     """IPv6; without it the cell has none."""
+    firewall: Backend | None = None
+    """What sets the rules; None is whatever works here."""
 
 
 class CellOpened(msgspec.Struct, frozen=True, tag=True):

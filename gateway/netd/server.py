@@ -18,6 +18,7 @@ from gateway.netd.requests import (
     encode,
 )
 from gateway.userns import obstacle
+from rules.backend import Backend
 from rules.plan import Plan
 
 ANSWER_TIMEOUT_S = 30.0
@@ -37,10 +38,12 @@ class Netd:
         theirs.close()
         self._socket.settimeout(ANSWER_TIMEOUT_S)
 
-    def open_cell(self, plan: Plan, plan6: Plan | None = None) -> dict[str, int]:
+    def open_cell(
+        self, plan: Plan, plan6: Plan | None = None, firewall: Backend | None = None
+    ) -> dict[str, int]:
         """Descriptors by name (``CellOpened.descriptors``), owned by the caller. PrivilegeError or SetupError, with the reason."""
         try:
-            self._socket.send(encode(OpenCell(plan, plan6)))
+            self._socket.send(encode(OpenCell(plan, plan6, firewall)))
             message, descriptors, _, _ = socket.recv_fds(self._socket, MAX_MESSAGE_BYTES, 8)
         except OSError as error:
             raise SetupError(f"netd does not answer: {error}") from error
@@ -111,6 +114,6 @@ def _answer(raw: bytes) -> tuple[Answer, list[int]]:
     except Exception as error:  # msgspec's own, ValueError, RecursionError: arrays can be nested as deep as a message is long
         return Failed(f"not a request: {error}"), []
     try:
-        return open_cell(request.plan, request.plan6)
+        return open_cell(request.plan, request.plan6, request.firewall)
     except Exception as error:
         return Failed(f"the cell could not be built: {error}"), []

@@ -15,6 +15,7 @@ from gateway.errors import SetupError
 from gateway.netd.requests import Answer, CellOpened, Failed, OpenCell, decode_answer, encode
 from gateway.netd.server import Netd
 from rules import NetworkPolicy
+from rules.backend import Backend
 from rules.plan import Rule, build_plan
 from tests.gateway.netd.mutations import mutated
 
@@ -70,6 +71,21 @@ def test_a_cell_comes_with_its_namespace_and_sockets(netd: Netd) -> None:
         assert listener.getsockname() == ("127.86.0.1", 1)
         assert listener.getsockopt(socket.SOL_IP, 19) == 1, "IP_TRANSPARENT"
         assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16).strip(b"\0") == b"lo"
+    for descriptor in cell.values():
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize(("firewall", "keeper"), [(None, "legacy"), ("legacy", "legacy"), ("nft", "nft")])
+def test_the_rules_are_where_they_were_wanted(netd: Netd, firewall: Backend | None, keeper: str) -> None:
+    cell = netd.open_cell(GOOD, firewall=firewall)
+    for backend in ("legacy", "nft"):
+        argv = [
+            *("nsenter", f"--net=/proc/{os.getpid()}/fd/{cell['netns']}"),
+            f"iptables-{backend}",
+            *("-t", "mangle", "-S"),
+        ]
+        said = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+        assert ("TPROXY" in said) is (backend == keeper)
     for descriptor in cell.values():
         os.close(descriptor)
 
