@@ -90,6 +90,7 @@ PLACES = sorted(
         *(ip for text, _ in FLOOR for ip in edges(text)),
         *(spelt for text, _ in FLOOR for ip in edges(text) if ip.version == 4 for spelt in spellings(ip)),
         *spellings(IPv4Address("8.8.8.8")),
+        *(IPv6Address(int(ip) ^ 1) for ip in spellings(IPv4Address("169.254.8.8"))),
         *(ip for text in ("203.0.113.0/24", "2001:db8:1::/48", "192.0.0.0/29") for ip in edges(text)),
         *map(ip_address, ("203.0.113.9", "2001:db8:1::9", "8.8.8.8", "8.8.4.4", RESOLVER6, "192.0.0.8")),
         *map(ip_address, ("10.1.2.3", "fd00::1", "1.1.1.1", "198.51.100.1", "2606:4700::1111", "100::57")),
@@ -197,11 +198,15 @@ def test_every_spelling_is_met() -> None:
 
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize("name", POLICIES)
-def test_another_source_is_dropped(name: str, family: Family) -> None:
-    kernel = kernels_of(POLICIES[name])[family]
+def test_another_source_is_dropped_twice(name: str, family: Family) -> None:
+    """In raw, and without raw in mangle."""
+    plan = build_plan(POLICIES[name], "veth", family)
     other: IPAddress = IPv4Address("192.0.0.3") if family == 4 else IPv6Address("fe80::2")
-    for ip in (ip for ip in PLACES if ip.version == family):
-        assert kernel.walk(Packet(ip, "udp", 53, source=other)) is Fate.DROPPED
+    for table in ("raw", "mangle"):
+        chains = (replace(one, rules=() if one.table == table else one.rules) for one in plan.chains)
+        kernel = Kernel(replace(plan, chains=tuple(chains)))
+        for ip in (ip for ip in PLACES if ip.version == family):
+            assert kernel.walk(Packet(ip, "udp", 53, source=other)) is Fate.DROPPED
 
 
 @pytest.mark.parametrize("kind", [135, 136])
