@@ -71,10 +71,7 @@ class Iptables:
 
 def _to_iptc(rule: Rule, out: "iptc.Rule") -> "iptc.Rule":
     """Fill ``out``, which is of the table's family."""
-    if rule.in_interface is not None:
-        out.in_interface = rule.in_interface
-    if rule.out_interface is not None:
-        out.out_interface = rule.out_interface
+    _set_interfaces(rule, out)
     if rule.source is not None:
         out.src = rule.source
     if rule.not_source is not None:
@@ -93,6 +90,20 @@ def _to_iptc(rule: Rule, out: "iptc.Rule") -> "iptc.Rule":
     if rule.set_xmark is not None:
         target.set_xmark = rule.set_xmark
     return out
+
+
+def _set_interfaces(rule: Rule, out: "iptc.Rule") -> None:
+    """For IPv6 the library compares one bit of each letter, and would take up0 for sbx0: the masks are written here."""
+    if rule.in_interface is not None:
+        out.in_interface = rule.in_interface
+    if rule.out_interface is not None:
+        out.out_interface = rule.out_interface
+    if isinstance(out, iptc.Rule6):
+        match = out.entry.ipv6
+        match.iniface_mask, match.outiface_mask = (
+            b"" if name is None else b"\xff" * (len(name) + 1)
+            for name in (rule.in_interface, rule.out_interface)
+        )
 
 
 def _add_matches(rule: Rule, out: "iptc.Rule") -> None:

@@ -32,10 +32,11 @@ ETH_P_ALL = 3
 SO_RCVBUFFORCE = 33
 SOL_PACKET = 263  # linux/socket.h
 PACKET_STATISTICS = 6
-OF_CELL, OF_SANDBOX = bytes.fromhex("020000000001"), bytes.fromhex("020000000002")
+OF_CELL, OF_SANDBOX, OF_UPLINK, OF_FAR = (bytes.fromhex(f"02000000000{n}") for n in (1, 2, 3, 4))
 UPLINK, UPLINK6 = ip_address("10.88.0.2"), ip_address("fd88::2")
 MLD_ROUTERS = ip_address("ff02::16")  # RFC 3810 section 5.2.14
-ARP_WHO_HAS = "0001080006040001" + OF_SANDBOX.hex() + "c0000002" + "00" * 6 + "c0000001"
+ARP_SANDBOX = "0001080006040001" + OF_SANDBOX.hex() + "c0000002" + "00" * 6 + "c0000001"
+ARP_FAR = "0001080006040001" + OF_FAR.hex() + "0a580001" + "00" * 6 + "0a580002"
 _numbers = itertools.count(1)
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -116,27 +117,37 @@ class Cell:
         for flow in flows:
             wire.send(frame(flow, sources[flow.destination.version], to=OF_CELL, by=OF_SANDBOX))
             back |= set(_taken(wire))
-        # The cell answers ARP for its own address: what was sent before is through once this is back.
-        wire.send(b"\xff" * 6 + OF_SANDBOX + bytes.fromhex("0806" + ARP_WHO_HAS))
-        answered = False
+        back |= self._settle(self.sandbox, ARP_SANDBOX)
+        return back, set(_taken(self._wires[self.far]))
+
+    def answer(self, flows: Iterable[tuple[Flow, IPAddress, int]]) -> set[Seen]:
+        """Put packets on the far end's wire: to where, from where, from which port. What arrived at the sandbox."""
+        wire = self._wires[self.far]
+        for flow, source, sport in flows:
+            wire.send(frame(flow, source, sport, to=OF_UPLINK, by=OF_FAR))
+        self._settle(self.far, ARP_FAR)
+        return set(_taken(self._wires[self.sandbox]))
+
+    def _settle(self, end: str, request: str) -> set[Seen]:
+        """Wait until what was sent is through: the cell answers ARP for its own addresses, and one after the other. What came meanwhile."""
+        wire = self._wires[end]
+        wire.send(b"\xff" * 6 + bytes.fromhex(request[16:28] + "0806" + request))
         wire.settimeout(10)
-        while not answered:
-            raw = wire.recv(2048)
-            answered = raw[12:14] == b"\x08\x06"
-            back |= {seen for seen in [read(raw)] if seen}
+        seen: set[Seen] = set()
+        while (raw := wire.recv(2048))[12:14] != b"\x08\x06":
+            seen |= {one for one in [read(raw)] if one}
         wire.settimeout(0)
-        arrived = set(_taken(self._wires[self.far]))
         for one in self._wires.values():
             _, lost = memoryview(one.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)).cast("I")
             assert lost == 0
-        return back, arrived
+        return seen
 
     def _join(self) -> None:
         """Links, addresses and routes: docs/wall.md."""
         _run("ip", "-n", self.cell, "-batch", "-", given=f"""
 link set lo up
-link add sbx0 address {OF_CELL.hex(":")} type veth peer name eth0 address {OF_SANDBOX.hex(":")} netns {self.sandbox}
-link add up0 address 02:00:00:00:00:03 type veth peer name isp address 02:00:00:00:00:04 netns {self.far}
+link add sbx0 address {OF_CELL.hex(':')} type veth peer name eth0 address {OF_SANDBOX.hex(':')} netns {self.sandbox}
+link add up0 address {OF_UPLINK.hex(':')} type veth peer name isp address {OF_FAR.hex(':')} netns {self.far}
 link set sbx0 addrgenmode none
 link set up0 addrgenmode none
 """)  # fmt: skip
@@ -153,7 +164,7 @@ link set up0 up
 addr add {gateway}/{prefix} dev sbx0
 addr add {up} dev up0 noprefixroute
 neigh add {own} lladdr {OF_SANDBOX.hex(":")} dev sbx0
-neigh add {router} lladdr 02:00:00:00:00:04 dev up0
+neigh add {router} lladdr {OF_FAR.hex(":")} dev up0
 rule add pref 10 fwmark 0x1/0xf lookup 100
 rule add pref 15 iif up0 lookup main
 rule add pref 20 iif lo lookup main

@@ -28,13 +28,13 @@ class Seen(NamedTuple):
     flow: Flow
 
 
-def frame(flow: Flow, source: IPAddress, *, to: bytes, by: bytes) -> bytes:
+def frame(flow: Flow, source: IPAddress, sport: int = SPORT, *, to: bytes, by: bytes) -> bytes:
     """The first packet of ``flow``."""
     number = PROTOCOLS[flow.protocol]
     if flow.protocol == "icmp" and flow.destination.version == 6:
         number = PROTOCOLS["icmpv6"]
     pseudo = _pseudo(source, flow.destination, number)
-    body = _BODIES[number](flow.port, pseudo)
+    body = _BODIES[number](sport, flow.port, pseudo)
     if flow.destination.version == 4:
         head = struct.pack(
             "!BBHHHBBH4s4s", 0x45, 0, 20 + len(body), 1, 0, 64, number, 0, source.packed, flow.destination.packed
@@ -64,18 +64,18 @@ def _summed(head: bytes, at: int, pseudo: bytes) -> bytes:
     return head[:at] + checksum(pseudo + struct.pack("!H", len(head)) + head) + head[at + 2 :]
 
 
-def _tcp(port: int, pseudo: bytes) -> bytes:
-    return _summed(struct.pack("!HHIIBBHHH", SPORT, port, 7, 0, 0x50, SYN, 8192, 0, 0), 16, pseudo)
+def _tcp(sport: int, port: int, pseudo: bytes) -> bytes:
+    return _summed(struct.pack("!HHIIBBHHH", sport, port, 7, 0, 0x50, SYN, 8192, 0, 0), 16, pseudo)
 
 
-def _udp(port: int, pseudo: bytes) -> bytes:
-    return _summed(struct.pack("!HHHH", SPORT, port, 12, 0) + b"ping", 6, pseudo)
+def _udp(sport: int, port: int, pseudo: bytes) -> bytes:
+    return _summed(struct.pack("!HHHH", sport, port, 12, 0) + b"ping", 6, pseudo)
 
 
-def _sctp(port: int, pseudo: bytes) -> bytes:
+def _sctp(sport: int, port: int, pseudo: bytes) -> bytes:
     """An INIT chunk (RFC 9260 section 3.3.2)."""
     chunk = struct.pack("!BBHIIHHI", 1, 0, 20, 7, 8192, 1, 1, 7)
-    head = struct.pack("!HHII", SPORT, port, 0, 0)
+    head = struct.pack("!HHII", sport, port, 0, 0)
     return head[:8] + struct.pack("<I", _crc32c(head + chunk)) + chunk
 
 
@@ -88,16 +88,16 @@ def _crc32c(data: bytes) -> int:
     return crc ^ 0xFFFFFFFF
 
 
-def _echo(port: int, pseudo: bytes) -> bytes:
+def _echo(sport: int, port: int, pseudo: bytes) -> bytes:
     head = struct.pack("!BBHHH", 8, 0, 0, 7, 1)
     return head[:2] + checksum(head) + head[4:]
 
 
-def _echo6(port: int, pseudo: bytes) -> bytes:
+def _echo6(sport: int, port: int, pseudo: bytes) -> bytes:
     return _summed(struct.pack("!BBHHH", 128, 0, 0, 7, 1), 2, pseudo)
 
 
-def _gre(port: int, pseudo: bytes) -> bytes:
+def _gre(sport: int, port: int, pseudo: bytes) -> bytes:
     # As long as conntrack wants it: a shorter one is INVALID, and dropped for that.
     return struct.pack("!HH", 0, 0x0800) + bytes(20)
 

@@ -73,6 +73,20 @@ def loaded(text: str, family: Family, backend: Backend) -> Held:
     return _held(script, family, backend, text)
 
 
+def unmatched(spelt: Spelt) -> list[str]:
+    """Of a plan that the legacy backend installed, the rules that iptables would write in other bits than the kernel holds: ``-C`` compares all, and
+    ``-S`` shows too little."""
+    given = json.dumps([(spelt.policy and spelt.policy.to_dict(), spelt.link, spelt.family, "legacy")])
+    program = "iptables-legacy" if spelt.family == 4 else "ip6tables-legacy"
+    rules = [
+        f"-t {chain.table} -C {chain.name} {rule}" for chain in spelt.plan.chains for rule in chain.rules
+    ]
+    script = f'"$1" -c "$2"; shift 2; for rule; do {program} $rule || echo "$rule"; done'
+    argv = ["unshare", "--net", "sh", "-ec", script, "sh", sys.executable, INSTALL, *rules]
+    done = subprocess.run(argv, input=given, cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
 def meant(plan: Plan) -> Held:
     """What the kernel is to hold of ``plan``."""
     rules, sets = plan.tables_text(), plan.sets_text()

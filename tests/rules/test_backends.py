@@ -15,7 +15,7 @@ from rules.plan import Chain, Family, LinkKind, build_plan
 from rules.restore import Restore
 from rules.sets import install_sets
 from tests.lab.lab import ROOT
-from tests.rules.scratch import Spelt, installed, loaded, meant
+from tests.rules.scratch import Spelt, installed, loaded, meant, unmatched
 
 pytestmark = [
     pytest.mark.root,
@@ -52,6 +52,14 @@ def test_the_kernel_holds_the_plan_and_nothing_else(
 ) -> None:
     spelt = Spelt(POLICIES[name], link, family)
     assert installed(spelt, backend=backend) == meant(spelt.plan)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("link", ["veth", "lo"])
+@pytest.mark.parametrize("name", ["names", "addresses", "denied"])
+def test_legacy_rules_are_bit_for_bit_those_of_iptables(name: str, link: LinkKind, family: Family) -> None:
+    """python-iptables once wrote an interface's mask that matched others too, and every listing looked right."""
+    assert unmatched(Spelt(POLICIES[name], link, family)) == []
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

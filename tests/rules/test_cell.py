@@ -9,8 +9,8 @@ import pytest
 
 from rules.backend import Backend
 from rules.plan import build_plan
-from tests.rules.cell import UPLINK, UPLINK6, Cell
-from tests.rules.frames import Flow, Seen
+from tests.rules.cell import OWN, UPLINK, UPLINK6, Cell
+from tests.rules.frames import SPORT, Flow, IPAddress, Seen
 from tests.rules.test_veth import PLACES, POLICIES
 from tests.rules.walking import Fate, Kernel, Packet
 
@@ -90,6 +90,28 @@ def test_packets_meet_the_fate_that_the_rules_say(cell: Cell, name: str, backend
 def test_from_another_address_nothing_leaves_and_nothing_answers(cell: Cell, four: str, six: str) -> None:
     cell.install(None, "legacy")
     assert cell.send(FLOWS, {4: ip_address(four), 6: ip_address(six)}) == (set(), set())
+
+
+@pytest.mark.parametrize("backend", ["legacy", "nft"])
+@pytest.mark.parametrize(
+    ("own", "uplink", "far"), [(OWN[4], UPLINK, "198.51.100.1"), (OWN[6], UPLINK6, "2001:db8:2::1")]
+)
+def test_answers_come_in_and_nothing_else_does(
+    cell: Cell, own: IPAddress, uplink: IPAddress, far: str, backend: Backend
+) -> None:
+    cell.install(None, backend)
+    asked, other = ip_address(far), ip_address(far) + 1
+    unasked = [
+        (Flow(to, protocol, port), source, 443)
+        for to, source, protocol, port in product(
+            (uplink, own), (asked, other), ("udp", "tcp", "icmp"), (SPORT, 22)
+        )
+    ]
+    assert cell.answer(unasked) == set()
+    _, arrived = cell.send([Flow(asked, "udp", 443)])
+    assert arrived == {Seen("packet", uplink, Flow(asked, "udp", 443))}
+    answers = cell.answer(unasked)
+    assert answers == {Seen("packet", asked, Flow(own, "udp", SPORT))}
 
 
 TABLES = ("raw", "mangle", "nat", "filter")
