@@ -38,7 +38,11 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     add_policy_arguments(parser)
     parser.add_argument(
-        "--link", choices=("lo",), default="lo", help="how the sandbox is joined (default: lo)"
+        "--link",
+        choices=("lo", "veth"),
+        default="veth" if os.geteuid() == 0 else "lo",
+        help="how the sandbox is joined: its own loopback, which any user can, or a device, behind which the kernel "
+        "decides addresses and carries every protocol (default: veth for root, else lo)",
     )
     parser.add_argument(
         "--firewall",
@@ -93,7 +97,7 @@ def _carry(args: argparse.Namespace, policy: SecurityPolicy, command: list[str])
 
     audit_dir = (args.audit_dir or default_directory()).absolute()
     name = args.name or f"run-{secrets.token_hex(3)}"
-    with Supervisor(policy, name, audit_dir, netd, args.firewall) as supervisor:
+    with Supervisor(policy, name, audit_dir, netd, args.firewall, args.link) as supervisor:
         view = plan_view(
             cwd=Path.cwd(),
             binds=args.bind,
@@ -105,7 +109,7 @@ def _carry(args: argparse.Namespace, policy: SecurityPolicy, command: list[str])
         notices = [
             *(supervisor.log.warnings if supervisor.log else ()),
             *view.notices,
-            *_refused_by_link(policy),
+            *(_refused_by_lo(policy) if args.link == "lo" else ()),
         ]
         for notice in notices:
             say(notice)
@@ -123,8 +127,8 @@ def _name(text: str) -> str:
     return text
 
 
-def _refused_by_link(policy: SecurityPolicy) -> Iterator[str]:
-    """What the policy would allow and this link does not carry."""
+def _refused_by_lo(policy: SecurityPolicy) -> Iterator[str]:
+    """What the policy would allow and the lo link does not carry."""
     network = policy.network
     if (
         network is None

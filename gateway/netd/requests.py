@@ -5,8 +5,9 @@ import msgspec
 from rules.backend import Backend
 from rules.plan import Plan
 
-MAX_MESSAGE_BYTES = 256 * 1024
-"""A plan is a few KiB; a message that is longer is nonsense and refused."""
+MAX_MESSAGE_BYTES = 128 * 1024
+"""What the socket carries. A longer request, with sets of thousands of networks, comes in a file (memfd_create(2)) that the message brings."""
+MAX_REQUEST_BYTES = 64 * 1024 * 1024
 
 
 class OpenCell(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -24,8 +25,8 @@ class CellOpened(msgspec.Struct, frozen=True, tag=True):
     """The cell stands. The message carries descriptors in the order of ``descriptors``."""
 
     descriptors: tuple[str, ...]
-    """Of ``userns`` (only where netd is not root), ``netns``, ``listener``, ``listener6`` (with a ``plan6``), ``dns_udp`` and ``dns_tcp`` (where
-    a plan has a resolver)."""
+    """Of ``userns`` (only where netd is not root), ``netns``, where commands run, ``cell``, where that is another, ``listener``, ``listener6`` (with
+    a ``plan6``), ``dns_udp`` and ``dns_tcp`` (where a plan has a resolver)."""
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):

@@ -7,8 +7,10 @@ from typing import Final
 
 from gateway.errors import EgressError, PrivilegeError, SetupError
 from gateway.netd.cells import clear, open_cell
+from gateway.netd.host import Lifeline, lower_uplinks
 from gateway.netd.requests import (
     MAX_MESSAGE_BYTES,
+    MAX_REQUEST_BYTES,
     Answer,
     CellOpened,
     Failed,
@@ -43,7 +45,7 @@ class Netd:
     ) -> dict[str, int]:
         """Descriptors by name (``CellOpened.descriptors``), owned by the caller. PrivilegeError or SetupError, with the reason."""
         try:
-            self._socket.send(encode(OpenCell(plan, plan6, firewall)))
+            _send(self._socket, encode(OpenCell(plan, plan6, firewall)))
             message, descriptors, _, _ = socket.recv_fds(self._socket, MAX_MESSAGE_BYTES, 8)
         except OSError as error:
             raise SetupError(f"netd does not answer: {error}") from error
@@ -56,6 +58,29 @@ class Netd:
         """End the process; what it made lives on in the descriptors that it gave."""
         self._socket.close()
         os.waitpid(self.pid, 0)
+
+
+def _send(channel: socket.socket, raw: bytes) -> None:
+    if len(raw) <= MAX_MESSAGE_BYTES:
+        channel.send(raw)
+        return
+    with os.fdopen(os.memfd_create("request", os.MFD_CLOEXEC), "wb") as file:
+        file.write(raw)
+        file.flush()
+        socket.send_fds(channel, [b"enclosed"], [file.fileno()])
+
+
+def _receive(channel: socket.socket) -> bytes:
+    """One request, as it came; empty when there will be no more."""
+    raw, enclosed, _, _ = socket.recv_fds(channel, MAX_MESSAGE_BYTES, 1)
+    for descriptor in enclosed:
+        try:
+            raw = os.pread(descriptor, MAX_REQUEST_BYTES, 0) or b"nothing"
+        except OSError as error:
+            raw = f"no file: {error}".encode()
+        finally:
+            os.close(descriptor)
+    return raw
 
 
 def _let_go(keep: int) -> None:
@@ -92,14 +117,16 @@ def serve(channel: socket.socket) -> None:
         import rules.iptables  # noqa: F401
 
         cells: list[int] = []
-        while raw := channel.recv(MAX_MESSAGE_BYTES):
-            answer, descriptors = _answer(raw)
+        uplinks = Uplinks()
+        while raw := _receive(channel):
+            answer, descriptors = _answer(raw, uplinks)
             if isinstance(answer, CellOpened):
                 cells.append(os.dup(descriptors[answer.descriptors.index("netns")]))
             socket.send_fds(channel, [encode(answer)], descriptors)
             for descriptor in descriptors:
                 os.close(descriptor)
         clear(cells)
+        uplinks.lower()
     except BaseException:
         status = 1
         raise
@@ -107,13 +134,35 @@ def serve(channel: socket.socket) -> None:
         os._exit(status)
 
 
-def _answer(raw: bytes) -> tuple[Answer, list[int]]:
+class Uplinks:
+    """Those that this process has raised in the host."""
+
+    def __init__(self) -> None:
+        self._lifeline: Lifeline | None = None
+
+    def owner(self) -> str:
+        """Whose they are, as their aliases say it."""
+        if self._lifeline is None:
+            self._lifeline = Lifeline()
+        return self._lifeline.name
+
+    def lower(self) -> None:
+        """Take them all away."""
+        if self._lifeline is not None:
+            lower_uplinks(self._lifeline.name)
+            self._lifeline.close()
+            self._lifeline = None
+
+
+def _answer(raw: bytes, uplinks: Uplinks) -> tuple[Answer, list[int]]:
     """Whatever was sent. Any exception is an answer too: one bad request must not take the next one's cell away."""
     try:
         request = decode_request(raw)
     except Exception as error:  # msgspec's own, ValueError, RecursionError: arrays can be nested as deep as a message is long
         return Failed(f"not a request: {error}"), []
     try:
-        return open_cell(request.plan, request.plan6, request.firewall)
+        forwards = any(plan is not None and plan.uplink for plan in (request.plan, request.plan6))
+        owner = uplinks.owner() if forwards else ""
+        return open_cell(request.plan, request.plan6, request.firewall, owner)
     except Exception as error:
         return Failed(f"the cell could not be built: {error}"), []
