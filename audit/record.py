@@ -77,7 +77,7 @@ def decision(
     sandbox: str,
     flow: str,
     source: tuple[str, int],
-    dest: tuple[str, int],
+    dest: tuple[str | None, int],
     rule: str,
     reason: str,
     domain: str | None = None,
@@ -91,7 +91,8 @@ def decision(
     ech: bool = False,
     dest_mismatch: bool = False,
 ) -> Record:
-    """``egress_allowed`` or ``egress_blocked``: one an attempt, when it is decided."""
+    """``egress_allowed`` or ``egress_blocked``: one an attempt, when it is decided. Where a refusal stands for several, add ``count``, and ``dest``
+    is None where they went to several places."""
     record: Record = {
         "schema": SCHEMA,
         "timestamp": timestamp(ns),

@@ -161,6 +161,21 @@ def decide(
     return _by_name(policy, flow, seen, denied)
 
 
+def decide_packet(policy: CompiledPolicy, flow: Flow, local: Container[IPAddress], *, left: bool) -> Decision:
+    """Say which words of the policy a packet met that the kernel decided; ``left``: it let it out of the
+    cell.
+
+    The kernel's rules come from the same policy. What it did is what counts: where that is not what the words
+    lead to, the link could not carry it.
+    """
+    decision = settle(policy, flow, local) or denied_by_address(policy, flow)
+    if left and decision is not None and decision.row == 1:
+        return decision  # local to the host, which its half of the uplink drops
+    if decision is None or (decision.verdict is Verdict.ALLOW) is not left:
+        return _DEFAULT if left else refuse(Reason.NOT_CARRIED)
+    return decision
+
+
 def denied_by_address(policy: CompiledPolicy, flow: Flow) -> Decision | None:
     """What ``deny_out`` says to the address alone: the answer where ``settle`` is None and no allowed name
     comes."""

@@ -88,6 +88,8 @@ class Supervisor:
             sockets.get("dns_tcp"),
             self._ledger,
             write_end,
+            sockets.get("nflog_refused"),
+            sockets.get("nflog_allowed"),
         )
         self._selector.register(read_end, selectors.EVENT_READ, self._gather_records)
         self._start_worker()

@@ -20,16 +20,18 @@ import uvloop
 from audit.feed import Feed
 from audit.ledger import Ledger
 from gateway.confine import confine
-from gateway.decide import Verdict, compile_policy, decide_query, usable
+from gateway.decide import Decision, Verdict, compile_policy, decide_packet, decide_query, usable
 from gateway.dns.guard import Guard, Rule
 from gateway.dns.records import QueryRecords
 from gateway.dns.server import DnsForwarder
 from gateway.flow import Endpoint, Flow, IPAddress
 from gateway.journal import Journal
+from gateway.kernel import KernelRecords, OwnOrLocal
 from gateway.net.local import LocalAddresses
 from gateway.net.poller import Poller, Strand
 from gateway.net.resolve import Resolver, import_no_more_types
 from gateway.net.sockets import endpoint, reset_on_close, set_for_accepted
+from gateway.packets import Packet
 from gateway.reasons import Reason
 from gateway.session import Gate, run_session
 from gateway.turns import Turns
@@ -74,6 +76,15 @@ class Bundle:
     ledger: Ledger
     feed: int
     """Write end of the pipe to whoever keeps the records."""
+    refused: socket.socket | None = None
+    """Where the kernel tells of what it refused, and of what it let out."""
+    allowed: socket.socket | None = None
+
+    @property
+    def descriptors(self) -> set[int]:
+        """All that it holds."""
+        sockets = (*self.listeners, self.dns_udp, self.dns_tcp, self.refused, self.allowed)
+        return {self.feed, *(sock.fileno() for sock in sockets if sock is not None)}
 
 
 class Worker:
@@ -104,6 +115,9 @@ class Worker:
         forwarder = self._dns()
         if forwarder is not None:
             forwarder.start()
+        kernel = self._kernel()
+        if kernel is not None:
+            kernel.start()
         try:
             self._control.send(READY)
         except OSError:
@@ -121,6 +135,8 @@ class Worker:
         await self._poller.drained(SETTLE_S)
         if forwarder is not None:
             forwarder.stop()
+        if kernel is not None:
+            kernel.stop()
         self._poller.close()
         await self._kept(give_up + SETTLE_S)
 
@@ -149,6 +165,25 @@ class Worker:
         guard = Guard(mode, rule, keeps, forwards_all=policy.forwards_all, ipv6=ipv6)
         records = QueryRecords(self._journal, bundle.sandbox, bundle.resolver)
         return DnsForwarder(bundle.dns_udp, bundle.dns_tcp, self._gate.resolver, guard, records)
+
+    def _kernel(self) -> KernelRecords | None:
+        bundle, gate = self._bundle, self._gate
+        if bundle.refused is None or bundle.allowed is None:
+            return None
+        local = OwnOrLocal(gate.local)
+
+        def judge(flow: Flow, left: bool) -> Decision:
+            return decide_packet(gate.policy, flow, local, left=left)
+
+        return KernelRecords(bundle.refused, bundle.allowed, judge, self._journal, self._flow_of)
+
+    def _flow_of(self, packet: Packet) -> Flow:
+        self._accepted += 1
+        source, dest = (
+            Endpoint(packet.source, packet.source_port),
+            Endpoint(packet.dest, packet.dest_port),
+        )
+        return Flow(f"{self._life}-{self._accepted:x}", self._bundle.sandbox, source, dest, packet.proto)
 
     def _on_control(self) -> None:
         """A word, or the end of the process that would have said it."""
@@ -249,10 +284,7 @@ def _close_all_but(bundle: Bundle, control: socket.socket) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)
-    keep = {0, 1, 2, control.fileno(), bundle.feed}
-    keep |= {
-        sock.fileno() for sock in (*bundle.listeners, bundle.dns_udp, bundle.dns_tcp) if sock is not None
-    }
+    keep = {0, 1, 2, control.fileno()} | bundle.descriptors
     for name in os.listdir("/proc/self/fd"):
         descriptor = int(name)
         if descriptor not in keep:

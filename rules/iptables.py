@@ -89,6 +89,8 @@ def _to_iptc(rule: Rule, out: "iptc.Rule") -> "iptc.Rule":
         target.tproxy_mark = rule.tproxy_mark
     if rule.set_xmark is not None:
         target.set_xmark = rule.set_xmark
+    if rule.nflog_group is not None:  # never with a prefix: the library then corrupts memory
+        target.nflog_group = str(rule.nflog_group)
     return out
 
 

@@ -8,7 +8,7 @@ what happens to everything that nothing else took. Addresses are decided by the 
 from collections.abc import Iterator
 
 from rules.link import Family, Link
-from rules.rule import Chain, Rule
+from rules.rule import Chain, Rule, recorded
 from rules.words import PROXY_MARK, Words, spell
 
 
@@ -26,7 +26,9 @@ def chains(link: Link, resolver: str | None, family: Family) -> tuple[Chain, ...
 def _redirect(link: Link, words: Words, resolver: str | None) -> Iterator[Rule]:
     lo = link.device
     # A direct dial of the listener would arrive with the listener's own address as the "original" destination.
-    yield Rule("DROP", lo, destination=words.listen_ip, protocol="tcp", dport=link.listen_port)
+    dialled = Rule("DROP", lo, destination=words.listen_ip, protocol="tcp", dport=link.listen_port)
+    yield recorded(dialled)
+    yield dialled
     yield Rule("RETURN", lo, destination=words.loopback)
     yield Rule("RETURN", lo, destination=words.address)
     if resolver is not None:
@@ -49,5 +51,6 @@ def _admit(link: Link, words: Words, resolver: str | None) -> Iterator[Rule]:
     if resolver is not None:
         yield Rule("ACCEPT", lo, destination=resolver, protocol="udp", dport=53)
         yield Rule("ACCEPT", lo, destination=resolver, protocol="tcp", dport=53)
+    yield recorded(Rule("REJECT", lo))
     yield Rule("REJECT", lo, protocol="tcp", reject_with="tcp-reset")
     yield Rule("REJECT", lo, reject_with=words.reject_with)

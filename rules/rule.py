@@ -3,10 +3,11 @@
 Pure. A backend gives these to the kernel; nothing here says what they are for.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from rules.link import Family
+from rules.words import REFUSED_GROUP
 
 SetKind = Literal["hash:net", "hash:net,port"]
 Table = Literal["raw", "mangle", "nat", "filter"]
@@ -46,7 +47,7 @@ class AddressSet:
 class Rule:
     """One iptables rule. None means "any"; ``target`` is a name of iptables-extensions(8)."""
 
-    target: Literal["ACCEPT", "DROP", "RETURN", "REJECT", "TPROXY", "MARK", "MASQUERADE"]
+    target: Literal["ACCEPT", "DROP", "RETURN", "REJECT", "TPROXY", "MARK", "MASQUERADE", "NFLOG"]
     in_interface: str | None = None
     out_interface: str | None = None
     source: str | None = None
@@ -70,6 +71,7 @@ class Rule:
     on_port: int | None = None
     tproxy_mark: str | None = None
     set_xmark: str | None = None
+    nflog_group: int | None = None
 
     def __str__(self) -> str:
         words = [
@@ -93,10 +95,16 @@ class Rule:
             (self.on_ip, "--on-ip {}"),
             (self.tproxy_mark, "--tproxy-mark {}"),
             (self.set_xmark, "--set-xmark {}"),
+            (self.nflog_group, "--nflog-group {}"),
         ]
         return " ".join(
             text.format(self if "{0." in text else value) for value, text in words if value is not None
         )
+
+
+def recorded(rule: Rule, group: int = REFUSED_GROUP) -> Rule:
+    """What stands before ``rule``, so that each packet it takes is told of."""
+    return replace(rule, target="NFLOG", reject_with=None, nflog_group=group)
 
 
 @dataclass(frozen=True, slots=True)

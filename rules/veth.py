@@ -13,14 +13,15 @@ from rules.floor import floor
 from rules.link import Family, Link
 from rules.policy import DNS_PORT, QUIC_PORTS
 from rules.ranges import SINKHOLE
-from rules.rule import Chain, Rule
+from rules.rule import Chain, Rule, recorded
 from rules.terms import Terms, set_name
-from rules.words import FORWARD_MARK, PROXY_MARK, spell
+from rules.words import ALLOWED_GROUP, FORWARD_MARK, PROXY_MARK, spell
 
 NEIGHBOUR_DISCOVERY: Final = (135, 136)
 """Solicitation and advertisement (RFC 4861 sections 4.3 and 4.4)."""
-LINK_ICMPV6: Final = (133, 134, 135, 136, 137)
-"""All of RFC 4861: solicitations and advertisements of routers and neighbours, redirects."""
+LINK_ICMPV6: Final = (130, 131, 132, 133, 134, 135, 136, 137, 143)
+"""What a host says to its own link and no router passes on: multicast listeners (RFC 2710, RFC 3810); solicitations and advertisements of routers and
+neighbours, redirects (RFC 4861). No attempt to reach anything: it is on no record."""
 UNFORWARDED: Final = 255
 """The hop limit of what no router passed on (RFC 4861 section 11.2)."""
 NEIGHBOURS_PER_S: Final = 20
@@ -82,7 +83,9 @@ def _believe(cell: _Cell) -> Iterator[Rule]:
                 )
         for kind in LINK_ICMPV6:
             yield replace(rule, target="DROP", protocol="icmpv6", icmpv6_type=kind)
-    yield replace(rule, target="DROP", rpfilter="invert")
+    forged = replace(rule, target="DROP", rpfilter="invert")
+    yield recorded(forged)
+    yield forged
 
 
 def _decide(cell: _Cell) -> Iterator[Rule]:
@@ -92,7 +95,9 @@ def _decide(cell: _Cell) -> Iterator[Rule]:
     if cell.family == 6:
         for kind in NEIGHBOUR_DISCOVERY:
             yield replace(rule, protocol="icmpv6", icmpv6_type=kind)
-    yield replace(rule, target="DROP", not_source=words.address)
+    other = replace(rule, target="DROP", not_source=words.address)
+    yield recorded(other)
+    yield other
     # Row 1. Where the listener listens is as little to be dialled as the cell itself.
     own = [words.gateway, words.address, *([words.listen_ip] if cell.family == 6 else [])]
     for destination in (*floor(cell.family), *own):
@@ -169,6 +174,7 @@ def _admit(cell: _Cell) -> Iterator[Rule]:
     yield replace(rule, protocol="tcp", mark=PROXY_MARK)
     if cell.terms.resolver is not None:
         yield from _to_resolver(cell, cell.terms.resolver)
+    yield recorded(rule)
     yield replace(rule, target="REJECT", protocol="tcp", reject_with="tcp-reset")
     yield replace(rule, target="REJECT", reject_with=spell(cell.link, cell.family).reject_with)
 
@@ -179,8 +185,12 @@ def _forward(cell: _Cell) -> Iterator[Rule]:
     if uplink is None:
         return
     # What conntrack cannot follow would leave with the sandbox's own address.
-    yield Rule("DROP", device, uplink, ctstate="INVALID")
-    yield Rule("ACCEPT", device, uplink, mark=FORWARD_MARK)
+    invalid = Rule("DROP", device, uplink, ctstate="INVALID")
+    yield recorded(invalid)
+    yield invalid
+    leaving = Rule("ACCEPT", device, uplink, mark=FORWARD_MARK)
+    yield recorded(replace(leaving, ctstate="NEW"), ALLOWED_GROUP)
+    yield leaving
     yield Rule("ACCEPT", uplink, device, ctstate="RELATED,ESTABLISHED")
 
 

@@ -9,6 +9,11 @@ PROXY_MARK: Final = "0x4/0xf"
 FORWARD_MARK: Final = "0x1/0xf"
 """Set on what leaves the cell: the one thing by which a packet finds the uplink's routes."""
 
+REFUSED_GROUP: Final = 1
+"""NFLOG group of what the kernel refuses or drops: every packet."""
+ALLOWED_GROUP: Final = 2
+"""NFLOG group of what it lets out: the first packet of each flow."""
+
 
 class Words(NamedTuple):
     """One family's."""

@@ -24,7 +24,7 @@ from rules.plan import Plan, faults
 if TYPE_CHECKING:
     from gateway.netd.links import Way
 
-MAX_DESCRIPTORS: Final = 8
+MAX_DESCRIPTORS: Final = 16
 CLEAR_PAUSE_S: Final = 0.01
 CLEAR_TIMEOUT_S: Final = 5.0
 
@@ -86,6 +86,7 @@ def _build(plan: Plan, plan6: Plan | None, backend: Backend | None, owner: str) 
     """Order: rules that drop, then the redirection, the way out, the listener; last the sandbox's own end."""
     # Only in this process: the one that answers requests needs no netlink.
     from gateway.netd.links import equip_sandbox
+    from gateway.netd.nflog import open_logs
     from gateway.netd.sockets import open_sockets
     from rules.choose import choose
 
@@ -96,7 +97,7 @@ def _build(plan: Plan, plan6: Plan | None, backend: Backend | None, owner: str) 
         _in_own_process(lambda one=one: firewall.install(one))  # type: ignore[misc]
     firewall.install(plan)
     _join(plans, spaces, owner)
-    sockets = {name: sock for one in plans for name, sock in open_sockets(one).items()}
+    sockets = open_logs() | {name: sock for one in plans for name, sock in open_sockets(one).items()}
     if spaces.cell != spaces.sandbox:
         within(spaces.sandbox, spaces.cell, lambda: equip_sandbox(plan.link, ipv6=plan6 is not None))
     found = {"userns": spaces.user, "netns": spaces.sandbox, "cell": spaces.cell}

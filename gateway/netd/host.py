@@ -156,7 +156,8 @@ def _name_of_namespace() -> str:
 
 
 def _alive(place: Path, alias: str) -> Path:
-    return place / f"{alias.rpartition(' ')[2].replace('/', '')}.alive"
+    """The file of the process whose ``alias`` is: what stands behind the dot is its own counting."""
+    return place / f"{alias.rpartition(' ')[2].partition('.')[0].replace('/', '')}.alive"
 
 
 def _is_dead(path: Path) -> bool:

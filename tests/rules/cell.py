@@ -202,10 +202,15 @@ def _taken(wire: socket.socket) -> Iterator[Seen]:
             yield seen
 
 
-@contextlib.contextmanager
-def inside(name: str) -> Iterator[None]:
+def inside(name: str) -> contextlib.AbstractContextManager[None]:
     """Be in the network namespace ``name``: sockets are of the one that they were made in."""
-    with open("/proc/self/ns/net") as ours, (Path("/run/netns") / name).open() as theirs:
+    return entered(Path("/run/netns") / name)
+
+
+@contextlib.contextmanager
+def entered(space: Path) -> Iterator[None]:
+    """Be in the network namespace that ``space`` is a file of."""
+    with open("/proc/self/ns/net") as ours, space.open() as theirs:
         assert _libc.setns(theirs.fileno(), CLONE_NEWNET) == 0
         try:
             yield

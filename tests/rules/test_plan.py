@@ -64,10 +64,11 @@ def test_every_filter_chain_drops_by_policy(plan: Plan) -> None:
 
 
 def test_the_listener_cannot_be_dialled_before_anything_else_is_asked(plan: Plan) -> None:
-    first = rules_of(plan, "mangle", "PREROUTING")[0]
+    told, first = rules_of(plan, "mangle", "PREROUTING")[:2]
     assert first == Rule(
         "DROP", "lo", destination=LISTENER[plan.family], protocol="tcp", dport=LO.listen_port
     )
+    assert told == replace(first, target="NFLOG", nflog_group=1)
 
 
 def test_tcp_that_nothing_exempted_goes_to_the_listener(plan: Plan) -> None:
@@ -77,7 +78,8 @@ def test_tcp_that_nothing_exempted_goes_to_the_listener(plan: Plan) -> None:
 
 
 def test_what_nothing_took_is_refused_at_once(plan: Plan) -> None:
-    tcp, rest = rules_of(plan, "filter", "INPUT")[-2:]
+    told, tcp, rest = rules_of(plan, "filter", "INPUT")[-3:]
+    assert told == Rule("NFLOG", "lo", nflog_group=1)
     assert tcp == Rule("REJECT", "lo", protocol="tcp", reject_with="tcp-reset")
     assert rest == Rule("REJECT", "lo", reject_with=REFUSAL[plan.family])
 

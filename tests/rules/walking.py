@@ -71,6 +71,8 @@ class Kernel:
         for rule in self._speaking_of(where, packet.destination):
             if not self._matches(rule, packet, out):
                 continue
+            if rule.target == "NFLOG":
+                continue
             if rule.target == "MARK":
                 packet.mark = _marked(packet.mark, rule.set_xmark)
                 continue

@@ -64,7 +64,7 @@ def children(pid: int) -> str:
 
 def test_a_cell_comes_with_its_namespace_and_sockets(netd: Netd) -> None:
     cell = netd.open_cell(GOOD)
-    assert list(cell) == ["netns", "listener", "dns_udp", "dns_tcp"]
+    assert list(cell) == ["netns", "nflog_refused", "nflog_allowed", "listener", "dns_udp", "dns_tcp"]
     assert os.readlink(f"/proc/self/fd/{cell['netns']}") != os.readlink("/proc/self/ns/net")
     listener = socket.socket(fileno=cell.pop("listener"))
     with listener:
@@ -92,7 +92,7 @@ def test_the_rules_are_where_they_were_wanted(netd: Netd, firewall: Backend | No
 
 def test_without_dns_there_are_no_dns_sockets(netd: Netd) -> None:
     cell = netd.open_cell(build_plan(NetworkPolicy([], ["0.0.0.0/0"])))
-    assert list(cell) == ["netns", "listener"]
+    assert list(cell) == ["netns", "nflog_refused", "nflog_allowed", "listener"]
     for descriptor in cell.values():
         os.close(descriptor)
 
