@@ -103,7 +103,7 @@ _QUERY: Final[dict[str, Check]] = {
 }
 REQUIRED: Final[Mapping[str, Mapping[str, Check]]] = {
     Event.ALLOWED: _DECISION,
-    Event.BLOCKED: _DECISION,
+    Event.BLOCKED: {**_DECISION, "dest_ip": _or_null(_ADDRESS)},
     Event.CLOSED: _CLOSED,
     Event.DNS_ALLOWED: _QUERY,
     Event.DNS_BLOCKED: _QUERY,
@@ -126,7 +126,7 @@ _OF_DECISION: Final[dict[str, Check]] = {
 _OF_QUERY: Final[dict[str, Check]] = {"domain_raw": _text(MAX_RAW_NAME), "count": _number(1, MAX_COUNT)}
 OPTIONAL: Final[Mapping[str, Mapping[str, Check]]] = {
     Event.ALLOWED: _OF_DECISION,
-    Event.BLOCKED: _OF_DECISION,
+    Event.BLOCKED: {**_OF_DECISION, "count": _number(1, MAX_COUNT)},
     Event.DNS_ALLOWED: _OF_QUERY,
     Event.DNS_BLOCKED: _OF_QUERY,
 }

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Final
 
 SCHEMA: Final = "egress/v1"
@@ -56,8 +57,12 @@ class Cause(StrEnum):
 def timestamp(ns: int) -> str:
     """RFC 3339, UTC, microseconds, from nanoseconds since the epoch."""
     seconds, rest = divmod(ns, 1_000_000_000)
-    moment = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    return f"{moment}.{rest // 1000:06d}Z"
+    return f"{_second(seconds)}.{rest // 1000:06d}Z"
+
+
+@lru_cache(maxsize=4)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def printable(raw: bytes) -> str:
@@ -80,7 +85,7 @@ def decision(
     sandbox: str,
     flow: str,
     source: tuple[str, int],
-    dest: tuple[str, int],
+    dest: tuple[str | None, int],
     rule: str,
     reason: str,
     domain: str | None = None,
@@ -94,7 +99,8 @@ def decision(
     ech: bool = False,
     dest_mismatch: bool = False,
 ) -> Record:
-    """``egress_allowed`` or ``egress_blocked``: one an attempt, when it is decided."""
+    """``egress_allowed`` or ``egress_blocked``: one an attempt, when it is decided. Where a refusal stands for several, add ``count``, and ``dest``
+    is None where they went to several places."""
     record: Record = {
         "schema": SCHEMA,
         "timestamp": timestamp(ns),

@@ -14,6 +14,7 @@ from typing import Final
 
 from gateway.flow import IPAddress
 from rules.ranges import EMBEDDINGS, FLOOR, PRIVATE, Range
+from rules.ranges import SINKHOLE as SINKHOLE
 
 
 class AddressKind(StrEnum):
@@ -25,10 +26,6 @@ class AddressKind(StrEnum):
     """A name leads here only where an IP entry allows the address too."""
     PUBLIC = "public"
 
-
-SINKHOLE: Final = IPv4Address("192.0.0.8")
-"""RFC 7600's dummy address, which nobody has: where guarded DNS sends every name that the policy does not
-allow."""
 
 _Read = tuple[AddressKind, str]
 

@@ -25,14 +25,11 @@ from gateway.reasons import Reason
 from gateway.sniff.result import Refused, Sniffed
 from matcher import HostTable, Pattern, canonical
 from rules.entry import ALL_TRAFFIC, AddressEntry, Entry
-from rules.policy import ListName, NetworkPolicy
+from rules.policy import QUIC_PORTS, ListName, NetworkPolicy
 from rules.table import AddressTable, Held
 
 MAX_ADDRESSES: Final = 3
 """How many addresses of a name are tried, within one deadline."""
-
-QUIC_PORTS: Final = frozenset((443, 853))
-"""RFC 9114 section 3.1, RFC 9250 section 4.1.1: UDP that carries a name nobody here can read."""
 
 
 class Verdict(StrEnum):
@@ -164,6 +161,21 @@ def decide(
     return _by_name(policy, flow, seen, denied)
 
 
+def decide_packet(policy: CompiledPolicy, flow: Flow, local: Container[IPAddress], *, left: bool) -> Decision:
+    """Say which words of the policy a packet met that the kernel decided; ``left``: it let it out of the
+    cell.
+
+    The kernel's rules come from the same policy. What it did is what counts: where that is not what the words
+    lead to, the link could not carry it.
+    """
+    decision = settle(policy, flow, local) or denied_by_address(policy, flow)
+    if left and decision is not None and decision.row == 1:
+        return decision  # local to the host, which its half of the uplink drops
+    if decision is None or (decision.verdict is Verdict.ALLOW) is not left:
+        return _DEFAULT if left else refuse(Reason.NOT_CARRIED)
+    return decision
+
+
 def denied_by_address(policy: CompiledPolicy, flow: Flow) -> Decision | None:
     """What ``deny_out`` says to the address alone: the answer where ``settle`` is None and no allowed name
     comes."""
@@ -184,7 +196,7 @@ def _by_address(
         return Decision(Verdict.ALLOW, 2, allowed.rule, Reason.ALLOWED_ADDRESS, Target.ASKED), None
     denied = policy.deny_ips.find(ip, port)
     if flow.proto != "tcp":
-        return _without_names(policy, port, denied), denied
+        return _without_names(policy, flow, denied), denied
     if denied is not None:
         if policy.allow_names.table.covers_port(port) or ip == SINKHOLE:
             return None, denied
@@ -192,11 +204,11 @@ def _by_address(
     return (None if policy.deny_names.table.covers_port(port) else _DEFAULT), None
 
 
-def _without_names(policy: CompiledPolicy, port: int, denied: Held | None) -> Decision:
+def _without_names(policy: CompiledPolicy, flow: Flow, denied: Held | None) -> Decision:
     """UDP and the rest, whose names are never read."""
     if denied is not None:
         return _denied_address(denied, None)
-    if policy.deny_names.first is not None and port in QUIC_PORTS:
+    if policy.deny_names.first is not None and flow.proto == "udp" and flow.dest.port in QUIC_PORTS:
         return Decision(Verdict.BLOCK, 4, policy.deny_names.first, Reason.DENIED_NAME)
     return _DEFAULT
 

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from audit.files import default_directory
 from gateway.confine import landlock_version
@@ -19,8 +19,14 @@ from gateway.supervisor import has_ipv6
 from gateway.userns import obstacle
 from gateway.view import plan_view
 from rules import ALL_TRAFFIC, NetworkPolicy, build_plan
+from rules.backend import Backend
 
 POLICY = NetworkPolicy(["api.openai.com"], [ALL_TRAFFIC])
+FIREWALLS: Final[dict[Backend, str]] = {
+    "legacy": "legacy tables by python-iptables",
+    "nft": "nf_tables by iptables-nft-restore",
+}
+"""In the order in which ``run`` takes them."""
 
 
 class Finding(NamedTuple):
@@ -48,7 +54,15 @@ def examine() -> Iterator[Finding]:
     if os.geteuid() != 0:
         problem = obstacle()
         yield Finding("user namespaces", problem is None, True, problem or "open to ordinary users")
-    yield from _cell()
+    else:
+        path = shutil.which("ipset", path=SYSTEM_PATH)
+        yield Finding("ipset", path is not None, True, path or "not found: apt-get install ipset")
+    netd = Netd()
+    try:
+        yield _firewall(netd)
+        yield from _cell(netd)
+    finally:
+        netd.close()
     version = landlock_version()
     yield Finding(
         "Landlock",
@@ -68,18 +82,34 @@ def examine() -> Iterator[Finding]:
     yield _records()
 
 
-def _cell() -> Iterator[Finding]:
+def _open(netd: Netd, firewall: Backend | None = None) -> dict[str, int]:
+    """A cell as ``run`` makes it; its descriptors. EgressError if it cannot be."""
+    return netd.open_cell(build_plan(POLICY), build_plan(POLICY, family=6) if has_ipv6() else None, firewall)
+
+
+def _firewall(netd: Netd) -> Finding:
+    """Have each backend keep the rules of a cell. One is enough."""
+    working, refused = [], []
+    for backend, name in FIREWALLS.items():
+        try:
+            for descriptor in _open(netd, backend).values():
+                os.close(descriptor)
+            working.append(f"{name} (--firewall {backend})")
+        except EgressError as error:
+            refused.append(f"not {name}: {error}")
+    said = "; ".join([" or ".join(working) or "nothing can keep the rules", *refused])
+    return Finding("firewall", bool(working), True, said)
+
+
+def _cell(netd: Netd) -> Iterator[Finding]:
     """Make one, as ``run`` would, and start a command in it."""
-    netd = Netd()
     namespaces: dict[str, int] = {}
     descriptors: dict[str, int] = {}
 
     def open_cell() -> str:
-        descriptors.update(
-            netd.open_cell(build_plan(POLICY), build_plan(POLICY, family=6) if has_ipv6() else None)
-        )
+        descriptors.update(_open(netd))
         namespaces.update({name: descriptors[name] for name in ("userns", "netns") if name in descriptors})
-        return "legacy xtables by python-iptables; namespace, rules and sockets were made" + (
+        return "namespace, rules and sockets were made" + (
             " by an ordinary user" if "userns" in namespaces else ""
         )
 
@@ -99,7 +129,6 @@ def _cell() -> Iterator[Finding]:
     finally:
         for descriptor in descriptors.values():
             os.close(descriptor)
-        netd.close()
 
 
 def _records() -> Finding:

@@ -25,6 +25,8 @@ LEDGER_ROOM_BYTES: Final = 512 * 1024
 """What a dead worker leaves undecided, once written."""
 PIPE_ROOMS: Final = 3
 """What the pipe holds grows by a third when it is numbered; and there is what was just taken out, and what was put in meanwhile."""
+GATHER_S: Final = 0.004
+"""How long a record waits for others before it is taken in, unless somebody waits for it. It is out of the worker's hands meanwhile."""
 UPKEEP_S: Final = 3600.0
 CLOCK_STEP_S: Final = 600.0
 FINISH_S: Final = 10.0
@@ -81,6 +83,10 @@ class Keeper:
 
     def keep(self) -> None:
         """Take in what the worker has sent, if it can be kept, and write it."""
+        if self.kept is None:
+            time.sleep(
+                GATHER_S
+            )  # where there is one there are more soon: together they cost a tenth of the wake-ups
         if self._intake is not None and self.ready:
             self._intake.drain()
         self._settle()

@@ -64,6 +64,14 @@ class Reason(StrEnum):
     FORBIDDEN_ANSWER = "forbidden_answer"
     """Every address of the name lies in the floor, or in a private range that no IP entry allows."""
 
+    # refused or dropped by the kernel for what the packet is
+    FORGED_SOURCE = "forged_source"
+    """A packet from an address that is not the sandbox's."""
+    NOT_CARRIED = "not_carried"
+    """The policy has nothing against it, but this link cannot carry it: ``lo`` carries TCP and DNS."""
+    FLOOD = "flood"
+    """More packets at once than are told apart; each is counted."""
+
     # blocked by the gateway's own state
     LIMIT = "limit"
     """A cap on undecided or open connections was reached."""

@@ -25,10 +25,10 @@ from gateway.decide import (
 from gateway.flow import Flow, IPAddress
 from gateway.journal import Attempt
 from gateway.net.connect import connect
-from gateway.net.deadline import deadline, now
+from gateway.net.poller import deadline, now, receive
 from gateway.net.relay import Counts, Ended, relay
 from gateway.net.resolve import ResolveError, Resolver, ResolveTimeout
-from gateway.net.sockets import receive, reset_on_close
+from gateway.net.sockets import reset_on_close
 from gateway.reasons import Reason
 from gateway.refusal import refusal
 from gateway.sniff import (
@@ -97,7 +97,7 @@ async def _judge(client: socket.socket, flow: Flow, gate: Gate, attempt: Attempt
     heard = Heard(None, b"")
     named: Decision | None = None
     try:
-        async with deadline(now() + DECIDE_S):
+        with deadline(now() + DECIDE_S):
             decision = settle(gate.policy, flow, gate.local)
             if decision is None:
                 heard = await _sniff(client)
@@ -144,7 +144,7 @@ async def _bind(flow: Flow, gate: Gate, decision: Decision) -> Decision:
     """The name is a claim until its own addresses are known."""
     assert decision.host is not None, "a bound target has a name"  # noqa: S101 - what decide() promises
     try:
-        answers = await gate.resolver.addresses(decision.host)
+        answers = await gate.resolver.resolve(decision.host)
     except ResolveTimeout:
         return unresolved(decision, Reason.RESOLVE_TIMEOUT)
     except ResolveError:
@@ -162,7 +162,7 @@ async def _refuse(client: socket.socket, heard: Heard, decision: Decision) -> No
         client.send(said)
         client.shutdown(socket.SHUT_WR)
         # Closing over unread bytes would send a reset that overtakes the answer: read on, a little, until the client has it.
-        async with deadline(now() + 1.0):
+        with deadline(now() + 1.0):
             spare = bytearray()
             while len(spare) < MAX_FIRST_MESSAGE_BYTES and await receive(client, spare, READ_BYTES):
                 pass
@@ -174,7 +174,7 @@ async def _connect(flow: Flow, decision: Decision, attempt: Attempt) -> socket.s
     attempt.phase = Phase.CONNECT
     addresses = decision.addresses if decision.target is Target.BOUND else (flow.dest.ip,)
     try:
-        async with deadline(now() + CONNECT_S):
+        with deadline(now() + CONNECT_S):
             upstream, attempt.upstream_ip = await connect(addresses, flow.dest.port)
     except TimeoutError:
         attempt.ended_by = EndedBy.TIMEOUT

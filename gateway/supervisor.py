@@ -25,6 +25,8 @@ from gateway.keeper import Keeper
 from gateway.launch import Command, forwarded, in_foreground
 from gateway.netd.server import Netd
 from gateway.summary import Summary
+from rules.backend import Backend
+from rules.link import LinkKind
 from rules.plan import build_plan
 from rules.policy import SecurityPolicy
 
@@ -45,12 +47,16 @@ class Supervisor:
         sandbox: str,
         audit_dir: Path,
         netd: Netd,
+        firewall: Backend | None = None,
+        link: LinkKind = "lo",
         *,
         settings: AuditSettings | None = None,
         say: Callable[[str], object] = log.warning,
     ) -> None:
         """``netd``, whose imports run beside the caller's, is this object's from now on; ``say`` gets a line where the records are in trouble.
         SetupError where no records can be kept."""
+        self._firewall: Backend | None = firewall
+        self._link: LinkKind = link
         self._policy = policy
         self._sandbox = sandbox
         self.summary = Summary()
@@ -73,9 +79,9 @@ class Supervisor:
     def open(self) -> None:
         """Make the cell and start the worker; afterwards ``namespaces`` has the descriptors to enter it by. EgressError if it cannot be."""
         network = self._policy.network
-        plan6 = build_plan(network, family=6) if has_ipv6() else None
-        cell = self._netd.open_cell(build_plan(network), plan6)
-        self.namespaces = {name: cell.pop(name) for name in ("userns", "netns") if name in cell}
+        plan6 = build_plan(network, self._link, 6) if has_ipv6() else None
+        cell = self._netd.open_cell(build_plan(network, self._link), plan6, self._firewall)
+        self.namespaces = {name: cell.pop(name) for name in ("userns", "netns", "cell") if name in cell}
         sockets = {name: socket.socket(fileno=descriptor) for name, descriptor in cell.items()}
         self._bundle = worker.Bundle(
             self._sandbox,
@@ -87,6 +93,8 @@ class Supervisor:
             self._keeper.ledger,
             self._keeper.feed,
             self._keeper.kept,
+            sockets.get("nflog_refused"),
+            sockets.get("nflog_allowed"),
         )
         self._start_worker()
         if not self._await_ready():

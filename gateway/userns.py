@@ -7,6 +7,10 @@ from typing import Final
 
 SYSCTL_ROOT: Final = Path("/proc/sys")
 CLONE_NEWUSER: Final = 0x10000000  # linux/sched.h
+CAPABILITY_VERSION_3: Final = 0x20080522  # linux/capability.h
+CAP_NET_ADMIN: Final = 12
+PR_CAP_AMBIENT: Final = 47  # linux/prctl.h
+PR_CAP_AMBIENT_RAISE: Final = 2
 OWN: Final = Path("/proc/self")
 
 
@@ -15,6 +19,36 @@ def enter_mapping(uid: int, gid: int) -> None:
     (OWN / "setgroups").write_text("deny")
     (OWN / "uid_map").write_text(f"{uid} {uid} 1")
     (OWN / "gid_map").write_text(f"{gid} {gid} 1")
+
+
+class _Capabilities(ctypes.Structure):
+    """struct __user_cap_data_struct, of which there are two: capabilities 0-31, and the rest."""
+
+    _fields_ = (
+        ("effective", ctypes.c_uint32),
+        ("permitted", ctypes.c_uint32),
+        ("inheritable", ctypes.c_uint32),
+    )
+
+
+def keep_net_admin() -> None:
+    """Let the programs that this process starts configure its network: where it is not uid 0, capabilities else end at an exec.
+
+    OSError where the kernel refuses.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
+    held = (_Capabilities * 2)()
+    _check(libc.capget(header, held))
+    held[0].inheritable |= held[0].permitted & 1 << CAP_NET_ADMIN
+    _check(libc.capset(header, held))
+    _check(libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_NET_ADMIN, 0, 0))
+
+
+def _check(result: int) -> None:
+    if result:
+        errno = ctypes.get_errno()
+        raise OSError(errno, os.strerror(errno))
 
 
 def obstacle(sysctl_root: Path = SYSCTL_ROOT) -> str | None:

@@ -20,19 +20,21 @@ import uvloop
 from audit.feed import Feed
 from audit.ledger import Ledger
 from gateway.confine import confine
-from gateway.decide import Verdict, compile_policy, decide_query, usable
+from gateway.decide import Decision, Verdict, compile_policy, decide_packet, decide_query, usable
 from gateway.dns.guard import Guard, Rule
 from gateway.dns.records import QueryRecords
 from gateway.dns.server import DnsForwarder
 from gateway.flow import Endpoint, Flow, IPAddress
 from gateway.journal import Journal
+from gateway.kernel import KernelRecords, OwnOrLocal
 from gateway.net.local import LocalAddresses
+from gateway.net.poller import Poller, Strand
 from gateway.net.progress import Progress
 from gateway.net.resolve import Resolver, import_no_more_types
-from gateway.net.sockets import endpoint, probe_clients, reset_on_close
+from gateway.net.sockets import endpoint, reset_on_close, set_for_accepted
+from gateway.packets import Packet
 from gateway.reasons import Reason
 from gateway.session import Gate, run_session
-from gateway.tasks import spawn
 from gateway.turns import Turns
 from rules.policy import NetworkPolicy
 
@@ -77,6 +79,16 @@ class Bundle:
     """Write end of the pipe to whoever keeps the records."""
     kept: int | None = None
     """An eventfd that counts those that are on the disk, where allowed connections wait for it."""
+    refused: socket.socket | None = None
+    """Where the kernel tells of what it refused, and of what it let out."""
+    allowed: socket.socket | None = None
+
+    @property
+    def descriptors(self) -> set[int]:
+        """All that it holds."""
+        sockets = (*self.listeners, self.dns_udp, self.dns_tcp, self.refused, self.allowed)
+        kept = () if self.kept is None else (self.kept,)
+        return {self.feed, *kept, *(sock.fileno() for sock in sockets if sock is not None)}
 
 
 class Worker:
@@ -93,7 +105,7 @@ class Worker:
         self._gate = Gate(
             compile_policy(bundle.policy), Resolver(bundle.resolver, ipv6=len(bundle.listeners) > 1), local
         )
-        self._sessions: set[asyncio.Task[None]] = set()
+        self._poller = Poller()
         self._most = most_sessions(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         self._life = os.urandom(3).hex()
         self._accepted = 0
@@ -102,12 +114,15 @@ class Worker:
     async def serve(self) -> None:
         """Accept until stopped, then drain: what waits in the queue is still judged, what stands is closed."""
         for listener in self._bundle.listeners:
-            probe_clients(listener)
+            set_for_accepted(listener)
             self._loop.add_reader(listener, self._accept, listener)
         self._loop.add_reader(self._control, self._on_control)
         forwarder = self._dns()
         if forwarder is not None:
             forwarder.start()
+        kernel = self._kernel()
+        if kernel is not None:
+            kernel.start()
         try:
             self._control.send(READY)
         except OSError:
@@ -122,14 +137,12 @@ class Worker:
                 await self._kept(give_up)
                 if not self._accept(listener):
                     break
-        if self._sessions:
-            await asyncio.wait(self._sessions, timeout=SETTLE_S)
+        await self._poller.drained(SETTLE_S)
         if forwarder is not None:
             forwarder.stop()
-        for task in tuple(self._sessions):
-            task.cancel()
-        if self._sessions:
-            await asyncio.wait(self._sessions)
+        if kernel is not None:
+            kernel.stop()
+        self._poller.close()
         await self._kept(give_up + SETTLE_S)
 
     async def _kept(self, give_up: float) -> None:
@@ -157,6 +170,25 @@ class Worker:
         guard = Guard(mode, rule, keeps, forwards_all=policy.forwards_all, ipv6=ipv6)
         records = QueryRecords(self._journal, bundle.sandbox, bundle.resolver)
         return DnsForwarder(bundle.dns_udp, bundle.dns_tcp, self._gate.resolver, guard, records)
+
+    def _kernel(self) -> KernelRecords | None:
+        bundle, gate = self._bundle, self._gate
+        if bundle.refused is None or bundle.allowed is None:
+            return None
+        local = OwnOrLocal(gate.local)
+
+        def judge(flow: Flow, left: bool) -> Decision:
+            return decide_packet(gate.policy, flow, local, left=left)
+
+        return KernelRecords(bundle.refused, bundle.allowed, judge, self._journal, self._flow_of)
+
+    def _flow_of(self, packet: Packet) -> Flow:
+        self._accepted += 1
+        source, dest = (
+            Endpoint(packet.source, packet.source_port),
+            Endpoint(packet.dest, packet.dest_port),
+        )
+        return Flow(f"{self._life}-{self._accepted:x}", self._bundle.sandbox, source, dest, packet.proto)
 
     def _on_control(self) -> None:
         """A word, or the end of the process that would have said it."""
@@ -195,21 +227,18 @@ class Worker:
         flow = Flow(
             f"{self._life}-{self._accepted:x}", self._bundle.sandbox, source, endpoint(client.getsockname())
         )
-        attempt = self._journal.open(flow) if len(self._sessions) < self._most else None
+        attempt = self._journal.open(flow) if len(self._poller.live) < self._most else None
         if attempt is None:
             self._journal.blocked(flow, Reason.LIMIT)
             self._bundle.ledger.accepting(False)
             reset_on_close(client)
             client.close()
             return
-        task = spawn(run_session(client, flow, self._gate, attempt), f"session {flow.id}")
-        self._sessions.add(task)
-        task.add_done_callback(self._ended)
+        self._poller.start(run_session(client, flow, self._gate, attempt), self._ended)
 
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        self._sessions.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("%s ended by an error after its decision", task.get_name(), exc_info=error)
+    def _ended(self, strand: Strand, error: BaseException | None) -> None:
+        if error is not None and not isinstance(error, asyncio.CancelledError):
+            log.error("a session ended by an error after its decision", exc_info=error)
 
     def _pause(self, listener: socket.socket) -> None:
         self._loop.remove_reader(listener)
@@ -265,12 +294,7 @@ def _close_all_but(bundle: Bundle, control: socket.socket) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)
-    keep = {0, 1, 2, control.fileno(), bundle.feed}
-    if bundle.kept is not None:
-        keep.add(bundle.kept)
-    keep |= {
-        sock.fileno() for sock in (*bundle.listeners, bundle.dns_udp, bundle.dns_tcp) if sock is not None
-    }
+    keep = {0, 1, 2, control.fileno()} | bundle.descriptors
     for name in os.listdir("/proc/self/fd"):
         descriptor = int(name)
         if descriptor not in keep:

@@ -26,6 +26,8 @@ DNS_MODES: Final[tuple[DnsMode, ...]] = get_args(DnsMode)
 ECH_MODES: Final[tuple[EchMode, ...]] = get_args(EchMode)
 DEFAULT_RESOLVER: Final = "8.8.8.8"
 DNS_PORT: Final = 53
+QUIC_PORTS: Final = frozenset((443, 853))
+"""RFC 9114 section 3.1, RFC 9250 section 4.1.1: UDP that carries a name nobody here can read."""
 
 
 @dataclass(frozen=True, slots=True, init=False)

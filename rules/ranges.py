@@ -47,6 +47,10 @@ PRIVATE: Final = (
 )
 """A name may lead here only where an IP entry allows the address too. The floor wins where both hold one."""
 
+SINKHOLE: Final = IPv4Address("192.0.0.8")
+"""RFC 7600's dummy address, which nobody has: where guarded DNS sends every name that the policy does not
+allow."""
+
 
 class Embedding(NamedTuple):
     """Where the addresses of an IPv6 network carry an IPv4 address."""

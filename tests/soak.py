@@ -10,7 +10,6 @@ import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -28,13 +27,16 @@ GROWTH_KIB: Final = 4096
 """Between the warm-up and the end: less than two bytes a connection."""
 
 PROGRAM: Final = r"""
-import collections, json, random, socket, struct, sys
+import collections, json, os, random, socket, struct, sys
 asked = json.loads(sys.argv[1])
 rng = random.Random(asked["seed"])
 allowed, blocked, http_blocked, http_allowed = (bytes.fromhex(asked[key]) for key in ("allowed", "blocked", "http_blocked", "http_allowed"))
 RESET = struct.pack("ii", 1, 0)
 held = collections.deque()
 done = collections.Counter()
+def say(what):
+    # Whole: others write into the same pipe, and print() may do so in two pieces.
+    os.write(1, json.dumps(what).encode() + b"\n")
 def dial(ip, port):
     sock = socket.socket()
     sock.settimeout(20)
@@ -108,16 +110,16 @@ for number in range(asked["count"]):
     (index,) = rng.choices(range(len(KINDS)), weights)
     try:
         acts[index]()
-    except ConnectionResetError:
+    except (ConnectionResetError, ConnectionRefusedError):
         done["refused while it dialled"] += 1
     except OSError as error:
         done["failed: " + type(error).__name__] += 1
     done[names[index]] += 1
     if number % 1000 == 999:
-        print(json.dumps({"n": 1000}), flush=True)
+        say({"n": 1000})
 for sock in held:
     hang_up(sock, reset=True)
-print(json.dumps({"n": asked["count"] % 1000, "done": done}), flush=True)
+say({"n": asked["count"] % 1000, "done": done})
 """
 
 
@@ -171,7 +173,7 @@ def soak(lab: Lab, count: int) -> int:
                 _show(count, *samples[-1], time.monotonic() - started)
         assert process.stderr is not None
         notices = process.stderr.read()
-    decided = Counter(decisions(audit))
+    decided = decisions(audit)
     return judge(count, done, decided, samples, notices, time.monotonic() - started)
 
 
@@ -220,14 +222,16 @@ def _size(pid: int) -> Size:
     return Size(int(rss), len(os.listdir(f"/proc/{pid}/fd")))
 
 
-def decisions(audit: Path) -> Iterator[str]:
-    """The reason of each decision on record."""
+def decisions(audit: Path) -> Counter[str]:
+    """How many were decided for which reason; a line may stand for several."""
+    found: Counter[str] = Counter()
     for path in sorted(audit.glob("*.jsonl")):
         with path.open("rb") as lines:
             for line in lines:
                 record = json.loads(line)
                 if record["event"] in DECISIONS:
-                    yield record["reason"]
+                    found[record["reason"]] += record.get("count", 1)
+    return found
 
 
 def _show(count: int, passed: int, found: dict[str, Size], seconds: float) -> None:

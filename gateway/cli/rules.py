@@ -1,14 +1,21 @@
 """``egress rules show``: the kernel plan as text, without any privilege."""
 
 import argparse
+import os
 
 from gateway.cli.arguments import add_policy_arguments, policy_from
 from rules import build_plan
+from rules.plan import LINKS
 
 EPILOG = """\
 examples:
   egress rules show --allow-out api.openai.com --deny-out 0.0.0.0/0
-  egress rules show --policy policy.yaml --link lo | sudo ip netns exec SCRATCH iptables-legacy-restore --test
+  egress rules show --link veth -6 --policy policy.yaml
+
+Sets come first, one line each that begins with create or add: for ipset restore. What follows is for iptables-restore:
+  egress rules show ... >plan
+  grep -E '^(create|add) ' plan | ipset restore
+  grep -vE '^(create|add) ' plan | iptables-legacy-restore
 """
 
 
@@ -20,13 +27,18 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     verbs = parser.add_subparsers(dest="rules_verb", metavar="VERB", required=True)
     show = verbs.add_parser(
         "show",
-        help="print the plan in the words of iptables-save",
-        description="Print what the kernel is told for a policy, in the words of iptables-save. Needs no privilege and changes nothing.",
+        help="print the plan in the words of ipset and iptables-save",
+        description="Print what the kernel is told for a policy, as ipset save and iptables-save would. Needs no privilege and changes nothing.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_policy_arguments(show)
-    show.add_argument("--link", choices=("lo",), default="lo", help="how the sandbox is joined (default: lo)")
+    show.add_argument(
+        "--link",
+        choices=tuple(LINKS),
+        default="veth" if os.geteuid() == 0 else "lo",
+        help="how the sandbox is joined (default: as for run, veth for root, else lo)",
+    )
     show.add_argument("-6", dest="ipv6", action="store_true", help="the plan for IPv6 (default: IPv4)")
     show.set_defaults(run=run)
 

@@ -5,12 +5,14 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 from audit.files import default_directory
 from audit.settings import AuditSettings, Fsync, OnFull
 from gateway.cli.arguments import add_policy_arguments, policy_from
 from gateway.cli.streams import say
 from rules import SecurityPolicy
+from rules.backend import Backend
 from rules.entry import AddressEntry
 
 MAX_NAME_BYTES = 128
@@ -38,7 +40,16 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     add_policy_arguments(parser)
     parser.add_argument(
-        "--link", choices=("lo",), default="lo", help="how the sandbox is joined (default: lo)"
+        "--link",
+        choices=("lo", "veth"),
+        default="veth" if os.geteuid() == 0 else "lo",
+        help="how the sandbox is joined: its own loopback, which any user can, or a device, behind which the kernel "
+        "decides addresses and carries every protocol (default: veth for root, else lo)",
+    )
+    parser.add_argument(
+        "--firewall",
+        choices=get_args(Backend),
+        help="what keeps the rules: legacy tables or nf_tables (default: legacy where the kernel has them)",
     )
     parser.add_argument(
         "--bind",
@@ -112,7 +123,9 @@ def _carry(args: argparse.Namespace, policy: SecurityPolicy, command: list[str])
     settings = AuditSettings(
         fsync=args.audit_fsync, on_full=args.audit_on_full, keep_days=args.audit_keep_days
     )
-    with Supervisor(policy, name, audit_dir, netd, settings=settings, say=say) as supervisor:
+    with Supervisor(
+        policy, name, audit_dir, netd, args.firewall, args.link, settings=settings, say=say
+    ) as supervisor:
         view = plan_view(
             cwd=Path.cwd(),
             binds=args.bind,
@@ -124,7 +137,7 @@ def _carry(args: argparse.Namespace, policy: SecurityPolicy, command: list[str])
         notices = [
             *(supervisor.log.warnings if supervisor.log else ()),
             *view.notices,
-            *_refused_by_link(policy),
+            *(_refused_by_lo(policy) if args.link == "lo" else ()),
         ]
         for notice in notices:
             say(notice)
@@ -149,8 +162,8 @@ def _days(text: str) -> int:
     return int(text)
 
 
-def _refused_by_link(policy: SecurityPolicy) -> Iterator[str]:
-    """What the policy would allow and this link does not carry."""
+def _refused_by_lo(policy: SecurityPolicy) -> Iterator[str]:
+    """What the policy would allow and the lo link does not carry."""
     network = policy.network
     if (
         network is None

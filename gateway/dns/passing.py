@@ -4,12 +4,12 @@ A query leaves from a fresh socket, so with a random port, under a random id; on
 handed back, under the sandbox's own id and spelling.
 """
 
+import asyncio
 import os
 import socket
 
 from gateway.dns.guard import MIN_QUERY_BYTES, QR, question_end
 from gateway.flow import Endpoint
-from gateway.net.connect import connect
 from gateway.net.sockets import readable, send_all
 
 
@@ -35,8 +35,9 @@ async def _ask_udp(query: bytes, resolver: Endpoint) -> bytes:
 
 
 async def _ask_tcp(query: bytes, resolver: Endpoint) -> bytes:
-    sock, _ = await connect((resolver.ip,), resolver.port)
-    with sock:
+    family = socket.AF_INET if resolver.ip.version == 4 else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as sock:
+        await asyncio.get_running_loop().sock_connect(sock, (str(resolver.ip), resolver.port))
         await send_all(sock, framed(query))
         answer = await read_message(sock)
     if not _answers(query, answer):

@@ -1,6 +1,5 @@
 """Connecting to numeric addresses. No name ever comes here, so none can be resolved behind the decision's back."""
 
-import asyncio
 import errno
 import os
 import socket
@@ -8,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from gateway.flow import IPAddress
-from gateway.net.sockets import writable
+from gateway.net.poller import END, OUT, current, deadline, now, ready
 
 EACH_S: Final = 3.0
 """How long one address is waited for while there is another to try: two SYNs and their answers."""
@@ -20,13 +19,19 @@ async def connect(addresses: Sequence[IPAddress], port: int) -> tuple[socket.soc
     The caller sets the deadline over all of them; a cancelled wait closes what was under way.
     """
     failure: OSError = OSError(errno.EADDRNOTAVAIL, "no address to connect to")
-    for left, ip in zip(range(len(addresses) - 1, -1, -1), addresses, strict=True):
+    left = len(addresses)
+    for ip in addresses:
+        left -= 1
         family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
         sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
-            async with asyncio.timeout(EACH_S if left else None):
+            if left:
+                with deadline(now() + EACH_S):
+                    await _finish_connect(sock, (str(ip), port))
+            else:
                 await _finish_connect(sock, (str(ip), port))
         except OSError as error:  # a TimeoutError too
+            current().forget(sock)
             sock.close()
             failure = error
         except BaseException:
@@ -38,13 +43,10 @@ async def connect(addresses: Sequence[IPAddress], port: int) -> tuple[socket.soc
 
 
 async def _finish_connect(sock: socket.socket, address: tuple[str, int]) -> None:
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(
-        socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1
-    )  # a peer that vanished is noticed as soon as this host likes (tcp(7))
     status = sock.connect_ex(address)
     if status == errno.EINPROGRESS:
-        await writable(sock)
+        if not await ready(sock, OUT) & END:
+            return
         status = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if status:
         raise OSError(status, os.strerror(status))

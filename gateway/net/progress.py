@@ -4,7 +4,7 @@ import asyncio
 import os
 from collections import deque
 
-from gateway.net.deadline import deadline, now
+from gateway.net.poller import deadline, now
 
 
 class Progress:
@@ -34,7 +34,7 @@ class Progress:
         future = asyncio.get_running_loop().create_future()
         self._waiting.append((number, future))
         try:
-            async with deadline(now() + timeout_s):
+            with deadline(now() + timeout_s):
                 await future
         except TimeoutError:
             return False

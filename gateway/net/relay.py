@@ -1,28 +1,41 @@
 """Copying bytes both ways between two connected sockets, until both sides have ended or one has failed.
 
-Strategy: bytes go from ``recv`` straight to ``send``; what the slower side does not take at once (one read at the most)
-is kept, and its source is not read until it is gone. So nothing queues here, and the kernel's own buffers press back on
-a fast sender. An end of file is passed on as a half-close.
+Strategy: small exchanges are copied through one buffer that all connections share, straight from ``recv`` to ``send``. What the slower side does
+not take at once is kept, and its source is not read until it is gone: nothing queues here, and the kernel's own buffers press back on a fast
+sender. A direction that fills the buffer again and again goes over to ``splice`` through a pipe, and its bytes never enter this process. After
+``TURN_BYTES`` a direction lets the others have their turn.
 
-A side is heard only where it may speak, so one that the kernel has given up (a reset behind a stall, a client that is gone after its half-close)
-is looked for from time to time. What ends before both sides have ended ends in a reset, lest a part pass for the whole.
+An end of file is passed on as a half-close. A side is heard only where it may speak, so one that the kernel has given up (a reset behind a stall,
+a client that is gone after its half-close) is looked for from time to time. What ends before both sides have ended ends in a reset, lest a part
+pass for the whole.
 
 A ``Watch`` may look at what passes until it has seen enough: it gives back what may pass now, and keeps the rest.
 """
 
-import asyncio
+import contextlib
+import os
 import socket
-from collections.abc import Callable
 from enum import Enum, auto
 from typing import Final, NamedTuple, Protocol
 
+from gateway.net.pipes import Pipe, put_back, take
+from gateway.net.poller import END, ERROR, IN, NEVER, OUT, RDHUP, current, event, now
 from gateway.net.sockets import reset_on_close
 
 READ_BYTES: Final = 64 * 1024
+TURN_BYTES: Final = 1024 * 1024
+SPLICE_AFTER: Final = 4
+"""Buffers filled in a row: a bulk transfer, worth a pipe."""
 LOOK_S: Final = 15.0
 """Between two looks for a side that is gone unheard, and for a connection that nothing has passed on for ``IDLE_S``."""
 IDLE_S: Final = 3600.0
 """Long enough for whatever waits for an answer; who waits longer keeps the connection alive (websocket pings, ssh's ServerAliveInterval)."""
+SPLICE: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
+
+HEARD: Final = IN | END
+
+_buffer: Final = bytearray(READ_BYTES)
+_view: Final = memoryview(_buffer)
 
 
 class Watch(Protocol):
@@ -70,98 +83,157 @@ class Counts:
         self.down = 0
 
 
+class _Failed(Exception):
+    """Of one side; ``args[0]`` is which."""
+
+
 class _Direction:
     """One way, from ``source`` to ``sink``."""
 
-    __slots__ = ("_add", "_done", "_loop", "_rest", "ended", "look", "sink", "source")
+    __slots__ = ("_full", "_pipe", "_rest", "ended", "hung_up", "more", "passed", "sink", "source")
 
-    def __init__(
-        self,
-        source: socket.socket,
-        sink: socket.socket,
-        add: Callable[[int], None],
-        done: Callable[[socket.socket, bool], None],
-    ) -> None:
+    def __init__(self, source: socket.socket, sink: socket.socket) -> None:
         self.source = source
         self.sink = sink
         self.ended = False
-        self.look: Callable[[bytes], bytes] | None = None
-        """Sees each chunk before it passes, and says what does."""
-        self._add = add
-        self._done = done
-        self._rest = memoryview(b"")
-        self._loop = asyncio.get_running_loop()
-
-    def start(self) -> None:
-        self._loop.add_reader(self.source, self._on_readable)
-
-    def stop(self) -> None:
-        self._loop.remove_reader(self.source)
-        self._loop.remove_writer(self.sink)
-
-    def _on_readable(self) -> None:
-        try:
-            chunk = self.source.recv(READ_BYTES)
-        except BlockingIOError:
-            return
-        except OSError:
-            self._done(self.source, True)
-            return
-        if not chunk:
-            self._end()
-            return
-        if self.look is not None:
-            chunk = self.look(chunk)
-        if chunk:
-            self._pass_on(memoryview(chunk))
+        """The source said all it had, and all of it was passed on."""
+        self.hung_up = False
+        """The source's end of file is on its way: a short read is not the last."""
+        self.more = False
+        """Stopped only for the others' sake."""
+        self.passed = 0
+        self._rest: bytes | memoryview = b""
+        self._pipe: Pipe | None = None
+        self._full = 0
 
     def push(self, chunk: bytes) -> None:
         """Pass on what was read before, or held, after all that has passed already."""
-        if self.ended:
+        if self.ended or not chunk:
             return  # the client gave up before it was its turn
         if self._rest:
-            self._rest = memoryview(bytes(self._rest) + chunk)
+            self._rest = bytes(self._rest) + chunk
         else:
-            self._pass_on(memoryview(chunk))
+            self._send(memoryview(chunk))
 
-    def _pass_on(self, chunk: memoryview) -> None:
+    def pump(self, session: "_Session") -> None:
+        """Move what can be moved now. _Failed with the side that broke."""
+        self.more = False
+        if self.ended or (self._rest and not self._flush()):
+            return
+        if self._pipe is not None:
+            self._splice(self._pipe, session)
+            return
+        moved = 0
+        while moved < TURN_BYTES:
+            try:
+                size = self.source.recv_into(_buffer)
+            except BlockingIOError:
+                return
+            except OSError:
+                raise _Failed(self.source) from None
+            if not size:
+                self._end(session)
+                return
+            moved += size
+            if session.watch is not None:
+                session.look(self, bytes(_view[:size]))
+            elif not self._send(_view[:size]):
+                self._rest = bytes(self._rest)  # the buffer is everybody's
+            if self._rest:
+                return
+            if size < READ_BYTES:
+                self._full = 0
+                if self.hung_up:
+                    self._end(session)
+                return  # a short read was all there was (epoll(7)); more is another edge, or nothing
+            self._full += 1
+            if self._full >= SPLICE_AFTER and session.watch is None and (pipe := take()) is not None:
+                self._pipe = pipe
+                self._splice(pipe, session)
+                return
+        self.more = True
+
+    def _splice(self, pipe: Pipe, session: "_Session") -> None:
+        source, sink = self.source.fileno(), self.sink.fileno()
+        moved = 0
+        while moved < TURN_BYTES:
+            if not pipe.held:
+                try:
+                    pipe.held = os.splice(source, pipe.write_end, pipe.size, flags=SPLICE)
+                except BlockingIOError:
+                    return
+                except OSError:
+                    raise _Failed(self.source) from None
+                if not pipe.held:
+                    self._end(session)
+                    return
+            try:
+                sent = os.splice(pipe.read_end, sink, pipe.held, flags=SPLICE)
+            except BlockingIOError:
+                return
+            except OSError:
+                raise _Failed(self.sink) from None
+            pipe.held -= sent
+            self.passed += sent
+            moved += sent
+        self.more = True
+
+    def _flush(self) -> bool:
+        rest, self._rest = self._rest, b""
+        return self._send(memoryview(rest))
+
+    def _send(self, chunk: memoryview) -> bool:
+        """Whether the sink took all of it; what it did not is the rest."""
         try:
             sent = self.sink.send(chunk)
         except BlockingIOError:
             sent = 0
         except OSError:
-            self._done(self.sink, True)
-            return
-        self._add(sent)
-        if sent < len(chunk):
-            self._rest = chunk[sent:]
-            self._loop.remove_reader(self.source)
-            self._loop.add_writer(self.sink, self._on_writable)
+            raise _Failed(self.sink) from None
+        self.passed += sent
+        if sent == len(chunk):
+            return True
+        self._rest = chunk[sent:]
+        return False
 
-    def _on_writable(self) -> None:
-        try:
-            sent = self.sink.send(self._rest)
-        except BlockingIOError:
-            return
-        except OSError:
-            self._done(self.sink, True)
-            return
-        self._add(sent)
-        self._rest = self._rest[sent:]
-        if not self._rest:
-            self._loop.remove_writer(self.sink)
-            self._loop.add_reader(self.source, self._on_readable)
-
-    def _end(self) -> None:
-        """The source said all it had, and all of it was passed on."""
+    def _end(self, session: "_Session") -> None:
         self.ended = True
-        self._loop.remove_reader(self.source)
+        if session.up.ended and session.down.ended:
+            return  # closing says it
         try:
             self.sink.shutdown(socket.SHUT_WR)
         except OSError:
-            self._done(self.sink, True)
-            return
-        self._done(self.source, False)
+            raise _Failed(self.sink) from None
+
+    def close(self) -> None:
+        """Give back what was borrowed."""
+        if self._pipe is not None:
+            put_back(self._pipe)
+            self._pipe = None
+
+
+class _Session:
+    """Both directions, and who looks at them."""
+
+    __slots__ = ("down", "up", "watch")
+
+    def __init__(self, up: _Direction, down: _Direction, watch: Watch | None) -> None:
+        self.up = up
+        self.down = down
+        self.watch = watch
+
+    def look(self, way: _Direction, chunk: bytes) -> None:
+        """Let the watch see ``chunk`` of ``way``, and pass on what may pass."""
+        watch = self.watch
+        assert watch is not None  # noqa: S101 - asked before
+        if way is self.up:
+            self.up.push(watch.up(chunk))
+        else:
+            passes = watch.down(chunk)
+            self.up.push(passes)
+            self.down.push(chunk)
+        if watch.settled:
+            self.watch = None
 
 
 async def relay(
@@ -173,92 +245,88 @@ async def relay(
 ) -> Relayed:
     """Pass on ``first``, then copy until both sides have half-closed, one has failed, or ``watch`` has had enough. ``counts`` is kept current, so it
     holds when this is cancelled too. Closing is the caller's, and sends a reset unless the end was in order."""
-    loop = asyncio.get_running_loop()
-    finished: asyncio.Future[Relayed] = loop.create_future()
-    order: list[socket.socket] = []
-    timer: asyncio.TimerHandle
-    passed, moved_at = 0, loop.time()
-
-    def done(side: socket.socket, failed: bool) -> None:
-        order.append(side)
-        if finished.done():
-            return
-        if failed:
-            finished.set_result(Relayed(side, Ended.FAILED))
-        elif up.ended and down.ended:
-            finished.set_result(Relayed(order[0], Ended.ORDERLY))
-
-    def look() -> None:
-        nonlocal timer, passed, moved_at
-        for side in (client, upstream):
-            if side.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                done(side, True)
-        if passed != counts.up + counts.down:
-            passed, moved_at = counts.up + counts.down, loop.time()
-        elif loop.time() - moved_at >= IDLE_S and not finished.done():
-            finished.set_result(Relayed(client, Ended.IDLE))
-        timer = loop.call_later(LOOK_S, look)
-
-    def add_up(n: int) -> None:
-        counts.up += n
-
-    def add_down(n: int) -> None:
-        counts.down += n
-
-    up = _Direction(client, upstream, add_up, done)
-    down = _Direction(upstream, client, add_down, done)
-    if watch is not None and not watch.settled:
-        _set_watch(watch, up, down, finished)
-    up.start()
-    down.start()
-    if first:
-        up.push(first)
-    timer = loop.call_later(LOOK_S, look)
+    up, down = _Direction(client, upstream), _Direction(upstream, client)
     orderly = False
     try:
-        relayed = await finished
+        relayed = await _copy(up, down, counts, first, None if watch is None or watch.settled else watch)
         orderly = relayed.why is Ended.ORDERLY
         return relayed
     finally:
-        timer.cancel()
-        up.stop()
-        down.stop()
+        up.close()
+        down.close()
         if not orderly:
             reset_on_close(client)
             reset_on_close(upstream)
 
 
-def _set_watch(watch: Watch, up: _Direction, down: _Direction, finished: "asyncio.Future[Relayed]") -> None:
-    """Let ``watch`` look at both directions until it is settled."""
+async def _copy(
+    up: _Direction, down: _Direction, counts: Counts, first: bytes, watch: Watch | None
+) -> Relayed:
+    session = _Session(up, down, watch)
+    strand = current()
+    seen = strand.seen
+    client, upstream = strand.wait_for(up.source), strand.wait_for(down.source)
+    upstream_side = down.source
+    ended: socket.socket | None = None
+    moved_at, passed, quick = now(), 0, False
+    strand.wake_at = moved_at + LOOK_S
+    try:
+        up.push(first)
+        while True:
+            counts.up, counts.down = up.passed, down.passed
+            if up.ended and down.ended:
+                return Relayed(ended or up.source, Ended.ORDERLY)
+            if not (seen[client] or seen[upstream] or up.more or down.more):
+                await event()
+            said_by_client, said_by_upstream = seen[client], seen[upstream]
+            seen[client] = seen[upstream] = 0
+            if said_by_client & RDHUP:
+                up.hung_up = True
+            if said_by_upstream & RDHUP:
+                down.hung_up = True
+            either = said_by_client | said_by_upstream
+            if said_by_client & IN and not quick and not up.hung_up:
+                # Not before: most connections are over with the client's first message.
+                quick = True
+                _set(upstream_side, socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            if either & ERROR:
+                _look(up, down)
+            if said_by_client & HEARD or said_by_upstream & OUT or up.more:
+                up.pump(session)
+            if said_by_upstream & HEARD or said_by_client & OUT or down.more:
+                down.pump(session)
+            if ended is None:
+                ended = up.source if up.ended else down.source if down.ended else None
+            if strand.wake_at == NEVER:
+                _look(up, down)
+                _set(
+                    upstream_side, socket.SOL_SOCKET, socket.SO_KEEPALIVE
+                )  # it lasts: a peer that vanishes is to be noticed
+                if passed != (passed := up.passed + down.passed):
+                    moved_at = now()
+                elif now() - moved_at >= IDLE_S:
+                    return Relayed(up.source, Ended.IDLE)
+                strand.wake_at = now() + LOOK_S
+            if up.more or down.more:
+                strand.again()
+                await event()
+    except _Failed as failed:
+        return Relayed(failed.args[0], Ended.FAILED)
+    except Exception:
+        return Relayed(up.source, Ended.FORBIDDEN)
+    finally:
+        counts.up, counts.down = up.passed, down.passed
 
-    def forbid() -> None:
-        if not finished.done():
-            finished.set_result(Relayed(up.source, Ended.FORBIDDEN))
 
-    def after() -> None:
-        if watch.settled:
-            up.look = down.look = None
+def _set(sock: socket.socket, level: int, option: int) -> None:
+    with contextlib.suppress(
+        OSError
+    ):  # a socket that is no TCP socket, or is gone: whoever reads it next is told
+        sock.setsockopt(level, option, 1)
 
-    def look_up(chunk: bytes) -> bytes:
-        if finished.done():
-            return b""
-        try:
-            passes = watch.up(chunk)
-        except Exception:
-            forbid()
-            return b""
-        after()
-        return passes
 
-    def look_down(chunk: bytes) -> bytes:
-        try:
-            passes = watch.down(chunk)
-        except Exception:
-            forbid()
-            return b""
-        if passes:
-            up.push(passes)
-        after()
-        return chunk
-
-    up.look, down.look = look_up, look_down
+def _look(up: _Direction, down: _Direction) -> None:
+    """Ask the kernel what it thinks of both sides. _Failed with the one that is gone."""
+    for side in (up.source, down.source):
+        if side.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            raise _Failed(side)

@@ -98,6 +98,26 @@ class Resolver:
         self._asking: dict[_Question, asyncio.Task[Answer]] = {}
         self.clock = clock
 
+    async def resolve(self, name: str) -> tuple[IPAddress, ...]:
+        """As ``addresses``, for a strand: at once if all is remembered, else by a task."""
+        known = self._remembered(name)
+        if known:
+            return known
+        asking = spawn(self.addresses(name), f"resolve {name}")
+        try:
+            return await asking
+        finally:
+            asking.cancel()
+
+    def _remembered(self, name: str) -> tuple[IPAddress, ...]:
+        found: tuple[IPAddress, ...] = ()
+        for kind in self._kinds:
+            answer = self.known(name, kind)
+            if answer is None:
+                return ()
+            found += answer.addresses
+        return found
+
     async def addresses(self, name: str) -> tuple[IPAddress, ...]:
         """The addresses of ``name`` (canonical) in the order that the server gave. ResolveError or ResolveTimeout if there are none.
 

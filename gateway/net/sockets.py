@@ -3,10 +3,11 @@
 import asyncio
 import socket
 import struct
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Final
 
-from gateway.flow import Endpoint
+from gateway.flow import Endpoint, IPAddress
 
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, 0 s (socket(7))
 PROBE_AFTER_S: Final = 60
@@ -77,14 +78,20 @@ async def send_all(sock: socket.socket, data: bytes | memoryview) -> None:
 
 def endpoint(address: tuple[str, int] | tuple[str, int, int, int]) -> Endpoint:
     """What ``getsockname`` or ``accept`` said, as a value; a zone (``%eth0``) is dropped."""
-    return Endpoint(ip_address(address[0].partition("%")[0]), address[1])
+    return Endpoint(_ip(address[0]), address[1])
 
 
-def probe_clients(listener: socket.socket) -> None:
-    """Have the kernel find out which accepted peers are gone: what is set here they inherit, so it costs a connection nothing.
+@lru_cache(maxsize=4096)
+def _ip(text: str) -> IPAddress:
+    return ip_address(text.partition("%")[0])
+
+
+def set_for_accepted(listener: socket.socket) -> None:
+    """What accepted sockets inherit costs a connection nothing: small answers go out at once, and the kernel finds out which peers are gone.
 
     A client that closed and was forgotten (tcp_fin_timeout) sends nothing more, and half-closed is what it would look like for ever.
     """
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_AFTER_S)
 

@@ -11,24 +11,32 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Container, Sequence
-from ctypes import CDLL, get_errno
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from gateway.netd.requests import MAX_MESSAGE_BYTES, Answer, CellOpened, Failed, decode_answer, encode
-from gateway.userns import enter_mapping
+from gateway.netd.spaces import Spaces, enter_cell, within
+from rules.backend import Backend
+from rules.link import Family
 from rules.plan import Plan, faults
 
-CLONE_NEWNET: Final = 0x40000000  # linux/sched.h
-CLONE_NEWUSER: Final = 0x10000000
-MAX_DESCRIPTORS: Final = 8
+if TYPE_CHECKING:
+    from gateway.netd.links import Way
+
+MAX_DESCRIPTORS: Final = 16
 CLEAR_PAUSE_S: Final = 0.01
 CLEAR_TIMEOUT_S: Final = 5.0
 
 
-def open_cell(plan: Plan, plan6: Plan | None = None) -> tuple[Answer, list[int]]:
-    """The cell of ``plan`` and its descriptors, which the caller owns; or why not, and nothing is left. OSError if this process can fork no more."""
+def open_cell(
+    plan: Plan, plan6: Plan | None = None, firewall: Backend | None = None, owner: str = ""
+) -> tuple[Answer, list[int]]:
+    """The cell of ``plan`` and its descriptors, which the caller owns; or why not, and nothing is left but perhaps an uplink of ``owner``, for
+    ``host.lower_uplinks``. OSError if this process can fork no more."""
     wrong = faults(plan) + ([] if plan6 is None else faults(plan6))
+    if plan.link.kind == "iface" or (plan6 is not None and plan6.link != plan.link):
+        wrong.append("its link is not one that is made here, or not one in both families")
     if plan.family != 4 or (plan6 is not None and plan6.family != 6):
         wrong.append("its families are not IPv4, then IPv6")
     if wrong:
@@ -38,7 +46,7 @@ def open_cell(plan: Plan, plan6: Plan | None = None) -> tuple[Answer, list[int]]
         pid = os.fork()
         if pid == 0:
             ours.close()
-            _in_child(lambda: _build(plan, plan6), theirs)
+            _in_child(lambda: _build(plan, plan6, firewall, owner), theirs)
         theirs.close()
         message, descriptors, _, _ = socket.recv_fds(ours, MAX_MESSAGE_BYTES, MAX_DESCRIPTORS)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -74,21 +82,49 @@ def _kill_in(cells: Container[int]) -> bool:
     return found
 
 
-def _build(plan: Plan, plan6: Plan | None) -> dict[str, int]:
-    """Order: rules that drop, then the listener, then the redirection to it, then the link."""
-    from gateway.netd.links import raise_lo
+def _build(plan: Plan, plan6: Plan | None, backend: Backend | None, owner: str) -> dict[str, int]:
+    """Order: rules that drop, then the redirection, the way out, the listener; last the sandbox's own end."""
+    # Only in this process: the one that answers requests needs no netlink.
+    from gateway.netd.links import equip_sandbox
+    from gateway.netd.nflog import open_logs
     from gateway.netd.sockets import open_sockets
-    from rules.iptables import Iptables
+    from rules.choose import choose
 
-    descriptors = _enter_cell()
     plans = [plan] if plan6 is None else [plan, plan6]
+    spaces = enter_cell(apart=plan.link.kind != "lo")
+    firewall = choose(plans, backend)
     for one in plans[1:]:
-        _in_own_process(lambda one=one: Iptables().install(one))  # type: ignore[misc]
-    Iptables().install(plan)
-    raise_lo(plan.link, ipv6=plan6 is not None)
-    sockets = {name: sock for one in plans for name, sock in open_sockets(one).items()}
-    descriptors.update((name, sock.detach()) for name, sock in sockets.items())
-    return descriptors
+        _in_own_process(lambda one=one: firewall.install(one))  # type: ignore[misc]
+    firewall.install(plan)
+    _join(plans, spaces, owner)
+    sockets = open_logs() | {name: sock for one in plans for name, sock in open_sockets(one).items()}
+    if spaces.cell != spaces.sandbox:
+        within(spaces.sandbox, spaces.cell, lambda: equip_sandbox(plan.link, ipv6=plan6 is not None))
+    found = {"userns": spaces.user, "netns": spaces.sandbox, "cell": spaces.cell}
+    if spaces.cell == spaces.sandbox:
+        del found["cell"]
+    descriptors = {name: space for name, space in found.items() if space is not None}
+    return descriptors | {name: sock.detach() for name, sock in sockets.items()}
+
+
+def _join(plans: Sequence[Plan], spaces: Spaces, owner: str) -> None:
+    """Devices and routes, and the uplink where a plan forwards."""
+    from gateway.netd import links, sysctls
+
+    link, ipv6 = plans[0].link, len(plans) > 1
+    if link.kind == "lo":
+        links.raise_lo(link, ipv6=ipv6)
+        return
+    sysctls.state_cell(ipv6=ipv6)
+    links.make_link(link, spaces.sandbox)
+    families = [plan.family for plan in plans if plan.uplink]
+    ways: dict[Family, Way] = {}
+    if families:
+        from gateway.netd.host import raise_uplink
+
+        raising = partial(raise_uplink, spaces.cell, str(link.uplink_device), families, owner)
+        ways = within(spaces.host, spaces.cell, raising)
+    links.route_cell(link, ways, ipv6=ipv6)
 
 
 def _in_own_process(install: Callable[[], None]) -> None:
@@ -110,21 +146,6 @@ def _in_own_process(install: Callable[[], None]) -> None:
         raise RuntimeError(
             complaint.decode(errors="replace") or f"the process that sets the rules ended with {status}"
         )
-
-
-def _enter_cell() -> dict[str, int]:
-    """A new network namespace; an ordinary user first makes the user namespace in which it may be set up. Their descriptors."""
-    libc = CDLL(None, use_errno=True)
-    uid, gid = os.geteuid(), os.getegid()
-    kinds = {"netns": "net"} if uid == 0 else {"userns": "user", "netns": "net"}
-    if libc.unshare(CLONE_NEWNET | (CLONE_NEWUSER if uid else 0)):
-        errno = get_errno()
-        raise OSError(errno, f"a new network namespace: {os.strerror(errno)}")
-    if uid:
-        enter_mapping(uid, gid)
-    return {
-        name: os.open(f"/proc/self/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for name, kind in kinds.items()
-    }
 
 
 def _in_child(build: Callable[[], dict[str, int]], channel: socket.socket) -> None:

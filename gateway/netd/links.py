@@ -1,85 +1,197 @@
-"""Links inside a cell: addresses, routes and sysctls. Runs in a process that has already entered the cell's namespace."""
+"""Links inside a cell: devices, addresses and routes. Each function runs in a process that has already entered the cell's namespace."""
 
-from pathlib import Path
-from socket import AF_INET6
-from typing import Final
+from dataclasses import dataclass
+from socket import AF_INET, AF_INET6
+from typing import Any, Final
 
 from pyroute2 import IPRoute
 
-from rules.plan import Link
+from gateway.netd import sysctls
+from rules.link import Family, Link
+from rules.words import FORWARD_MARK
 
 LOOPBACK_INDEX: Final = 1
 """``lo`` is the first device of every network namespace."""
-RT_TABLE_LOCAL: Final = 255  # linux/rtnetlink.h
-IFA_F_NODAD: Final = 0x02  # linux/if_addr.h
-SYSCTL_ROOT: Final = Path("/proc/sys/net")
+# linux/rtnetlink.h, linux/if_addr.h, linux/neighbour.h, linux/if_addr.h
+RT_TABLE_MAIN: Final = 254
+RT_TABLE_LOCAL: Final = 255
+RTNH_F_ONLINK: Final = 4
+IFA_F_NODAD: Final = 0x02
+IFA_F_NOPREFIXROUTE: Final = 0x200
+NUD_PERMANENT: Final = 0x80
+UPLINK_TABLE: Final = 100
+SANDBOX_DEVICE: Final = "eth0"
+# Locally administered, the same in every cell: nobody else is on any of these wires.
+OF_CELL, OF_SANDBOX, OF_UPLINK, OF_HOST = (f"02:65:67:72:00:0{end}" for end in (1, 2, 3, 4))
+FAMILIES: Final[dict[Family, int]] = {4: AF_INET, 6: AF_INET6}
+_MARK, _MASK = (int(word, 16) for word in FORWARD_MARK.split("/"))
 
-LO_SYSCTLS: Final = {
-    # A new namespace inherits the host's IPv4 settings: state every one that the wall relies on.
-    "ipv4/ip_forward": "0",
-    "ipv4/conf/all/rp_filter": "0",
-    "ipv4/conf/lo/rp_filter": "0",
-    "ipv4/conf/all/accept_source_route": "0",
-    "ipv4/conf/all/accept_redirects": "0",
-    "ipv4/conf/all/send_redirects": "0",
-    "ipv4/conf/all/route_localnet": "0",
-    # The listener's port is safe only while a workload without capabilities cannot bind it.
-    "ipv4/ip_unprivileged_port_start": "1024",
-    "ipv4/ip_nonlocal_bind": "0",
-    # The default limits answer 7 of 40 refusals: the rest would hang instead of failing.
-    "ipv4/icmp_ratelimit": "0",
-    "ipv4/fwmark_reflect": "0",
-    "ipv4/tcp_fwmark_accept": "0",
-}
-IPV6_SYSCTLS: Final = {
-    "ipv6/conf/all/disable_ipv6": "0",
-    "ipv6/conf/lo/disable_ipv6": "0",
-    "ipv6/conf/all/forwarding": "0",
-    "ipv6/conf/all/accept_ra": "0",
-    "ipv6/conf/all/accept_redirects": "0",
-    "ipv6/conf/all/accept_source_route": "-1",
-    "ipv6/conf/lo/accept_dad": "0",
-    "ipv6/icmp/ratelimit": "0",
-    "ipv6/fwmark_reflect": "0",
-    "ipv6/ip_nonlocal_bind": "0",
-}
-NO_IPV6_SYSCTLS: Final = {"ipv6/conf/all/disable_ipv6": "1", "ipv6/conf/default/disable_ipv6": "1"}
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How one family leaves the cell: the uplink's own address, and where it sends to, which nobody needs to have."""
+
+    address: str
+    gateway: str
 
 
 def raise_lo(link: Link, *, ipv6: bool) -> None:
     """Bring ``lo`` up so that every address is local to the cell: the workload's packets go nowhere but to the gateway's sockets.
 
     The route names ``src`` because the kernel would otherwise take the destination as the source, and such connections hang.
-    Without ``ipv6`` there is none: what is not guarded must not exist. OSError, or pyroute2's NetlinkError, where the kernel refuses.
+    OSError, or pyroute2's NetlinkError, where the kernel refuses.
     """
-    _set(LO_SYSCTLS)
-    if (SYSCTL_ROOT / "ipv6").is_dir():
-        _set(IPV6_SYSCTLS if ipv6 else NO_IPV6_SYSCTLS)
+    sysctls.state_cell(ipv6=ipv6)
     with IPRoute() as netlink:
         netlink.link("set", index=LOOPBACK_INDEX, state="up")
         netlink.addr("add", index=LOOPBACK_INDEX, address=link.address, prefixlen=32)
-        netlink.route(
-            "add",
-            type="local",
-            table=RT_TABLE_LOCAL,
-            scope="host",
-            dst="0.0.0.0/0",
-            oif=LOOPBACK_INDEX,
-            prefsrc=link.address,
-        )
+        _everything_local(netlink, 4, prefsrc=link.address)
         if ipv6:
             netlink.addr("add", index=LOOPBACK_INDEX, address=link.address6, prefixlen=128, flags=IFA_F_NODAD)
-            netlink.route(
-                "add",
-                family=AF_INET6,
-                type="local",
-                table=RT_TABLE_LOCAL,
-                dst="::/0",
-                oif=LOOPBACK_INDEX,
-                prefsrc=link.address6,
+            _everything_local(netlink, 6, prefsrc=link.address6)
+
+
+def make_link(link: Link, sandbox: int) -> None:
+    """The pair whose other end, ``eth0``, is in the namespace that ``sandbox`` is a descriptor of; both ends down. OSError or NetlinkError."""
+    with IPRoute() as netlink:
+        peer = {"ifname": SANDBOX_DEVICE, "address": OF_SANDBOX, "net_ns_fd": sandbox}
+        netlink.link("add", ifname=link.device, kind="veth", address=OF_CELL, peer=peer)
+
+
+def route_cell(link: Link, ways: dict[Family, Way], *, ipv6: bool) -> None:
+    """The routing of docs/wall.md, then the devices up, the sandbox's first: until then nothing of it comes in. OSError or NetlinkError.
+
+    Every address is local to what comes in; the uplink's routes are in a table that only marked packets are looked up in.
+    """
+    # Else the cell answers for every address, the sandbox's own too.
+    sysctls.write({f"ipv4/conf/{link.device}/arp_ignore": "1"})
+    with IPRoute() as netlink:
+        device = _index(netlink, link.device)
+        uplink = _index(netlink, str(link.uplink_device)) if ways else None
+        netlink.link("set", index=LOOPBACK_INDEX, state="up")
+        netlink.link("set", index=device, state="up")
+        netlink.addr("add", index=device, address=link.gateway, prefixlen=link.prefixlen)
+        netlink.neigh("add", dst=link.address, lladdr=OF_SANDBOX, ifindex=device, state=NUD_PERMANENT)
+        if ipv6:
+            netlink.addr(
+                "add", index=device, address=link.gateway6, prefixlen=link.prefixlen6, flags=IFA_F_NODAD
             )
+            netlink.neigh(
+                "add",
+                dst=link.address6,
+                lladdr=OF_SANDBOX,
+                ifindex=device,
+                state=NUD_PERMANENT,
+                family=AF_INET6,
+            )
+        if uplink is not None:
+            netlink.link("set", index=uplink, state="up")
+        for family in (4, 6) if ipv6 else (4,):
+            if uplink is not None and family in ways:
+                _way_on(netlink, uplink, family, ways[family])
+            _everything_local(netlink, family)
+            _only_door(netlink, family, link.uplink_device if family in ways else None)
+    if ways:
+        sysctls.write(_forwarding(link, ways))
 
 
-def _set(values: dict[str, str]) -> None:
-    for name, value in values.items():
-        (SYSCTL_ROOT / name).write_text(value)
+def equip_sandbox(link: Link, *, ipv6: bool) -> None:
+    """Inside the sandbox's own namespace: its device, its addresses, its way to the cell. OSError or NetlinkError."""
+    sysctls.write({"ipv4/ip_unprivileged_port_start": "1024"})
+    if sysctls.SYSCTL_ROOT.joinpath("ipv6").is_dir():
+        sysctls.write({"ipv6/conf/eth0/addr_gen_mode": "1"} if ipv6 else sysctls.NO_IPV6)
+    with IPRoute() as netlink:
+        device = _index(netlink, SANDBOX_DEVICE)
+        netlink.link("set", index=LOOPBACK_INDEX, state="up")
+        netlink.link("set", index=device, state="up")
+        netlink.addr("add", index=device, address=link.address, prefixlen=link.prefixlen)
+        netlink.neigh("add", dst=link.gateway, lladdr=OF_CELL, ifindex=device, state=NUD_PERMANENT)
+        netlink.route("add", dst="0.0.0.0/0", gateway=link.gateway)
+        if ipv6:
+            for address in (link.address6, link.link_local6):
+                netlink.addr(
+                    "add", index=device, address=address, prefixlen=link.prefixlen6, flags=IFA_F_NODAD
+                )
+            netlink.neigh(
+                "add",
+                dst=link.gateway6,
+                lladdr=OF_CELL,
+                ifindex=device,
+                state=NUD_PERMANENT,
+                family=AF_INET6,
+            )
+            netlink.route("add", family=AF_INET6, dst="::/0", gateway=link.gateway6)
+
+
+def _way_on(netlink: IPRoute, uplink: int, family: Family, way: Way) -> None:
+    """Addresses without a route of their own, and the default route behind the mark."""
+    netlink.addr(
+        "add",
+        index=uplink,
+        address=way.address,
+        prefixlen=32 if family == 4 else 128,
+        flags=IFA_F_NODAD | IFA_F_NOPREFIXROUTE,
+    )
+    netlink.neigh(
+        "add",
+        dst=way.gateway,
+        lladdr=OF_HOST,
+        ifindex=uplink,
+        state=NUD_PERMANENT,
+        family=FAMILIES[family],
+    )
+    netlink.route(
+        "add",
+        family=FAMILIES[family],
+        table=UPLINK_TABLE,
+        dst="0.0.0.0/0" if family == 4 else "::/0",
+        gateway=way.gateway,
+        oif=uplink,
+        flags=RTNH_F_ONLINK,
+    )
+
+
+def _everything_local(netlink: IPRoute, family: Family, **more: Any) -> None:
+    if family == 4:
+        more["scope"] = "host"
+    netlink.route(
+        "add",
+        family=FAMILIES[family],
+        type="local",
+        table=RT_TABLE_LOCAL,
+        dst="0.0.0.0/0" if family == 4 else "::/0",
+        oif=LOOPBACK_INDEX,
+        **more,
+    )
+
+
+def _only_door(netlink: IPRoute, family: Family, uplink: str | None) -> None:
+    """Marked packets to the uplink's table; what the cell itself sends by what it is joined to; everything else is local."""
+    kind = FAMILIES[family]
+    if uplink is not None:
+        netlink.rule("add", family=kind, priority=10, fwmark=_MARK, fwmask=_MASK, table=UPLINK_TABLE)
+        netlink.rule("add", family=kind, priority=15, iifname=uplink, table=RT_TABLE_MAIN)
+    netlink.rule("add", family=kind, priority=20, iifname="lo", table=RT_TABLE_MAIN)
+    netlink.rule("add", family=kind, priority=30, table=RT_TABLE_LOCAL)
+    netlink.rule("del", family=kind, priority=0, table=RT_TABLE_LOCAL)
+    netlink.rule("del", family=kind, priority=32766, table=RT_TABLE_MAIN)
+    if family == 4:
+        netlink.rule("del", family=kind, priority=32767, table=253)
+
+
+def _forwarding(link: Link, ways: dict[Family, Way]) -> dict[str, str]:
+    made: dict[str, str] = {}
+    if 4 in ways:
+        made = {f"ipv4/conf/{device}/forwarding": "1" for device in (link.device, link.uplink_device)}
+        # Every address is local here, and so would be the source of every answer: a martian.
+        made[f"ipv4/conf/{link.uplink_device}/accept_local"] = "1"
+    if 6 in ways:
+        made["ipv6/conf/all/forwarding"] = "1"
+    return made
+
+
+def _index(netlink: IPRoute, name: str) -> int:
+    found = netlink.link_lookup(ifname=name)
+    if not found:
+        raise OSError(f"there is no device {name}")
+    return int(found[0])

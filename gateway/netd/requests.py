@@ -2,10 +2,12 @@
 
 import msgspec
 
+from rules.backend import Backend
 from rules.plan import Plan
 
-MAX_MESSAGE_BYTES = 256 * 1024
-"""A plan is a few KiB; a message that is longer is nonsense and refused."""
+MAX_MESSAGE_BYTES = 128 * 1024
+"""What the socket carries. A longer request, with sets of thousands of networks, comes in a file (memfd_create(2)) that the message brings."""
+MAX_REQUEST_BYTES = 64 * 1024 * 1024
 
 
 class OpenCell(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -15,29 +17,39 @@ class OpenCell(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True
     """IPv4."""
     plan6: Plan | None = None
     """IPv6; without it the cell has none."""
+    firewall: Backend | None = None
+    """What sets the rules; None is whatever works here."""
+
+
+class CloseCell(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Take a cell down: whoever is left in it is killed, its uplink goes. The message brings a descriptor of its ``netns``."""
 
 
 class CellOpened(msgspec.Struct, frozen=True, tag=True):
     """The cell stands. The message carries descriptors in the order of ``descriptors``."""
 
     descriptors: tuple[str, ...]
-    """Of ``userns`` (only where netd is not root), ``netns``, ``listener``, ``listener6`` (with a ``plan6``), ``dns_udp`` and ``dns_tcp`` (where
-    a plan has a resolver)."""
+    """Of ``userns`` (only where netd is not root), ``netns``, where commands run, ``cell``, where that is another, ``nflog_refused``,
+    ``nflog_allowed``, ``listener``, ``listener6`` (with a ``plan6``), ``dns_udp`` and ``dns_tcp`` (where a plan has a resolver)."""
+
+
+class CellClosed(msgspec.Struct, frozen=True, tag=True):
+    """The cell is gone, but for what descriptors still hold of it."""
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """Nothing was made. ``privilege`` tells a missing capability from everything else."""
+    """Nothing was done. ``privilege`` tells a missing capability from everything else."""
 
     message: str
     privilege: bool = False
 
 
-Request = OpenCell
-Answer = CellOpened | Failed
+Request = OpenCell | CloseCell
+Answer = CellOpened | CellClosed | Failed
 
 _encoder = msgspec.json.Encoder()
-_requests = msgspec.json.Decoder(Request)
-_answers: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(CellOpened | Failed)
+_requests: msgspec.json.Decoder[Request] = msgspec.json.Decoder(OpenCell | CloseCell)
+_answers: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(CellOpened | CellClosed | Failed)
 
 
 def encode(message: Request | Answer) -> bytes:

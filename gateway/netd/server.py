@@ -3,24 +3,33 @@
 import faulthandler
 import os
 import socket
+from collections.abc import Sequence
 from typing import Final
 
 from gateway.errors import EgressError, PrivilegeError, SetupError
-from gateway.netd.cells import clear, open_cell
+from gateway.netd.cells import MAX_DESCRIPTORS
+from gateway.netd.held import Held
 from gateway.netd.requests import (
     MAX_MESSAGE_BYTES,
+    MAX_REQUEST_BYTES,
     Answer,
+    CellClosed,
     CellOpened,
+    CloseCell,
     Failed,
     OpenCell,
+    Request,
     decode_answer,
     decode_request,
     encode,
 )
 from gateway.userns import obstacle
+from rules.backend import Backend
 from rules.plan import Plan
 
 ANSWER_TIMEOUT_S = 30.0
+ENCLOSED: Final = b"enclosed"
+"""Instead of a request that is too long: it is in the file that comes with the message."""
 SYSTEM_PATH: Final = "/usr/sbin:/usr/bin:/sbin:/bin"
 """What root runs is looked for here: the caller's PATH may name a directory that a sandbox once could write."""
 
@@ -37,22 +46,54 @@ class Netd:
         theirs.close()
         self._socket.settimeout(ANSWER_TIMEOUT_S)
 
-    def open_cell(self, plan: Plan, plan6: Plan | None = None) -> dict[str, int]:
+    def open_cell(
+        self, plan: Plan, plan6: Plan | None = None, firewall: Backend | None = None
+    ) -> dict[str, int]:
         """Descriptors by name (``CellOpened.descriptors``), owned by the caller. PrivilegeError or SetupError, with the reason."""
-        try:
-            self._socket.send(encode(OpenCell(plan, plan6)))
-            message, descriptors, _, _ = socket.recv_fds(self._socket, MAX_MESSAGE_BYTES, 8)
-        except OSError as error:
-            raise SetupError(f"netd does not answer: {error}") from error
-        answer = decode_answer(message) if message else Failed("netd died")
+        answer, descriptors = self._ask(OpenCell(plan, plan6, firewall))
         if isinstance(answer, CellOpened):
             return dict(zip(answer.descriptors, descriptors, strict=True))
         raise _error(answer)
+
+    def close_cell(self, sandbox: int) -> None:
+        """Take down the cell whose ``netns`` is ``sandbox``; the caller's descriptors remain the caller's to close. SetupError."""
+        answer, _ = self._ask(CloseCell(), [sandbox])
+        if not isinstance(answer, CellClosed):
+            raise _error(answer)
+
+    def _ask(self, request: Request, brought: Sequence[int] = ()) -> tuple[Answer, list[int]]:
+        try:
+            _send(self._socket, encode(request), brought)
+            message, descriptors, _, _ = socket.recv_fds(self._socket, MAX_MESSAGE_BYTES, MAX_DESCRIPTORS)
+        except OSError as error:
+            raise SetupError(f"netd does not answer: {error}") from error
+        return (decode_answer(message) if message else Failed("netd died")), descriptors
 
     def close(self) -> None:
         """End the process; what it made lives on in the descriptors that it gave."""
         self._socket.close()
         os.waitpid(self.pid, 0)
+
+
+def _send(channel: socket.socket, raw: bytes, brought: Sequence[int] = ()) -> None:
+    if len(raw) <= MAX_MESSAGE_BYTES:
+        socket.send_fds(channel, [raw], brought)
+        return
+    with os.fdopen(os.memfd_create("request", os.MFD_CLOEXEC), "wb") as file:
+        file.write(raw)
+        file.flush()
+        socket.send_fds(channel, [ENCLOSED], [file.fileno()])
+
+
+def _receive(channel: socket.socket) -> tuple[bytes, list[int]]:
+    """One request and the descriptor that it brought; empty when there will be no more."""
+    raw, brought, _, _ = socket.recv_fds(channel, MAX_MESSAGE_BYTES, 1)
+    if raw != ENCLOSED or not brought:
+        return raw, brought
+    try:
+        return os.pread(brought[0], MAX_REQUEST_BYTES, 0) or raw, brought
+    except OSError:
+        return raw, brought  # no file, and no request
 
 
 def _let_go(keep: int) -> None:
@@ -67,7 +108,9 @@ def _let_go(keep: int) -> None:
             os.dup2(null, int(name), inheritable=False)
 
 
-def _error(failed: Failed) -> EgressError:
+def _error(failed: Answer) -> EgressError:
+    if not isinstance(failed, Failed):
+        return SetupError(f"netd answered something else: {failed}")
     if failed.privilege:
         mend = "it needs CAP_SYS_ADMIN and CAP_NET_ADMIN, which this root does not have"
         if os.geteuid() != 0:
@@ -88,15 +131,18 @@ def serve(channel: socket.socket) -> None:
         import gateway.netd.links  # noqa: F401
         import rules.iptables  # noqa: F401
 
-        cells: list[int] = []
-        while raw := channel.recv(MAX_MESSAGE_BYTES):
-            answer, descriptors = _answer(raw)
-            if isinstance(answer, CellOpened):
-                cells.append(os.dup(descriptors[answer.descriptors.index("netns")]))
+        held = Held()
+        while True:
+            raw, brought = _receive(channel)
+            if not raw:
+                break
+            answer, descriptors = _answer(raw, brought, held)
+            for descriptor in brought:
+                os.close(descriptor)
             socket.send_fds(channel, [encode(answer)], descriptors)
             for descriptor in descriptors:
                 os.close(descriptor)
-        clear(cells)
+        held.close_all()
     except BaseException:
         status = 1
         raise
@@ -104,13 +150,15 @@ def serve(channel: socket.socket) -> None:
         os._exit(status)
 
 
-def _answer(raw: bytes) -> tuple[Answer, list[int]]:
+def _answer(raw: bytes, brought: list[int], held: Held) -> tuple[Answer, list[int]]:
     """Whatever was sent. Any exception is an answer too: one bad request must not take the next one's cell away."""
     try:
         request = decode_request(raw)
     except Exception as error:  # msgspec's own, ValueError, RecursionError: arrays can be nested as deep as a message is long
         return Failed(f"not a request: {error}"), []
     try:
-        return open_cell(request.plan, request.plan6)
+        if isinstance(request, OpenCell):
+            return held.open(request)
+        return held.close(brought[0]) if brought else Failed("no descriptor came with it"), []
     except Exception as error:
-        return Failed(f"the cell could not be built: {error}"), []
+        return Failed(f"it could not be done: {error}"), []

@@ -109,7 +109,7 @@ def test_whose_record_it_is_the_schema_and_the_numbering_are_not_the_senders(rec
         {"ech": 1},
         {"dest_mismatch": "true"},
         {"domain_raw": "\x00"},
-        {"count": 10**6},
+        {"count": 0},
         {"surprise": 1},
         {"bytes_up": 1},
     ],

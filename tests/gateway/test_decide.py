@@ -219,6 +219,13 @@ def test_udp_never_has_a_name(deny_out: list[str], port: int, code: str, shown: 
     assert settle(allowed, flow) == said("2", "allow_out[0] 203.0.113.9", None)
 
 
+@pytest.mark.parametrize(("proto", "code"), [("udp", "4n"), ("sctp", "5"), ("icmp", "5")])
+def test_only_udp_is_taken_for_quic(proto: str, code: str) -> None:
+    compiled = compile_policy(NetworkPolicy([], ["evil.example"]))
+    shown = "deny_out[0] evil.example" if code == "4n" else ""
+    assert settle(compiled, flow_to("203.0.113.9", 443, proto)) == said(code, shown, None)
+
+
 LISTED = NetworkPolicy(["api.openai.com", "localhost"], [ALL_TRAFFIC])
 
 

@@ -13,13 +13,14 @@ import pytest
 from gateway import session as module
 from gateway.decide import compile_policy
 from gateway.flow import Endpoint, Flow
+from gateway.net.poller import receive
 from gateway.net.resolve import Resolver
-from gateway.net.sockets import receive
 from gateway.session import MAX_READS, Gate, run_session
 from gateway.sniff import sniff
 from gateway.tasks import spawn
 from rules import ALL_TRAFFIC, NetworkPolicy
 from tests.gateway.journal_desk import Desk
+from tests.gateway.net.carrying import carried
 from tests.gateway.net.loopback import nothing_left, tcp_pair
 from tests.netns.hello import client_hello
 
@@ -38,7 +39,7 @@ class Session:
         gate = Gate(
             compile_policy(POLICY), Resolver(Endpoint(ip_address("127.0.0.1"), 9), ipv6=False), frozenset()
         )
-        self.task = spawn(run_session(self.inner, flow, gate, desk.open(flow)), "session")
+        self.task = spawn(carried(run_session(self.inner, flow, gate, desk.open(flow))), "session")
 
     async def drip(self, pieces: list[bytes]) -> None:
         """Each in a segment of its own, and seen by the gateway before the next is sent."""

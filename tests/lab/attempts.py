@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -210,8 +210,10 @@ def _strays(attempt: Attempt, lab: Lab) -> list[str]:
     return wrong
 
 
-def carry_out(lab: Lab, attempt: Attempt, *, uid: int | None = None) -> tuple[Outcome, list[str]]:
+def carry_out(
+    lab: Lab, attempt: Attempt, *, uid: int | None = None, options: Sequence[str] = ()
+) -> tuple[Outcome, list[str]]:
     """Do it in a sandbox of its own; how it went, and what was wrong about that."""
     lab.reset()
-    outcome = egress_run(lab, attempt.command, allow=ALLOW, uid=uid)
+    outcome = egress_run(lab, attempt.command, allow=ALLOW, uid=uid, options=options)
     return outcome, differences(attempt, outcome, lab)

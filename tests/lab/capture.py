@@ -61,7 +61,7 @@ def parse(frame: bytes, length: int) -> Packet:
     else:
         return Packet("", "", f"{ethertype:#06x}", 0, 0, "", length)
     ports, flags = (0, 0), ""
-    if number in (6, 17) and len(frame) >= start + 4:
+    if number in (6, 17, 132) and len(frame) >= start + 4:
         ports = struct.unpack_from("!HH", frame, start)
     if number == 6 and len(frame) >= start + 14:
         flags = "".join(letter for bit, letter in enumerate(TCP_FLAGS) if frame[start + 13] >> bit & 1)

@@ -76,7 +76,7 @@ def egress_argv(
     uid: int | None = None,
 ) -> list[str | Path]:
     """The command line, for ``Lab.popen`` too."""
-    argv = [*egress_for(uid), "run", "--link", "lo", "--audit-dir", audit]
+    argv = [*egress_for(uid), "run", "--audit-dir", audit]
     if "--policy" not in options:  # which says itself what the resolver is
         argv += ["--resolver", DNS_IP]
     for entry in allow:

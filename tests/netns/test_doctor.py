@@ -21,6 +21,8 @@ def test_a_host_that_can_enforce(lab: Lab, starter: int | None) -> None:
     assert done.returncode == 0, done
     assert all(found["ok"] for found in findings.values() if found["needed"])
     assert findings["cell"]["said"].endswith("an ordinary user") is (starter is not None)
+    for word in ("--firewall legacy", "--firewall nft"):
+        assert word in findings["firewall"]["said"]
     assert "ran in it as uid 65534" in findings["sandbox"]["said"]
 
 

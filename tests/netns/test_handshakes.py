@@ -6,6 +6,7 @@ HANDSHAKES says how many (400); each kind is counted by what OpenSSL itself says
 import contextlib
 import json
 import os
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,11 +89,14 @@ def serving(lab: Lab, argv: list[str | Path]) -> Iterator[list[str]]:
     with lab.popen(argv, namespace="net", stdin=-1) as process:
         assert process.stdout is not None
         assert process.stdout.readline()
+        # A pipe that nobody reads is full after a hundred sessions, and the server would wait.
+        reader = threading.Thread(target=said.extend, args=((line.rstrip("\n") for line in process.stdout),))
+        reader.start()
         try:
             yield said
         finally:
             process.terminate()
-            said += process.stdout.read().splitlines()
+            reader.join()
 
 
 @pytest.fixture

@@ -77,7 +77,6 @@ ATTEMPTS = (
         for address in (
             "fd00:ec2::254",
             "fd20:ce::254",
-            "fe80::a9fe:a9fe%25lo",
             "64:ff9b::a9fe:a9fe",
             "64:ff9b:1::a9fe:a9fe",
             "2002:a9fe:a9fe::1",
@@ -109,6 +108,16 @@ ATTEMPTS = (
 def test_seen_recorded_and_arrived_as_it_must(lab: Lab, starter: int | None, attempt: Attempt) -> None:
     _, wrong = carry_out(lab, attempt, uid=starter)
     assert wrong == []
+
+
+def test_metadata_at_a_link_local_address(lab: Lab, starter: int | None) -> None:
+    """On ``lo`` the gateway refuses it; a device's neighbour discovery finds nobody, and no packet comes of it."""
+    url = "http://[fe80::a9fe:a9fe%25lo]/latest/meta-data/"
+    outcome = egress_run(
+        lab, ["curl", "-sS", "-m", "5", url], options=["--link", "lo"], deny=["::/0"], uid=starter
+    )
+    assert outcome.status != 0
+    assert [FLOOR.items() <= record.items() for record in outcome.decisions] == [True]
 
 
 def test_a_name_with_ipv6_addresses_only(lab: Lab) -> None:

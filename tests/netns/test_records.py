@@ -23,6 +23,10 @@ ALLOW = (
 )
 
 
+LO = ["--link", "lo"]
+"""Where the proxy carries what an IP entry allows, too."""
+
+
 def reach(lab: Lab, puppet: Puppet, stage: str) -> None:
     """Bring socket 1 to a stage of its way, and leave it there."""
     if stage == "silent":
@@ -54,7 +58,7 @@ DECIDED = ("connect", "relay")
 @pytest.mark.parametrize("stage", [*UNDECIDED, *DECIDED])
 @pytest.mark.parametrize("end", ["close", "reset"])
 def test_the_client_ends_at_each_stage(lab: Lab, stage: str, end: str) -> None:
-    with Puppet(lab, allow=ALLOW) as puppet:
+    with Puppet(lab, allow=ALLOW, options=LO) as puppet:
         reach(lab, puppet, stage)
         puppet.do(end, id=1)
         (record,) = puppet.await_decisions(1)
@@ -69,7 +73,7 @@ def test_the_client_ends_at_each_stage(lab: Lab, stage: str, end: str) -> None:
 
 @pytest.mark.parametrize("stage", [*UNDECIDED, *DECIDED])
 def test_the_worker_is_killed_at_each_stage(lab: Lab, stage: str) -> None:
-    with Puppet(lab, allow=ALLOW) as puppet:
+    with Puppet(lab, allow=ALLOW, options=LO) as puppet:
         reach(lab, puppet, stage)
         puppet.kill_worker()
         (record,) = puppet.await_decisions(1)
@@ -91,7 +95,7 @@ def test_the_worker_is_killed_at_each_stage(lab: Lab, stage: str) -> None:
 
 @pytest.mark.parametrize("stage", [*UNDECIDED, *DECIDED])
 def test_the_command_is_killed_at_each_stage(lab: Lab, stage: str) -> None:
-    with Puppet(lab, allow=ALLOW) as puppet:
+    with Puppet(lab, allow=ALLOW, options=LO) as puppet:
         reach(lab, puppet, stage)
         puppet.process.send_signal(signal.SIGTERM)
         puppet.process.wait(10)
@@ -102,7 +106,7 @@ def test_the_command_is_killed_at_each_stage(lab: Lab, stage: str) -> None:
 @pytest.mark.parametrize("stage", [*UNDECIDED, *DECIDED])
 def test_connections_wait_while_a_worker_is_replaced(lab: Lab, stage: str) -> None:
     """What the kernel had queued when a worker died is served by its successor, and counted once."""
-    with Puppet(lab, allow=ALLOW) as puppet:
+    with Puppet(lab, allow=ALLOW, options=LO) as puppet:
         reach(lab, puppet, stage)
         os.kill(puppet.worker, signal.SIGSTOP)
         for number in range(2, 12):
@@ -120,7 +124,7 @@ def test_connections_wait_while_a_worker_is_replaced(lab: Lab, stage: str) -> No
     [(Port.CLOSED, {"connect"}), (Port.RESETS_AT_ONCE, {"connect", "relay"}), (Port.RESETS, {"relay"})],
 )
 def test_the_upstream_dies(lab: Lab, port: Port, phases: set[str]) -> None:
-    with Puppet(lab, allow=ALLOW) as puppet:
+    with Puppet(lab, allow=ALLOW, options=LO) as puppet:
         with pytest.raises(Failure, match=r"ConnectionResetError|BrokenPipeError"):
             puppet.connect(GOOD_IP, port)  # which may meet the reset already
             puppet.send(b"hello")
@@ -131,7 +135,7 @@ def test_the_upstream_dies(lab: Lab, port: Port, phases: set[str]) -> None:
 
 
 def test_an_upstream_that_never_answers_the_syn(lab: Lab) -> None:
-    with Puppet(lab, allow=ALLOW) as puppet:
+    with Puppet(lab, allow=ALLOW, options=LO) as puppet:
         puppet.connect(BLACKHOLE_IP, Port.HTTPS)
         puppet.send(client_hello("blackhole.test"))
         with pytest.raises(Failure, match="ConnectionResetError"):
@@ -145,7 +149,7 @@ def test_an_upstream_that_never_answers_the_syn(lab: Lab) -> None:
     ("stage", "reason"), [("silent", "no_hello"), ("sniff", "no_hello"), ("resolve", "resolve_timeout")]
 )
 def test_the_deadline_ends_what_is_undecided(lab: Lab, stage: str, reason: str) -> None:
-    with Puppet(lab, allow=ALLOW) as puppet:
+    with Puppet(lab, allow=ALLOW, options=LO) as puppet:
         started = time.monotonic()
         reach(lab, puppet, stage)
         (record,) = puppet.await_decisions(1)
@@ -155,7 +159,7 @@ def test_the_deadline_ends_what_is_undecided(lab: Lab, stage: str, reason: str) 
 
 
 def test_one_deadline_however_the_client_drips(lab: Lab) -> None:
-    with Puppet(lab, allow=ALLOW) as puppet:
+    with Puppet(lab, allow=ALLOW, options=LO) as puppet:
         started = time.monotonic()
         puppet.connect(GOOD_IP, Port.HTTPS)
         with pytest.raises(Failure):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rules import NetworkPolicy
-from rules.plan import LO, Chain, Link, Plan, Rule, build_plan, faults
+from rules.plan import LO, AddressSet, Chain, Link, Plan, Rule, build_plan, faults
 
 POLICIES = {
     "full egress": None,
@@ -22,6 +22,12 @@ POLICIES = {
 PLANS = {name: build_plan(policy) for name, policy in POLICIES.items()}
 PLANS6 = {f"{name}, IPv6": build_plan(policy, family=6) for name, policy in POLICIES.items()}
 NAMED = PLANS["names"]
+NAMED6 = PLANS6["a resolver of IPv6, IPv6"]
+VETH_NAMED = build_plan(
+    NetworkPolicy(["api.openai.com", "10.0.0.0/8", "10.0.0.0/8:22"], ["0.0.0.0/0"]), "veth"
+)
+VETH_DENIED = build_plan(NetworkPolicy(["a.test:443"], ["evil.test", "2001:db8::/32"]), "veth", 6)
+FORMS = {"lo": NAMED, "veth": VETH_NAMED, "veth, default allow, IPv6": VETH_DENIED}
 LISTENER = {4: "127.86.0.1", 6: "100::56"}
 REFUSAL = {4: "icmp-admin-prohibited", 6: "icmp6-adm-prohibited"}
 
@@ -58,10 +64,11 @@ def test_every_filter_chain_drops_by_policy(plan: Plan) -> None:
 
 
 def test_the_listener_cannot_be_dialled_before_anything_else_is_asked(plan: Plan) -> None:
-    first = rules_of(plan, "mangle", "PREROUTING")[0]
+    told, first = rules_of(plan, "mangle", "PREROUTING")[:2]
     assert first == Rule(
         "DROP", "lo", destination=LISTENER[plan.family], protocol="tcp", dport=LO.listen_port
     )
+    assert told == replace(first, target="NFLOG", nflog_group=1)
 
 
 def test_tcp_that_nothing_exempted_goes_to_the_listener(plan: Plan) -> None:
@@ -71,7 +78,8 @@ def test_tcp_that_nothing_exempted_goes_to_the_listener(plan: Plan) -> None:
 
 
 def test_what_nothing_took_is_refused_at_once(plan: Plan) -> None:
-    tcp, rest = rules_of(plan, "filter", "INPUT")[-2:]
+    told, tcp, rest = rules_of(plan, "filter", "INPUT")[-3:]
+    assert told == Rule("NFLOG", "lo", nflog_group=1)
     assert tcp == Rule("REJECT", "lo", protocol="tcp", reject_with="tcp-reset")
     assert rest == Rule("REJECT", "lo", reject_with=REFUSAL[plan.family])
 
@@ -83,8 +91,8 @@ def test_every_rule_names_the_links_device(plan: Plan) -> None:
 
 
 def test_an_unknown_link_is_refused() -> None:
-    with pytest.raises(ValueError, match="the only link yet is 'lo'"):
-        build_plan(None, "veth")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="the links are lo, veth, iface"):
+        build_plan(None, "tun")  # type: ignore[arg-type]
 
 
 @pytest.mark.root
@@ -110,36 +118,111 @@ def with_chain(plan: Plan, number: int, **changes: Any) -> Plan:
     return replace(plan, chains=tuple(chains))
 
 
-def hostile() -> Iterator[tuple[str, Plan]]:
-    """What a process that was taken over might ask for."""
-    for number, chain in enumerate(NAMED.chains):
-        where = f"{chain.table} {chain.name}"
-        for wide in (Rule("ACCEPT"), Rule("ACCEPT", "lo"), Rule("RETURN", "lo"), Rule("ACCEPT", "eth0")):
-            yield f"{where}: {wide} first", with_chain(NAMED, number, rules=(wide, *chain.rules))
-            yield f"{where}: {wide} last", with_chain(NAMED, number, rules=(*chain.rules, wide))
+def spoilt(plan: Plan) -> Iterator[tuple[str, Plan]]:
+    """Every chain of ``plan`` in every way wrong."""
+    device = plan.link.device
+    for number, chain in enumerate(plan.chains):
+        where = str(chain)
+        for wide in (Rule("ACCEPT"), Rule("ACCEPT", device), Rule("RETURN", device), Rule("ACCEPT", "eth0")):
+            yield f"{where}: {wide} first", with_chain(plan, number, rules=(wide, *chain.rules))
+            yield f"{where}: {wide} last", with_chain(plan, number, rules=(*chain.rules, wide))
         yield (
             f"{where}: policy turned",
-            with_chain(NAMED, number, policy="DROP" if chain.policy == "ACCEPT" else "ACCEPT"),
+            with_chain(plan, number, policy="DROP" if chain.policy == "ACCEPT" else "ACCEPT"),
         )
-        yield f"{where}: another name", with_chain(NAMED, number, name="POSTROUTING")
+        yield f"{where}: another name", with_chain(plan, number, name="ELSEWHERE")
         yield (
             f"{where}: the other table",
-            with_chain(NAMED, number, table="filter" if number == 0 else "mangle"),
+            with_chain(plan, number, table="filter" if chain.table == "mangle" else "mangle"),
         )
         yield (
             f"{where}: left out",
-            replace(NAMED, chains=NAMED.chains[:number] + NAMED.chains[number + 1 :]),
+            replace(plan, chains=plan.chains[:number] + plan.chains[number + 1 :]),
         )
-        yield f"{where}: twice", replace(NAMED, chains=(*NAMED.chains, chain))
+        yield f"{where}: twice", replace(plan, chains=(*plan.chains, chain))
         for i in range(len(chain.rules)):
             rest = chain.rules[:i] + chain.rules[i + 1 :]
-            yield f"{where}: without rule {i}", with_chain(NAMED, number, rules=rest)
+            yield f"{where}: without rule {i}", with_chain(plan, number, rules=rest)
         if len(chain.rules) > 1:
-            yield f"{where}: backwards", with_chain(NAMED, number, rules=chain.rules[::-1])
-    yield "another chain", replace(NAMED, chains=(*NAMED.chains, Chain("mangle", "FORWARD", ())))
-    yield "chains backwards", replace(NAMED, chains=NAMED.chains[::-1])
-    yield "no chain", replace(NAMED, chains=())
-    yield "another family", replace(NAMED, family=6)
+            yield f"{where}: backwards", with_chain(plan, number, rules=chain.rules[::-1])
+    yield "another chain", replace(plan, chains=(*plan.chains, Chain("mangle", "FORWARD", ())))
+    yield "chains backwards", replace(plan, chains=plan.chains[::-1])
+    yield "no chain", replace(plan, chains=())
+    yield "another family", replace(plan, family=6 if plan.family == 4 else 4)
+    yield "another uplink", replace(plan, uplink=not plan.uplink)
+
+
+def deny6(*entries: str) -> Plan:
+    """A plan with other entries in its ``deny6``."""
+    sets = [replace(one, entries=entries) if one.name == "deny6" else one for one in VETH_DENIED.sets]
+    return replace(VETH_DENIED, sets=tuple(sets))
+
+
+def with_entries(number: int, *entries: str) -> Plan:
+    """A plan with other entries in one of its sets: allow4, allow4-port, named4, named4-port."""
+    sets = list(VETH_NAMED.sets)
+    sets[number] = replace(sets[number], entries=entries)
+    return replace(VETH_NAMED, sets=tuple(sets))
+
+
+def spoilt_sets() -> Iterator[tuple[str, Plan]]:
+    """Sets that no policy leads to."""
+    for entry in (
+        *("0.0.0.0/0", "10.0.0.0/08", "10.0.0.1/8", "10.0.0.1/32", "10.0.0.0/255.0.0.0", "010.0.0.0/8", " 10.0.0.0/8"),
+        *("10.0.0.0/8 ", "10.0.0.0/8 nomatch", "10.0.0.0/8\nflush allow4", "", "2001:db8::/32", "x", "\ud800", "10.0.0.0/8,tcp:22"),
+    ):  # fmt: skip
+        yield f"allow4 {entry!r}", with_entries(0, entry)
+    tcp, udp, sctp = (f"10.0.0.0/8,{protocol}:22" for protocol in ("tcp", "udp", "sctp"))
+    assert VETH_NAMED.sets[1].entries == (tcp, udp, sctp)
+    for entries in (
+        *((tcp,), (tcp, udp), (udp, tcp, sctp), (tcp, udp, sctp, tcp), (tcp, udp, "10.0.0.0/8,icmp:22")),
+        *(tuple(entry.replace(":22", port) for entry in (tcp, udp, sctp)) for port in (":0", ":65536", ":022", ":-1", "", ":1-9", ": 1")),
+    ):  # fmt: skip
+        yield f"allow4-port {entries}", with_entries(1, *entries)
+    for entries in (
+        ("0.0.0.0/1",),
+        ("128.0.0.0/1", "0.0.0.0/1"),
+        ("10.0.0.0/8",),
+        ("0.0.0.0/1", "128.0.0.0/1", "1.1.1.1"),
+    ):
+        yield f"named4 {entries}", with_entries(2, *entries)
+    for entries in (
+        ("0.0.0.0/1,tcp:443",),
+        ("0.0.0.0/1,tcp:443", "128.0.0.0/1,tcp:80"),
+        ("0.0.0.0/1,udp:443", "128.0.0.0/1,udp:443"),
+    ):
+        yield (
+            f"named4-port {entries}",
+            replace(
+                with_entries(2),
+                sets=(*with_entries(2).sets[:3], replace(VETH_NAMED.sets[3], entries=entries)),
+            ),
+        )
+    for entry in (
+        "2001:db8::%x/32",
+        "2001:db8::1%x",
+        "2001:db8::%x\\nflush allow6/32",
+        "::/0",
+        "10.0.0.0/8",
+        "2001:DB8::/32",
+    ):
+        yield f"deny6 {entry!r}", deny6(entry)
+    sets = VETH_NAMED.sets
+    yield "no sets", replace(VETH_NAMED, sets=())
+    yield "a set twice", replace(VETH_NAMED, sets=(*sets, sets[0]))
+    yield "sets backwards", replace(VETH_NAMED, sets=sets[::-1])
+    yield "one set more", replace(VETH_NAMED, sets=(*sets, AddressSet("deny4", 4, "hash:net")))
+    yield "a set on lo", replace(NAMED, sets=sets[:1])
+    changes: dict[str, Any]
+    for changes in ({"name": "other"}, {"name": "allow4 x"}, {"family": 6}, {"kind": "hash:net,port"}):
+        yield f"a set's {changes}", replace(VETH_NAMED, sets=(replace(sets[0], **changes), *sets[1:]))
+
+
+def hostile() -> Iterator[tuple[str, Plan]]:
+    """What a process that was taken over might ask for."""
+    for form, plan in FORMS.items():
+        yield from ((f"{form}: {what}", wrong) for what, wrong in spoilt(plan))
+    yield from spoilt_sets()
     for text in ("9.9.9.9", None):
         yield f"resolver {text}, rules of another", replace(NAMED, resolver=text)
     for text in (
@@ -154,29 +237,33 @@ def hostile() -> Iterator[tuple[str, Plan]]:
         "\ud800",
     ):
         yield f"resolver {text!r}", replace(build_plan(NetworkPolicy(["a.test"])), resolver=text)
-        yield f"resolver {text!r} throughout", renamed(text)
+        yield f"resolver {text!r} throughout", renamed(NAMED, text)
+    for text in ("2001:db8::1%x", "2001:db8::1%\nCOMMIT", "2001:db8:0::1", "8.8.8.8"):
+        yield f"resolver {text!r} throughout, IPv6", renamed(NAMED6, text)
     for field in fields(Link):
         for value in ("eth0", "127.0.0.1", "8.8.8.8", "junk", "", 0, 1024, -1):
             changes: Any = {field.name: value}
-            link = replace(LO, **changes)
-            yield f"link.{field.name} {value!r}", replace(NAMED, link=link)
-            if field.name != "kind":
-                yield f"link.{field.name} {value!r} throughout", build_plan(POLICIES["names"], link)
+            for form, plan in FORMS.items():
+                link = replace(plan.link, **changes)
+                yield f"{form}: link.{field.name} {value!r}", replace(plan, link=link)
+                if field.name != "kind" and value:
+                    throughout = build_plan(POLICIES["names"], link, plan.family)
+                    yield f"{form}: link.{field.name} {value!r} throughout", throughout
 
 
-def renamed(resolver: str) -> Plan:
-    """The plan as it would be for ``resolver``, which no policy could have named."""
+def renamed(plan: Plan, resolver: str) -> Plan:
+    """``plan`` as it would be for ``resolver``, which no policy could have named."""
     chains = tuple(
         replace(
             chain,
             rules=tuple(
-                replace(rule, destination=resolver) if rule.destination == "8.8.8.8" else rule
+                replace(rule, destination=resolver) if rule.destination == plan.resolver else rule
                 for rule in chain.rules
             ),
         )
-        for chain in NAMED.chains
+        for chain in plan.chains
     )
-    return replace(NAMED, chains=chains, resolver=resolver)
+    return replace(plan, chains=chains, resolver=resolver)
 
 
 HOSTILE = dict(hostile())
@@ -192,7 +279,7 @@ def test_what_build_plan_could_not_make_is_refused(what: str) -> None:
 @pytest.mark.parametrize("field", [field.name for field in fields(Rule)])
 def test_a_rule_changed_in_any_field_is_refused(field: str) -> None:
     values = {"target": "ACCEPT", "dport": 54, "on_port": 2, "protocol": "udp"}
-    for number, chain in enumerate(NAMED.chains):
+    for plan, (number, chain) in ((one, held) for one in FORMS.values() for held in enumerate(one.chains)):
         for i, rule in enumerate(chain.rules):
             for value in (values.get(field, "x"), None):
                 if getattr(rule, field) == value:
@@ -200,4 +287,4 @@ def test_a_rule_changed_in_any_field_is_refused(field: str) -> None:
                 changes: Any = {field: value}
                 changed = replace(rule, **changes)
                 rules = (*chain.rules[:i], changed, *chain.rules[i + 1 :])
-                assert faults(with_chain(NAMED, number, rules=rules)), (chain.name, i, value)
+                assert faults(with_chain(plan, number, rules=rules)), (str(chain), i, value)

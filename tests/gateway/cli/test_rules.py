@@ -1,18 +1,33 @@
 """``egress rules show`` prints the plan that netd installs, and needs nothing for it."""
 
+import os
+
 import pytest
 
 from gateway.cli import main
 from rules import ALL_TRAFFIC, NetworkPolicy, build_plan
-from rules.plan import Family
+from rules.plan import Family, LinkKind
+
+USUAL: LinkKind = "veth" if os.geteuid() == 0 else "lo"
 
 
-@pytest.mark.parametrize(("flags", "family"), [([], 4), (["-6"], 6), (["--link", "lo"], 4)])
-def test_it_prints_the_plan(flags: list[str], family: Family, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("flags", "link", "family"),
+    [
+        ([], USUAL, 4),
+        (["-6"], USUAL, 6),
+        (["--link", "lo"], "lo", 4),
+        (["--link", "veth", "-6"], "veth", 6),
+        (["--link", "iface"], "iface", 4),
+    ],
+)
+def test_it_prints_the_plan(
+    flags: list[str], link: LinkKind, family: Family, capsys: pytest.CaptureFixture[str]
+) -> None:
     argv = ["rules", "show", "--allow-out", "api.openai.com", "--deny-out", ALL_TRAFFIC, *flags]
     assert main(argv) == 0
     policy = NetworkPolicy(["api.openai.com"], [ALL_TRAFFIC])
-    assert capsys.readouterr().out == str(build_plan(policy, family=family))
+    assert capsys.readouterr().out == str(build_plan(policy, link, family))
 
 
 def test_a_bad_policy(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from gateway.net.progress import Progress
+from tests.gateway.net.carrying import carried
 
 
 @pytest.fixture
@@ -17,7 +18,7 @@ def descriptor() -> Iterator[int]:
 
 
 async def _waits(progress: Progress, number: int) -> "asyncio.Task[bool]":
-    task = asyncio.get_running_loop().create_task(progress.reaches(number, 5))
+    task = asyncio.get_running_loop().create_task(carried(progress.reaches(number, 5)))
     await asyncio.sleep(0)
     return task
 
@@ -39,12 +40,12 @@ async def test_what_is_done_already_is_not_waited_for(descriptor: int) -> None:
     first = await _waits(progress, 3)
     os.eventfd_write(descriptor, 3)
     assert await first
-    assert await progress.reaches(2, 0)
+    assert await carried(progress.reaches(2, 0))
 
 
 async def test_who_waited_too_long_hears_so_and_delays_nobody(descriptor: int) -> None:
     progress = Progress(descriptor)
-    assert not await progress.reaches(1, 0.01)
+    assert not await carried(progress.reaches(1, 0.01))
     later = await _waits(progress, 2)
     os.eventfd_write(descriptor, 2)
     assert await later

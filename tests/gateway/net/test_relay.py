@@ -11,6 +11,7 @@ import pytest
 from gateway.net import relay as module
 from gateway.net.relay import Counts, Ended, Relayed, relay
 from gateway.net.sockets import receive, send_all
+from tests.gateway.net.carrying import carried
 from tests.gateway.net.loopback import nothing_left, reset, tcp_pair, unix_pair
 
 Pair = tuple[socket.socket, socket.socket]
@@ -32,8 +33,13 @@ class Path:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
 
     def start(self, first: bytes = b"") -> "asyncio.Task[Relayed]":
-        self.task = asyncio.get_running_loop().create_task(relay(self.inner, self.outer, self.counts, first))
+        self.task = asyncio.get_running_loop().create_task(carried(self._carry(first)))
         return self.task
+
+    async def _carry(self, first: bytes) -> Relayed:
+        """As the session does: closing comes right after."""
+        with self.inner, self.outer:
+            return await relay(self.inner, self.outer, self.counts, first)
 
     async def end(self) -> Relayed:
         assert self.task is not None

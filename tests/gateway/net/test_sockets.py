@@ -13,14 +13,13 @@ from gateway.flow import Endpoint
 from gateway.net.sockets import (
     PROBE_AFTER_S,
     endpoint,
-    probe_clients,
     readable,
     receive,
     reset_on_close,
     send_all,
+    set_for_accepted,
     writable,
 )
-from gateway.tasks import spawn
 from tests.gateway.net.loopback import nothing_left, tcp_pair, unix_pair
 
 Pair = tuple[socket.socket, socket.socket]
@@ -107,42 +106,6 @@ async def test_receive_appends_what_there_is_and_says_how_much(pair: Pair) -> No
     assert into == b"before abcdeflater"
 
 
-async def test_who_waits_for_so_many_bytes_is_not_woken_by_fewer() -> None:
-    one, other = tcp_pair()
-    other.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    into = bytearray()
-    with one, other:
-        task = spawn(receive(one, into, 100, 5), "receive")
-        await asyncio.sleep(0.02)
-        for byte in (b"a", b"b", b"c", b"d"):
-            other.send(byte)
-            await asyncio.sleep(0.02)
-            assert not task.done()
-        other.send(b"e")
-        assert await asyncio.wait_for(task, 5) == 5
-        assert one.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1, "who comes next wants any byte"
-        other.send(b"f")
-        assert await receive(one, into, 100, 5) == 1, "what is there is taken"
-        assert into == b"abcdef"
-
-
-@pytest.mark.parametrize("end", ["close", "reset"])
-async def test_who_waits_for_more_than_comes_hears_the_end(end: str) -> None:
-    one, other = tcp_pair()
-    with one:
-        task = spawn(receive(one, bytearray(), 100, 50), "receive")
-        await asyncio.sleep(0.02)
-        if end == "close":
-            other.send(b"last")
-            other.close()
-            assert await asyncio.wait_for(task, 5) == 4
-        else:
-            reset_on_close(other)
-            other.close()
-            with pytest.raises(ConnectionResetError):
-                await asyncio.wait_for(task, 5)
-
-
 async def test_receive_reports_a_reset() -> None:
     one, other = tcp_pair()
     with one:
@@ -202,7 +165,7 @@ async def test_reset_on_close_sends_rst_though_nothing_is_unread() -> None:
 
 def test_accepted_sockets_are_probed() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        probe_clients(listener)
+        set_for_accepted(listener)
         with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
             assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == PROBE_AFTER_S

@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from gateway.netd.requests import OpenCell, encode
@@ -17,9 +17,17 @@ SEEDS = [
         NetworkPolicy(["203.0.113.0/24"], ["0.0.0.0/0"]),
     )
 ]
+VETH_SEEDS = [
+    encode(OpenCell(build_plan(policy, "veth")))
+    for policy in (
+        NetworkPolicy(["api.openai.com:443", "10.0.0.0/8", "198.51.100.7:22,443"], ["0.0.0.0/0"]),
+        NetworkPolicy(["api.openai.com"], ["203.0.113.0/24", "evil.test"]),
+    )
+]
 LEAVES: list[Any] = [
     *(None, True, False, 0, 1, -1, 4, 6, 53, 65536, 1e400, 2**70, "", "lo", "eth0", "filter", "mangle", "nat", "raw"),
     *("INPUT", "FORWARD", "OUTPUT", "PREROUTING", "POSTROUTING", "ACCEPT", "DROP", "RETURN", "REJECT", "TPROXY"),
+    *("hash:net", "allow4", "allow4 dst", "0.0.0.0/1", "10.0.0.0/9", "MARK", "veth", "up0", "sbx0"),
     *("tcp", "udp", "icmp", "0x1/0xf", "8.8.8.8", "1.1.1.1", "127.0.0.1", "0.0.0.0/0", "::1", "x\0y", "\udcff", [], {}),
 ]  # fmt: skip
 WORDS = [
@@ -39,9 +47,9 @@ WORDS = [
 ]
 
 
-def mutated(rng: random.Random) -> bytes:
+def mutated(rng: random.Random, seeds: Sequence[bytes] = SEEDS) -> bytes:
     """A seed with one to three things wrong."""
-    raw = rng.choice(SEEDS)
+    raw = rng.choice(seeds)
     if rng.random() < 0.4:
         for _ in range(rng.randint(1, 3)):
             raw = rng.choice(BYTES)(raw, rng)

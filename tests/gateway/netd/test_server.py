@@ -15,6 +15,7 @@ from gateway.errors import SetupError
 from gateway.netd.requests import Answer, CellOpened, Failed, OpenCell, decode_answer, encode
 from gateway.netd.server import Netd
 from rules import NetworkPolicy
+from rules.backend import Backend
 from rules.plan import Rule, build_plan
 from tests.gateway.netd.mutations import mutated
 
@@ -63,7 +64,7 @@ def children(pid: int) -> str:
 
 def test_a_cell_comes_with_its_namespace_and_sockets(netd: Netd) -> None:
     cell = netd.open_cell(GOOD)
-    assert list(cell) == ["netns", "listener", "dns_udp", "dns_tcp"]
+    assert list(cell) == ["netns", "nflog_refused", "nflog_allowed", "listener", "dns_udp", "dns_tcp"]
     assert os.readlink(f"/proc/self/fd/{cell['netns']}") != os.readlink("/proc/self/ns/net")
     listener = socket.socket(fileno=cell.pop("listener"))
     with listener:
@@ -74,9 +75,24 @@ def test_a_cell_comes_with_its_namespace_and_sockets(netd: Netd) -> None:
         os.close(descriptor)
 
 
+@pytest.mark.parametrize(("firewall", "keeper"), [(None, "legacy"), ("legacy", "legacy"), ("nft", "nft")])
+def test_the_rules_are_where_they_were_wanted(netd: Netd, firewall: Backend | None, keeper: str) -> None:
+    cell = netd.open_cell(GOOD, firewall=firewall)
+    for backend in ("legacy", "nft"):
+        argv = [
+            *("nsenter", f"--net=/proc/{os.getpid()}/fd/{cell['netns']}"),
+            f"iptables-{backend}",
+            *("-t", "mangle", "-S"),
+        ]
+        said = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+        assert ("TPROXY" in said) is (backend == keeper)
+    for descriptor in cell.values():
+        os.close(descriptor)
+
+
 def test_without_dns_there_are_no_dns_sockets(netd: Netd) -> None:
     cell = netd.open_cell(build_plan(NetworkPolicy([], ["0.0.0.0/0"])))
-    assert list(cell) == ["netns", "listener"]
+    assert list(cell) == ["netns", "nflog_refused", "nflog_allowed", "listener"]
     for descriptor in cell.values():
         os.close(descriptor)
 

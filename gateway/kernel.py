@@ -1,0 +1,232 @@
+"""What the kernel decided, on record: every first packet that it let out, every packet that it refused.
+
+A flood must neither fill the disk nor take the loop from those who are carried. So refusals beyond a budget are counted, and written as a sum; and
+what is more than that is left to the kernel's buffer to lose, which its numbering makes exact.
+"""
+
+import asyncio
+import errno
+import socket
+import time
+from collections.abc import Callable, Container
+from ipaddress import ip_address
+from typing import Final, NamedTuple
+
+from audit.record import Event, Record, decision, lost, timestamp
+from gateway.decide import Decision, Verdict, refuse
+from gateway.dns.budget import Bucket
+from gateway.flow import Endpoint, Flow, IPAddress
+from gateway.journal import Journal
+from gateway.packets import Packet, messages
+from gateway.reasons import Reason
+from rules.link import LO, VETH
+
+MESSAGES: Final = (2000.0, 8000.0)
+"""That are read: so many a second, and so many at once."""
+RECORDED: Final = (10.0, 1000.0)
+"""Refusals that get a line of their own."""
+AGGREGATE_S: Final = 10.0
+"""How long the others are counted before their sum is written."""
+AGGREGATED: Final = 16
+"""Destinations that are counted apart in that time."""
+READ_BYTES: Final = 16384
+READS_A_TURN: Final = 32
+PAUSE_S: Final = 0.05
+
+SANDBOX: Final = frozenset(map(ip_address, (LO.address, LO.address6, str(VETH.link_local6))))
+"""From where it may send, whatever its link."""
+CELL: Final = frozenset(map(ip_address, (str(VETH.gateway), str(VETH.gateway6), LO.listen_ip6)))
+
+Judge = Callable[[Flow, bool], Decision]
+"""Which words of the policy a packet met; whether it left the cell."""
+
+
+class OwnOrLocal:
+    """A container of what no policy can allow because it is the gateway's: the link's own addresses, and those of the host."""
+
+    def __init__(self, local: Container[IPAddress]) -> None:
+        self._local = local
+
+    def __contains__(self, ip: object) -> bool:
+        return ip in SANDBOX or ip in CELL or ip in self._local
+
+
+class _Alike(NamedTuple):
+    reason: str
+    rule: str = "limit"
+    proto: str = "ip"
+    dest: Endpoint | None = None
+
+
+class KernelRecords:
+    """Reads the two groups of one sandbox, and writes down what they tell."""
+
+    def __init__(
+        self,
+        refused: socket.socket,
+        allowed: socket.socket,
+        judge: Judge,
+        journal: Journal,
+        flow_of: Callable[[Packet], Flow],
+    ) -> None:
+        """Does nothing before ``start``."""
+        self._groups = (_Group(refused, left=False), _Group(allowed, left=True))
+        self._judge = judge
+        self._journal = journal
+        self._flow_of = flow_of
+        now = time.monotonic()
+        self._messages = Bucket(*MESSAGES, now)
+        self._budget = Bucket(*RECORDED, now)
+        self._sums: dict[_Alike, Record] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._stopped = False
+
+    def start(self) -> None:
+        """Read from now on."""
+        loop = asyncio.get_running_loop()
+        for group in self._groups:
+            loop.add_reader(group.socket, self._read, group)
+
+    def stop(self) -> None:
+        """Take in what is there, and write the sums down."""
+        self._stopped = True
+        loop = asyncio.get_running_loop()
+        for group in self._groups:
+            loop.remove_reader(group.socket)
+            while self._take(group):
+                pass
+        self.flush()
+
+    def flush(self) -> None:
+        """Write the sums down."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        moment = timestamp(time.time_ns())
+        for record in self._sums.values():
+            if record["count"] == 1 and record["dest_ip"] is not None:
+                del record["count"]
+            self._journal.send(record | {"timestamp": moment})
+        self._sums.clear()
+
+    def _read(self, group: "_Group") -> None:
+        """A turn's worth; where there is more than may be read, the kernel keeps it, and loses what it cannot keep."""
+        for _ in range(READS_A_TURN):
+            if not self._messages.holds(1, time.monotonic()):
+                self._pause(group)
+                return
+            if not self._take(group):
+                return
+
+    def _take(self, group: "_Group") -> bool:
+        """One read; False where nothing waits."""
+        try:
+            data = group.socket.recv(READ_BYTES)
+        except OSError as error:
+            # ENOBUFS: the buffer ran over. What was lost shows in the numbers of what comes.
+            return error.errno == errno.ENOBUFS
+        for told in messages(data):
+            self._messages.take(1)
+            if missing := group.missing(told.seq):
+                self._missed(group, missing)
+            if told.packet is not None:
+                self._note(told.packet, left=group.left)
+        return True
+
+    def _pause(self, group: "_Group") -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(group.socket)
+        loop.call_later(PAUSE_S, self._resume, group)
+
+    def _resume(self, group: "_Group") -> None:
+        if not self._stopped:
+            asyncio.get_running_loop().add_reader(group.socket, self._read, group)
+
+    def _missed(self, group: "_Group", count: int) -> None:
+        if group.left:
+            self._journal.send(lost(time.time_ns(), count))
+        else:
+            self._sum(_Alike(str(Reason.FLOOD)), None, count)
+
+    def _note(self, packet: Packet, *, left: bool) -> None:
+        flow = self._flow_of(packet)
+        if packet.source in SANDBOX:
+            made = self._judge(flow, left)
+        else:
+            made = refuse(Reason.FORGED_SOURCE)
+        if made.verdict is Verdict.ALLOW:
+            self._journal.send(_record(flow, made))
+            return
+        now = time.monotonic()
+        if self._budget.holds(1, now):
+            self._budget.take(1)
+            self._journal.send(_record(flow, made))
+            return
+        alike = _Alike(str(made.reason), made.entry, flow.proto, flow.dest)
+        if alike not in self._sums and len(self._sums) >= AGGREGATED:
+            alike = _Alike(str(made.reason), made.entry, flow.proto)
+        self._sum(alike, flow, 1)
+
+    def _sum(self, alike: _Alike, flow: Flow | None, count: int) -> None:
+        record = self._sums.get(alike)
+        if record is None:
+            record = self._sums[alike] = _sum_record(alike, flow)
+        record["count"] += count
+        if self._timer is None and not self._stopped:
+            self._timer = asyncio.get_running_loop().call_later(AGGREGATE_S, self.flush)
+
+
+class _Group:
+    """One socket, and the number that comes next on it."""
+
+    __slots__ = ("_next", "left", "socket")
+
+    def __init__(self, sock: socket.socket, *, left: bool) -> None:
+        self.socket = sock
+        self.left = left
+        """Whether it tells of packets that left the cell."""
+        self._next: int | None = None
+
+    def missing(self, seq: int | None) -> int:
+        """How many were lost before ``seq``. The first that a process reads may come after others' that another read."""
+        if seq is None:
+            return 0
+        gap = 0 if self._next is None else (seq - self._next) & 0xFFFFFFFF
+        self._next = seq + 1 & 0xFFFFFFFF
+        return gap
+
+
+def _record(flow: Flow, made: Decision) -> Record:
+    allowed = made.verdict is Verdict.ALLOW
+    return decision(
+        time.time_ns(),
+        Event.ALLOWED if allowed else Event.BLOCKED,
+        sandbox=flow.sandbox,
+        flow=flow.id,
+        source=(str(flow.source.ip), flow.source.port),
+        dest=(str(flow.dest.ip), flow.dest.port),
+        upstream_ip=str(flow.dest.ip) if allowed else None,
+        proto=flow.proto,
+        layer="kernel",
+        rule=made.entry,
+        reason=str(made.reason),
+    )
+
+
+def _sum_record(alike: _Alike, flow: Flow | None) -> Record:
+    """Without the count, which begins at none."""
+    record = decision(
+        0,
+        Event.BLOCKED,
+        sandbox="",
+        flow="0",
+        source=("0.0.0.0", 0) if flow is None else (str(flow.source.ip), 0),
+        dest=(None, 0) if alike.dest is None else (str(alike.dest.ip), alike.dest.port),
+        proto=alike.proto,
+        layer="kernel",
+        rule=alike.rule,
+        reason=alike.reason,
+    )
+    if flow is not None:
+        record["flow"] = flow.id
+    return record | {"count": 0}

@@ -1,0 +1,273 @@
+"""The driver of the path: one edge-triggered epoll, nested in the loop, that resumes straight coroutines.
+
+A connection is a coroutine that awaits nothing but the primitives of this package, and is resumed by ``send``: no task, no future, no handle a wait.
+Each of its sockets is registered once, for everything, and never changed; closing takes it out. So an edge is told once, and whoever waits must
+have tried first: what came meanwhile is kept in ``seen``.
+
+A future of asyncio's may be awaited too (an answer that is not known yet). Deadlines are looked at every ``TICK_S``: no timer a connection.
+"""
+
+import asyncio
+import select
+import socket
+import time
+import types
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, Final
+
+IN: Final = select.EPOLLIN | select.EPOLLRDHUP
+OUT: Final = select.EPOLLOUT
+ERROR: Final = select.EPOLLERR
+END: Final = select.EPOLLHUP | ERROR
+RDHUP: Final = select.EPOLLRDHUP
+EVERYTHING: Final = IN | OUT | select.EPOLLET
+EVENTS_A_TURN: Final = 256
+TICK_S: Final = 0.1
+NEVER: Final = float("inf")
+
+Work = Coroutine[Any, Any, None]
+Ended = Callable[["Strand", BaseException | None], None]
+
+
+class _Expired(BaseException):
+    """Thrown into a strand whose deadline has passed; only that deadline turns it into a TimeoutError."""
+
+
+class Strand:
+    """One coroutine under way."""
+
+    __slots__ = ("_ended", "_future", "_poller", "_work", "deadlines", "seen", "wake_at")
+
+    def __init__(self, poller: "Poller", work: Work, ended: Ended) -> None:
+        self._poller = poller
+        self._work: Work | None = work
+        self._ended = ended
+        self._future: asyncio.Future[Any] | None = None
+        self.seen: dict[int, int] = {}
+        """Of each registered descriptor: what epoll has told and nobody has asked for yet."""
+        self.deadlines: list[deadline] = []
+        self.wake_at = NEVER
+        """When to be resumed though nothing happens."""
+
+    def cancel(self) -> None:
+        """Throw CancelledError into it, now. Nothing if it has ended."""
+        self._throw(asyncio.CancelledError())
+
+    def wake(self) -> None:
+        """Resume it, unless it has ended or waits for a future."""
+        if self._future is None:
+            self._resume()
+
+    def wait_for(self, sock: socket.socket) -> int:
+        """See to it that events of ``sock`` resume this strand; its descriptor."""
+        number = sock.fileno()
+        if number not in self.seen:
+            self._poller.register(number, self)
+        return number
+
+    def forget(self, sock: socket.socket) -> None:
+        """Before a socket is closed while the strand goes on: another may get its number."""
+        self._poller.forget(sock.fileno(), self)
+
+    def again(self) -> None:
+        """Be resumed once the others have had their turn."""
+        self._poller.soon(self)
+
+    def tick(self, moment: float) -> None:
+        """Look at the time."""
+        if self.wake_at <= moment:
+            self.wake_at = NEVER
+            self.wake()
+        for one in self.deadlines:
+            if one.at <= moment:
+                one.expired = True
+                self._throw(_Expired())
+                return
+
+    def _throw(self, error: BaseException) -> None:
+        if self._work is not None:
+            self._future = None
+            self._resume(error)
+
+    def _resume(self, error: BaseException | None = None) -> None:
+        global _current
+        work = self._work
+        if work is None:
+            return
+        before, _current = _current, self
+        try:
+            future = work.send(None) if error is None else work.throw(error)
+        except StopIteration:
+            self._end(None)
+        except BaseException as failure:
+            self._end(failure)
+        else:
+            if future is not None:
+                future._asyncio_future_blocking = False
+                self._future = future
+                future.add_done_callback(self._answered)
+        finally:
+            _current = before
+
+    def _answered(self, future: "asyncio.Future[Any]") -> None:
+        if self._future is future:
+            self._future = None
+            self._resume()
+
+    def _end(self, failure: BaseException | None) -> None:
+        self._work = None
+        self._poller.end(self)
+        self._ended(self, failure)
+
+
+_current: Strand | None = None
+
+
+def current() -> Strand:
+    """The strand that runs now. RuntimeError outside of any."""
+    if _current is None:
+        raise RuntimeError("this awaits the poller: start it with Poller.start")
+    return _current
+
+
+class Poller:
+    """The epoll, and the strands that it resumes."""
+
+    def __init__(self) -> None:
+        """In the running loop."""
+        self._loop = asyncio.get_running_loop()
+        self._epoll = select.epoll()
+        self._strands: dict[int, Strand] = {}
+        self._fresh: set[int] = set()
+        """Registered since epoll was last asked: what it said of these numbers then was meant for others."""
+        self.live: set[Strand] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._drained: asyncio.Future[None] | None = None
+        self._loop.add_reader(self._epoll.fileno(), self._turn)
+
+    def start(self, work: Work, ended: Ended) -> Strand:
+        """Run ``work`` up to its first wait; ``ended`` is called at its end, with the exception that ended it, if one did."""
+        strand = Strand(self, work, ended)
+        self.live.add(strand)
+        if self._timer is None:
+            self._timer = self._loop.call_later(TICK_S, self._tick)
+        strand.wake()
+        return strand
+
+    async def drained(self, within_s: float) -> None:
+        """Return when nothing is under way any more, or after ``within_s``."""
+        if self.live:
+            self._drained = self._loop.create_future()
+            await asyncio.wait((self._drained,), timeout=within_s)
+
+    def close(self) -> None:
+        """Cancel what is still under way, and end."""
+        for strand in tuple(self.live):
+            strand.cancel()
+        self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def register(self, number: int, strand: Strand) -> None:
+        """Everything that happens to a descriptor, from now on and as it is."""
+        self._epoll.register(number, EVERYTHING)
+        self._strands[number] = strand
+        self._fresh.add(number)
+        strand.seen[number] = 0
+
+    def forget(self, number: int, strand: Strand) -> None:
+        """It is about to be closed, which takes it out of the epoll."""
+        if strand.seen.pop(number, None) is not None and self._strands.get(number) is strand:
+            del self._strands[number]
+
+    def soon(self, strand: Strand) -> None:
+        """Resume it in the loop's next round."""
+        self._loop.call_soon(strand.wake)
+
+    def end(self, strand: Strand) -> None:
+        """Its sockets are closed."""
+        self.live.discard(strand)
+        if not self.live and self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+        for number in strand.seen:
+            if self._strands.get(number) is strand:
+                del self._strands[number]
+
+    def _turn(self) -> None:
+        strands, fresh = self._strands, self._fresh
+        fresh.clear()
+        for number, events in self._epoll.poll(0, EVENTS_A_TURN):
+            strand = strands.get(number)
+            if strand is not None and number not in fresh:
+                strand.seen[number] |= events
+                strand.wake()
+
+    def _tick(self) -> None:
+        moment = now()
+        for strand in tuple(self.live):
+            strand.tick(moment)
+        self._timer = self._loop.call_later(TICK_S, self._tick) if self.live else None
+
+
+class deadline:
+    """``with deadline(at):`` raises TimeoutError at ``at`` (in seconds of ``now``), up to ``TICK_S`` late: one over all the waits within."""
+
+    __slots__ = ("_strand", "at", "expired")
+
+    def __init__(self, at: float) -> None:
+        self.at = at
+        self.expired = False
+
+    def __enter__(self) -> "deadline":
+        self._strand = current()
+        self._strand.deadlines.append(self)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._strand.deadlines.remove(self)
+        if kind is _Expired and self.expired:
+            raise TimeoutError from None
+
+
+now = time.monotonic
+"""The driver's clock, which is the loop's: seconds."""
+
+
+@types.coroutine
+def event() -> Generator[None, None, None]:
+    """Suspend the strand until something happens to one of its sockets: ``seen`` says what."""
+    yield
+
+
+async def ready(sock: socket.socket, events: int) -> int:
+    """Return once one of ``events``, an error or a hang-up has been told of ``sock`` since it was last asked; which."""
+    strand = current()
+    number = strand.wait_for(sock)
+    wanted = events | END
+    seen = strand.seen
+    while not (found := seen[number] & wanted):
+        await event()
+    seen[number] &= ~wanted
+    return found
+
+
+async def receive(sock: socket.socket, into: bytearray, most: int, at_least: int = 1) -> int:
+    """Append up to ``most`` bytes to ``into`` and say how many; 0 is the end of file. OSError as the kernel reports it.
+
+    What is there already is taken, however little. Who has to wait is woken by ``at_least`` bytes, or the end: a sender that drips wakes nobody.
+    """
+    while True:
+        try:
+            chunk = sock.recv(most)
+        except BlockingIOError:
+            if at_least > 1:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, at_least)  # socket(7)
+            try:
+                await ready(sock, IN)
+            finally:
+                if at_least > 1:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+            continue
+        into += chunk
+        return len(chunk)

@@ -1,0 +1,348 @@
+"""The host's half of uplinks: its devices, rules and forwarding, shared by every gateway on it, and all undone when the last uplink goes.
+
+Nothing is counted: what stands is read from the kernel, under a lock. An uplink stands as long as its device does, which goes with the cell; its
+alias names the process that it belongs to by a file which that process holds locked, so that what a killed one left is known for what it is.
+"""
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterable, Iterator
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from pyroute2 import IPRoute
+
+from gateway.netd import sysctls
+from gateway.netd.links import FAMILIES, NUD_PERMANENT, OF_HOST, OF_UPLINK, Way
+from rules import host
+from rules.link import Family
+
+STATE: Final = Path("/run/egress")
+LOCK_WAIT_S: Final = 10
+PREFIX: Final = host.DEVICES.removesuffix("+")
+NUMBERS: Final = ip_network(host.POOLS[4]).num_addresses - 2
+SO_NETNS_COOKIE: Final = 71  # asm-generic/socket.h, Linux 5.14
+Variant = str
+"""``legacy`` or ``nft``: whose tables iptables writes."""
+PROGRAMS: Final[dict[Family, str]] = {4: "iptables", 6: "ip6tables"}
+FORWARDING: Final[dict[Family, str]] = {4: "ipv4/ip_forward", 6: "ipv6/conf/all/forwarding"}
+TOUCHED: Final[dict[Family, tuple[str, ...]]] = {
+    4: ("ipv4/conf/*/forwarding", "ipv4/conf/*/accept_redirects"),
+    6: ("ipv6/conf/*/forwarding", "ipv6/conf/*/accept_ra"),
+}
+"""What the kernel changes with ``FORWARDING``, and what we change lest it does."""
+
+
+class Before(msgspec.Struct):
+    """The host as it was before the first uplink; kept in a file, for whoever takes the last one away."""
+
+    last: int = 0
+    """The number last given."""
+    values: dict[Family, dict[str, str]] = {}
+    """Settings, of the families that we began to forward."""
+    forward: dict[Family, list[str]] = {}
+    """Others' rules in FORWARD then."""
+
+
+class Place:
+    """Where it is kept for one network namespace."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = path / "before.json"
+        try:
+            self.before = msgspec.json.decode(self._file.read_bytes(), type=Before)
+        except (FileNotFoundError, msgspec.MsgspecError):
+            self.before = Before()
+
+    def keep(self) -> None:
+        """Whole or not at all."""
+        self.path.mkdir(mode=0o700, exist_ok=True)
+        aside = self._file.with_suffix(".new")
+        aside.write_bytes(msgspec.json.encode(self.before))
+        aside.replace(self._file)
+
+    def forget(self) -> None:
+        """There is nothing to be given back any more."""
+        self._file.unlink(missing_ok=True)
+
+
+class HostError(Exception):
+    """The host would not take its half. The message says what and why."""
+
+
+class Lifeline:
+    """A file that this process holds locked as long as it lives: what is called ``name`` is its."""
+
+    def __init__(self) -> None:
+        with _locked() as place:
+            place.path.mkdir(mode=0o700, exist_ok=True)
+            self.name = f"{PREFIX}netd {os.getpid()}-{secrets.token_hex(4)}"
+            self._path = _alive(place.path, self.name)
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+
+    def close(self) -> None:
+        """Its owner is at its end."""
+        with _locked() as place:
+            self._path.unlink(missing_ok=True)
+            os.close(self._descriptor)
+            _tidy(place.path)
+
+
+def raise_uplink(cell: int, device: str, families: Iterable[Family], owner: str) -> dict[Family, Way]:
+    """The pair whose one end is ``device`` in the namespace that ``cell`` is a descriptor of, and the host's rules; the ways that it gives.
+
+    Rules first, the device up last. HostError, OSError or NetlinkError, and then whoever called takes down what there is (``lower_uplinks``).
+    """
+    families = tuple(families)
+    with _locked() as place, IPRoute() as netlink:
+        _sweep(netlink, place.path)
+        for family in families:
+            _open_host(family, place)
+        number = place.before.last = _free_number(netlink, place.before.last)
+        place.keep()
+        name = f"{PREFIX}{number}"
+        peer = {"ifname": device, "address": OF_UPLINK, "net_ns_fd": cell}
+        netlink.link("add", ifname=name, kind="veth", address=OF_HOST, peer=peer)
+        index = netlink.link_lookup(ifname=name)[0]
+        netlink.link("set", index=index, ifalias=owner)
+        sysctls.write(_device_settings(name, families), if_there=True)
+        netlink.link("set", index=index, state="up")
+        ways = {family: _way(family, number) for family in families}
+        for family, way in ways.items():
+            _lead_to(netlink, index, family, way)
+    return ways
+
+
+def lower_uplinks(owner: str) -> None:
+    """Take away the uplinks of ``owner``, and, if no other stands, everything of ours. OSError, HostError or NetlinkError."""
+    with _locked() as place, IPRoute() as netlink:
+        for index, _, alias in _uplinks(netlink):
+            if alias == owner:
+                netlink.link("del", index=index)
+        _sweep(netlink, place.path)
+        if not _uplinks(netlink):
+            _close_host(place)
+
+
+@contextlib.contextmanager
+def _locked() -> Iterator[Place]:
+    """What is known of this network namespace, with nobody else at it."""
+    STATE.mkdir(mode=0o700, exist_ok=True)
+    descriptor = os.open(STATE / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield Place(STATE / _name_of_namespace())
+    finally:
+        os.close(descriptor)
+
+
+def _name_of_namespace() -> str:
+    """A number that no later one gets, where the kernel has it."""
+    try:
+        with socket.socket(socket.AF_UNIX) as any_socket:
+            cookie = any_socket.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8)
+        return f"host-{int.from_bytes(cookie, 'little')}"
+    except OSError:
+        return f"host-inode-{os.stat('/proc/self/ns/net').st_ino}"
+
+
+def _alive(place: Path, alias: str) -> Path:
+    """The file of the process whose ``alias`` is: what stands behind the dot is its own counting."""
+    return place / f"{alias.rpartition(' ')[2].partition('.')[0].replace('/', '')}.alive"
+
+
+def _is_dead(path: Path) -> bool:
+    """Whether a file is there that nobody holds locked. Where there is none, its owner may have another view of the file system."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _tidy(place: Path) -> None:
+    """The directory goes with the last file in it."""
+    with contextlib.suppress(OSError):
+        place.rmdir()
+
+
+def _uplinks(netlink: IPRoute) -> list[tuple[int, str, str]]:
+    """Index, name and alias of each that stands."""
+    return [
+        (link["index"], link.get_attr("IFLA_IFNAME"), link.get_attr("IFLA_IFALIAS") or "")
+        for link in netlink.get_links()
+        if link.get_attr("IFLA_IFNAME").startswith(PREFIX)
+    ]
+
+
+def _sweep(netlink: IPRoute, place: Path) -> None:
+    """What dead processes left: a cell that something still holds open must not keep its way out."""
+    for index, _, alias in _uplinks(netlink):
+        if alias.startswith(f"{PREFIX}netd ") and _is_dead(_alive(place, alias)):
+            netlink.link("del", index=index)
+    for path in place.glob("*.alive"):
+        if _is_dead(path):
+            path.unlink()
+
+
+def _free_number(netlink: IPRoute, last: int) -> int:
+    """The next after ``last``: what the host's conntrack remembers of one that went is nobody's for a while."""
+    taken = {name.removeprefix(PREFIX) for _, name, _ in _uplinks(netlink)}
+    for step in range(NUMBERS):
+        number = (last + step) % NUMBERS + 1
+        if str(number) not in taken:
+            return number
+    raise HostError(f"all {NUMBERS} uplinks are taken")
+
+
+def _way(family: Family, number: int) -> Way:
+    network = ip_network(host.POOLS[family])
+    first = network[0] if family == 4 else network[1 << 32]
+    return Way(str(network[number]), str(first))
+
+
+def _device_settings(name: str, families: tuple[Family, ...]) -> dict[str, str]:
+    settings = {f"ipv4/conf/{name}/{key}": "0" for key in ("accept_redirects", "send_redirects", "proxy_arp")}
+    if 4 in families:
+        settings[f"ipv4/conf/{name}/forwarding"] = "1"
+    settings[f"ipv6/conf/{name}/disable_ipv6"] = "0" if 6 in families else "1"
+    if 6 in families:
+        settings |= {
+            f"ipv6/conf/{name}/{key}": "0" for key in ("accept_ra", "accept_redirects", "accept_dad")
+        }
+        settings[f"ipv6/conf/{name}/addr_gen_mode"] = "1"
+    return settings
+
+
+def _lead_to(netlink: IPRoute, index: int, family: Family, way: Way) -> None:
+    kind, bits = FAMILIES[family], 32 if family == 4 else 128
+    netlink.neigh("add", dst=way.address, lladdr=OF_UPLINK, ifindex=index, state=NUD_PERMANENT, family=kind)
+    more: dict[str, Any] = {"scope": "link"} if family == 4 else {}
+    netlink.route("add", family=kind, dst=f"{way.address}/{bits}", oif=index, **more)
+
+
+# -- rules and forwarding
+
+
+def _open_host(family: Family, place: Place) -> None:
+    """Rules, then forwarding. What we begin to forward for is remembered first."""
+    before = place.before
+    if family not in before.values and not _forwards(family):
+        before.values[family] = sysctls.read((FORWARDING[family], *TOUCHED[family]))
+        before.forward[family] = [
+            rule for variant in _variants_in_use(family) for rule in _others_forward(variant, family)
+        ]
+        place.keep()
+    closed = family in before.values
+    first, *others = _variants_in_use(family) or [_variant_to_use(family)]
+    _restore(first, family, host.host_chains(family, closed=closed))
+    for variant in others:  # where both are in use a packet has to pass both
+        _restore(variant, family, (host.forward_chain(closed=closed),))
+    if not _forwards(family):
+        if family == 6:
+            # A host that forwards would no longer heed router advertisements, and lose its way out.
+            sysctls.write(
+                {
+                    name: "2"
+                    for name, value in before.values[family].items()
+                    if name.endswith("/accept_ra") and value == "1"
+                }
+            )
+        sysctls.write({FORWARDING[family]: "1"})
+
+
+def _close_host(place: Place) -> None:
+    """Everything of ours away; forwarding as it was, unless others have come meanwhile who need it."""
+    before = place.before
+    for family in PROGRAMS:
+        variants = _variants_in_use(family)
+        chains = host.host_chains(family, closed=False)
+        for variant in variants:
+            _apply(variant, family, host.removal_text(chains, _saved(variant, family)))
+        if family in before.values:
+            now = [rule for variant in variants for rule in _others_forward(variant, family)]
+            if now == before.forward[family]:
+                _give_back(family, before.values[family])
+    place.forget()
+
+
+def _give_back(family: Family, values: dict[str, str]) -> None:
+    """The switch first, for it sets the others."""
+    sysctls.write({FORWARDING[family]: values[FORWARDING[family]]})
+    now = sysctls.read(TOUCHED[family])
+    sysctls.write(
+        {name: value for name, value in values.items() if now.get(name, value) != value}, if_there=True
+    )
+
+
+def _forwards(family: Family) -> bool:
+    return (sysctls.SYSCTL_ROOT / FORWARDING[family]).read_text().strip() != "0"
+
+
+def _others_forward(variant: Variant, family: Family) -> list[str]:
+    ours = host.forward_chain(closed=False).jump
+    rules = _saved(variant, family).get("filter", ())
+    return [rule for rule in rules if rule.startswith("-A FORWARD ") and rule != ours]
+
+
+def _variants_in_use(family: Family) -> list[Variant]:
+    """Those that have tables in this namespace; asking makes none."""
+    names = Path(f"/proc/self/net/{PROGRAMS[family].replace('tables', '_tables')}_names")
+    with contextlib.suppress(OSError):
+        if names.read_text().strip():
+            legacy = ["legacy"]
+            return legacy + _nft_in_use(family)
+    return _nft_in_use(family)
+
+
+def _nft_in_use(family: Family) -> list[Variant]:
+    return ["nft"] if shutil.which(f"{PROGRAMS[family]}-nft-save") and _saved("nft", family) else []
+
+
+def _variant_to_use(family: Family) -> Variant:
+    """On a host that uses neither: what its own ``iptables`` writes."""
+    said = subprocess.run([PROGRAMS[family], "--version"], capture_output=True, text=True, check=False).stdout
+    return "nft" if "nf_tables" in said else "legacy"
+
+
+def _saved(variant: Variant, family: Family) -> dict[str, list[str]]:
+    program = f"{PROGRAMS[family]}-{variant}-save"
+    done = subprocess.run([program], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise HostError(f"{program}: {' '.join(done.stderr.split())}")
+    return host.saved_rules(done.stdout)
+
+
+def _restore(variant: Variant, family: Family, chains: tuple[host.OwnChain, ...]) -> None:
+    _apply(variant, family, host.restore_text(chains, _saved(variant, family)))
+
+
+def _apply(variant: Variant, family: Family, text: str) -> None:
+    if not text:
+        return
+    argv = [f"{PROGRAMS[family]}-{variant}-restore", "--noflush", f"--wait={LOCK_WAIT_S}"]
+    if variant == "nft":  # which has no lock, and says so
+        argv.pop()
+    try:
+        done = subprocess.run(argv, input=text, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise HostError(f"{argv[0]} is not installed: apt-get install iptables") from None
+    if done.returncode:
+        raise HostError(
+            f"{argv[0]} would not take the host's half of the rules: {' '.join(done.stderr.split())}"
+        )

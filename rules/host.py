@@ -1,0 +1,105 @@
+"""The host's half of every uplink: what keeps a cell from the host itself and from its neighbours, and lets the rest through. Pure.
+
+Three chains of our own, each jumped to first, so that nobody else's rule is touched and all of ours are found again. They speak of devices by a
+wildcard: their number does not grow with sandboxes.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from rules.link import Family
+
+DEVICES: Final = "egress-+"
+"""The host's end of every uplink."""
+POOLS: Final[dict[Family, str]] = {4: "169.254.64.0/18", 6: "fd65:6772:6573:7570::/64"}
+"""The cells' addresses on their uplinks. Link-local for IPv4 (RFC 3927): no route of a host's leads there, it holds no address that a cloud is known
+to use, and a sandbox can dial none of it, for it is in the floor."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnChain:
+    """One chain: where it is jumped to from, and what it holds."""
+
+    table: str
+    parent: str
+    name: str
+    match: str
+    """What the jump is for; empty is everything."""
+    rules: tuple[str, ...]
+
+    @property
+    def jump(self) -> str:
+        """As iptables-save(8) spells it."""
+        return " ".join(filter(None, (f"-A {self.parent}", self.match, f"-j {self.name}")))
+
+
+def host_chains(family: Family, *, closed: bool) -> tuple[OwnChain, ...]:
+    """Everything of ours in the host's tables. ``closed``: the host forwarded nothing before, and is to forward nothing else now."""
+    return guard_chain(), forward_chain(closed=closed), masquerade_chain(family)
+
+
+def guard_chain() -> OwnChain:
+    """Before conntrack: a source that is not the cell's is forged; what is local to the host, broadcast or multicast is not to be had from a cell."""
+    rules = ("-m rpfilter --invert -j DROP", "-m addrtype ! --dst-type UNICAST -j DROP")
+    return OwnChain("raw", "PREROUTING", "EGRESS-GUARD", f"-i {DEVICES}", rules)
+
+
+def forward_chain(*, closed: bool) -> OwnChain:
+    """From cells outwards, and what answers; between cells, and to a cell from outside, nothing."""
+    rules = [
+        f"-i {DEVICES} -o {DEVICES} -j DROP",
+        f"-i {DEVICES} -j ACCEPT",
+        f"-o {DEVICES} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+        f"-o {DEVICES} -j DROP",
+    ]
+    if closed:
+        rules.append("-j DROP")
+    return OwnChain("filter", "FORWARD", "EGRESS-FORWARD", "", tuple(rules))
+
+
+def masquerade_chain(family: Family) -> OwnChain:
+    """The host's own address for what a cell sends."""
+    rule = f"-s {POOLS[family]} ! -o {DEVICES} -j MASQUERADE"
+    return OwnChain("nat", "POSTROUTING", "EGRESS-MASQUERADE", "", (rule,))
+
+
+def restore_text(chains: tuple[OwnChain, ...], held: dict[str, list[str]]) -> str:
+    """For iptables-restore(8) with ``--noflush``: make or refill each chain and have it jumped to first. ``held``: rules of each table, as saved."""
+    lines: list[str] = []
+    for chain in chains:
+        lines += [f"*{chain.table}", f":{chain.name} - [0:0]"]
+        others = [rule for rule in held.get(chain.table, ()) if rule.startswith(f"-A {chain.parent} ")]
+        if not others or others[0] != chain.jump:
+            lines += [f"-D{rule[2:]}" for rule in others if rule == chain.jump]
+            lines.append(f"-I {chain.parent} 1{chain.jump.removeprefix(f'-A {chain.parent}')}")
+        lines += [f"-A {chain.name} {rule}" for rule in chain.rules]
+        lines.append("COMMIT")
+    return "\n".join(lines) + "\n"
+
+
+def removal_text(chains: tuple[OwnChain, ...], held: dict[str, list[str]]) -> str:
+    """The reverse; empty where nothing of ours is held."""
+    lines: list[str] = []
+    for chain in chains:
+        rules = held.get(chain.table, ())
+        if f":{chain.name}" not in rules:
+            continue
+        lines.append(f"*{chain.table}")
+        lines += [f"-D{rule[2:]}" for rule in rules if rule == chain.jump]
+        lines += [f"-F {chain.name}", f"-X {chain.name}", "COMMIT"]
+    return "\n".join(lines) + "\n" if lines else ""
+
+
+def saved_rules(text: str) -> dict[str, list[str]]:
+    """What iptables-save(8) said, by table: ``:CHAIN``, then ``-A CHAIN ...``."""
+    found: dict[str, list[str]] = {}
+    table = ""
+    for line in text.splitlines():
+        if line.startswith("*"):
+            table = line[1:]
+            found[table] = []
+        elif line.startswith(":"):
+            found[table].append(line.split()[0])
+        elif line.startswith("-A"):
+            found[table].append(line)
+    return found

@@ -1,0 +1,297 @@
+"""The driver: waits, ends, deadlines, cancellation, and descriptors that change hands."""
+
+import asyncio
+import os
+import socket
+
+import pytest
+
+from gateway.net.poller import IN, OUT, Poller, Strand, current, deadline, event, now, ready, receive
+from gateway.net.sockets import reset_on_close
+from gateway.tasks import spawn
+from tests.gateway.net.carrying import carried
+from tests.gateway.net.loopback import tcp_pair, unix_pair
+
+
+async def test_readiness_is_told_once_and_kept_until_it_is_asked_for() -> None:
+    one, other = unix_pair()
+
+    async def work() -> list[int]:
+        told = [await ready(one, OUT)]
+        other.send(b"x")
+        told.append(await ready(one, IN))
+        return told
+
+    with one, other:
+        out, heard = await carried(work())
+    assert out & OUT and heard & IN
+
+
+async def test_what_happens_while_a_strand_waits_for_a_future_is_not_lost() -> None:
+    one, other = unix_pair()
+    answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def work() -> str:
+        await ready(one, OUT)
+        got = await answer
+        await ready(one, IN)
+        return got
+
+    with one, other:
+        task = spawn(carried(work()), "work")
+        await asyncio.sleep(0.02)
+        other.send(b"x")
+        await asyncio.sleep(0.02)
+        answer.set_result("answer")
+        assert await asyncio.wait_for(task, 2) == "answer"
+
+
+@pytest.mark.parametrize("failure", [KeyError("k"), OSError(5, "x")])
+async def test_what_a_future_raises_is_raised(failure: Exception) -> None:
+    answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_later(0.02, answer.set_exception, failure)
+
+    async def work() -> None:
+        await answer
+
+    with pytest.raises(type(failure)):
+        await carried(work())
+
+
+async def test_nothing_waits_outside_of_a_strand() -> None:
+    with pytest.raises(RuntimeError, match=r"Poller\.start"):
+        current()
+
+
+async def test_each_strand_is_resumed_for_its_own_sockets() -> None:
+    poller = Poller()
+    pairs = [unix_pair() for _ in range(50)]
+    heard: list[int] = []
+
+    async def work(number: int) -> None:
+        await ready(pairs[number][0], IN)
+        heard.append(number)
+
+    for number in range(50):
+        poller.start(work(number), lambda strand, failure: None)
+    for number in reversed(range(50)):
+        pairs[number][1].send(b"x")
+        await asyncio.sleep(0.002)
+    assert heard == list(reversed(range(50)))
+    assert not poller.live
+    poller.close()
+    for pair in pairs:
+        for sock in pair:
+            sock.close()
+
+
+async def test_a_number_that_changes_hands_tells_nothing_of_its_last_owner() -> None:
+    """Two strands are told of their sockets in one turn; the first closes both, and makes another that has the second's number."""
+    poller = Poller()
+    first, other_first = unix_pair()
+    second, other_second = unix_pair()
+    told: list[str] = []
+    made: list[socket.socket] = []
+
+    async def one() -> None:
+        await ready(first, IN)
+        strand.cancel()
+        number = second.fileno()
+        second.close()
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        made.append(sock)
+        assert sock.fileno() == number
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()  # nobody comes: not ready, whatever was said of its number
+        current().wait_for(sock)
+        await ready(sock, IN)
+        told.append("one")
+
+    async def two() -> None:
+        await ready(second, IN)
+        told.append("two")
+
+    poller.start(one(), lambda strand, failure: None)
+    strand = poller.start(two(), lambda strand, failure: None)
+    other_first.send(b"x")
+    other_second.send(b"x")
+    await asyncio.sleep(0.05)
+    assert told == []
+    poller.close()
+    for sock in (first, other_first, other_second, *made):
+        sock.close()
+
+
+async def test_several_waits_share_one_deadline() -> None:
+    one, other = unix_pair()
+
+    async def work() -> float:
+        began = now()
+        with pytest.raises(TimeoutError), deadline(began + 0.2):
+            while True:
+                await ready(one, IN)
+                one.recv(1)
+        return now() - began
+
+    with one, other:
+        task = spawn(carried(work()), "work")
+        while not task.done():
+            other.send(b"x")
+            await asyncio.sleep(0.02)
+        assert 0.15 < task.result() < 2
+
+
+@pytest.mark.parametrize("inner_first", [True, False])
+async def test_of_two_deadlines_the_one_that_has_passed_is_told(inner_first: bool) -> None:
+    one, other = unix_pair()
+    near, far = 0.1, 30.0
+
+    async def work() -> str:
+        try:
+            with deadline(now() + (far if inner_first else near)):
+                try:
+                    with deadline(now() + (near if inner_first else far)):
+                        await ready(one, IN)
+                except TimeoutError:
+                    return "inner"
+        except TimeoutError:
+            return "outer"
+        return "none"
+
+    with one, other:
+        assert await asyncio.wait_for(carried(work()), 5) == ("inner" if inner_first else "outer")
+
+
+async def test_what_ends_in_time_ends_and_leaves_no_deadline() -> None:
+    one, other = unix_pair()
+
+    async def work() -> None:
+        with deadline(now() + 0.05):
+            await ready(one, OUT)
+        assert current().deadlines == []
+        with pytest.raises(TimeoutError), deadline(now() - 1):
+            await ready(one, IN)
+
+    with one, other:
+        await asyncio.wait_for(carried(work()), 5)
+
+
+async def test_a_deadline_holds_for_a_future_too() -> None:
+    never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def work() -> None:
+        with pytest.raises(TimeoutError), deadline(now() + 0.05):
+            await never
+
+    await asyncio.wait_for(carried(work()), 5)
+    never.set_result(None)
+    await asyncio.sleep(0)
+
+
+async def test_cancelled_it_closes_what_it_holds() -> None:
+    one, other = unix_pair()
+
+    async def work() -> None:
+        with one:
+            await ready(one, IN)
+
+    task = spawn(carried(work()), "work")
+    await asyncio.sleep(0.02)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert one.fileno() == -1
+    other.close()
+
+
+async def test_the_end_is_told_once_with_what_ended_it() -> None:
+    poller = Poller()
+    ends: list[BaseException | None] = []
+
+    async def fails() -> None:
+        raise KeyError("k")
+
+    async def waits() -> None:
+        await event()
+
+    def ended(strand: Strand, failure: BaseException | None) -> None:
+        ends.append(failure)
+
+    poller.start(fails(), ended)
+    strand = poller.start(waits(), ended)
+    strand.cancel()
+    strand.cancel()
+    strand.wake()
+    assert [type(failure) for failure in ends] == [KeyError, asyncio.CancelledError]
+    assert not poller.live
+    poller.close()
+
+
+async def test_closing_cancels_what_is_under_way() -> None:
+    poller = Poller()
+    ends: list[BaseException | None] = []
+
+    async def waits() -> None:
+        await event()
+
+    for _ in range(3):
+        poller.start(waits(), lambda strand, failure: ends.append(failure))
+    before = len(os.listdir("/proc/self/fd"))
+    poller.close()
+    assert [type(failure) for failure in ends] == [asyncio.CancelledError] * 3
+    assert len(os.listdir("/proc/self/fd")) == before - 1
+
+
+async def test_who_waits_for_so_many_bytes_is_not_woken_by_fewer() -> None:
+    one, other = tcp_pair()
+    other.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    into = bytearray()
+    with one, other:
+        task = spawn(carried(receive(one, into, 100, 5)), "receive")
+        await asyncio.sleep(0.02)
+        for byte in (b"a", b"b", b"c", b"d"):
+            other.send(byte)
+            await asyncio.sleep(0.02)
+            assert not task.done()
+        other.send(b"e")
+        assert await asyncio.wait_for(task, 5) == 5
+        assert one.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1, "who comes next wants any byte"
+        other.send(b"f")
+        assert await carried(receive(one, into, 100, 5)) == 1, "what is there is taken"
+        assert into == b"abcdef"
+
+
+@pytest.mark.parametrize("end", ["close", "reset"])
+async def test_who_waits_for_more_than_comes_hears_the_end(end: str) -> None:
+    one, other = tcp_pair()
+    with one:
+        task = spawn(carried(receive(one, bytearray(), 100, 50)), "receive")
+        await asyncio.sleep(0.02)
+        if end == "close":
+            other.send(b"last")
+            other.close()
+            assert await asyncio.wait_for(task, 5) == 4
+        else:
+            reset_on_close(other)
+            other.close()
+            with pytest.raises(ConnectionResetError):
+                await asyncio.wait_for(task, 5)
+
+
+async def test_draining_ends_with_the_last_strand_or_with_patience() -> None:
+    poller = Poller()
+    one, other = unix_pair()
+
+    async def waits() -> None:
+        await ready(one, IN)
+
+    poller.start(waits(), lambda strand, failure: None)
+    await poller.drained(0.05)
+    assert len(poller.live) == 1
+    asyncio.get_running_loop().call_later(0.05, other.send, b"x")
+    await asyncio.wait_for(poller.drained(30), 5)
+    assert not poller.live
+    await asyncio.wait_for(poller.drained(30), 5)
+    poller.close()
+    one.close()
+    other.close()

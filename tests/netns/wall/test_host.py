@@ -1,0 +1,145 @@
+"""The host's half: there while a sandbox needs it, and gone without a trace, whoever was killed."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab.lab import Lab
+from tests.lab.places import GOOD_IP, GOOD_IP6, HOST_IP
+from tests.netns.wall.standing import Standing, host_state, json_of
+
+pytestmark = pytest.mark.root
+
+UPLINKED = [f"{GOOD_IP}", f"{GOOD_IP6}", "allowed.test"]
+
+
+def await_state(lab: Lab, meant: dict[str, str]) -> dict[str, str]:
+    """The host's state, once it is as ``meant``, or as it then is: a namespace goes a moment after its last process."""
+    give_up = time.monotonic() + 10
+    while (found := host_state(lab)) != meant and time.monotonic() < give_up:
+        time.sleep(0.1)
+    return {key: value for key, value in found.items() if value != meant[key]}
+
+
+def uplinks(lab: Lab) -> list[str]:
+    """Names of those that stand."""
+    return [link["ifname"] for link in json_of(lab, "ip -j link") if link["ifname"].startswith("egress-")]
+
+
+@pytest.fixture
+def before(lab: Lab) -> Iterator[dict[str, str]]:
+    """The state to come back to; afterwards it is there again."""
+    state = host_state(lab)
+    yield state
+    assert await_state(lab, state) == {}
+
+
+def forwards(lab: Lab) -> list[str]:
+    """The switches."""
+    names = "/proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding"
+    return lab.run(["sh", "-c", f"cat {names}"]).stdout.split()
+
+
+def test_without_anything_to_forward_the_host_is_not_touched(lab: Lab, before: dict[str, str]) -> None:
+    with Standing(lab, allow=["allowed.test"]):
+        assert host_state(lab) == before
+
+
+def test_it_comes_with_the_first_and_goes_with_the_last(lab: Lab, before: dict[str, str]) -> None:
+    assert forwards(lab) == ["0", "0"]
+    with Standing(lab, allow=UPLINKED):
+        one = host_state(lab)
+        with Standing(lab, allow=UPLINKED):
+            assert len(uplinks(lab)) == 2
+            rules = [key for key in one if "tables" in key]
+            assert {key: host_state(lab)[key] for key in rules} == {key: one[key] for key in rules}
+        assert len(uplinks(lab)) == 1
+        assert forwards(lab) == ["1", "1"]
+        assert "EGRESS-GUARD" in one["iptables-legacy-save"] + one["iptables-nft-save"]
+    assert uplinks(lab) == []
+    assert forwards(lab) == ["0", "0"]
+
+
+@pytest.mark.parametrize("role", ["netd", "worker", "gateway", "command"])
+def test_whoever_is_killed_the_next_start_leaves_nothing(lab: Lab, role: str, before: dict[str, str]) -> None:
+    with Standing(lab, allow=UPLINKED) as sandbox:
+        sandbox.kill(role)
+        if role == "worker":
+            time.sleep(0.5)
+    assert lab.run(["true"]).returncode == 0
+    with Standing(lab, allow=UPLINKED):
+        pass
+
+
+def test_everybody_is_killed(lab: Lab, before: dict[str, str]) -> None:
+    with Standing(lab, allow=UPLINKED) as sandbox:
+        pids = [sandbox.pid_of(role) for role in ("netd", "worker", "gateway")]
+        for role in ("netd", "worker", "gateway"):
+            sandbox.kill(role)
+        assert pids
+    assert "EGRESS-FORWARD" in str(host_state(lab)), "nobody was left to take it away"
+    with Standing(lab, allow=UPLINKED):
+        pass
+
+
+def test_others_rules_are_left_alone(lab: Lab, before: dict[str, str]) -> None:
+    """Docker's FORWARD drops what is not its own, and ufw's; both are passed by, and neither is changed."""
+    theirs = (
+        "iptables-nft -N DOCKER-USER; iptables-nft -A FORWARD -j DOCKER-USER; iptables-nft -P FORWARD DROP"
+    )
+    lab.run(["sh", "-ec", theirs])
+    try:
+        with_theirs = host_state(lab)
+        with Standing(lab, allow=UPLINKED) as sandbox:
+            rules = lab.run(["iptables-nft", "-S", "FORWARD"]).stdout.splitlines()
+            assert rules[1:] == ["-A FORWARD -j EGRESS-FORWARD", "-A FORWARD -j DOCKER-USER"]
+            sandbox.in_sandbox(f"curl -sS -m 5 http://{GOOD_IP}/")
+        assert await_state(lab, with_theirs) == {}
+    finally:
+        lab.run(
+            [
+                "sh",
+                "-c",
+                "iptables-nft -P FORWARD ACCEPT; iptables-nft -F FORWARD; iptables-nft -X DOCKER-USER",
+            ]
+        )
+
+
+def test_who_came_meanwhile_and_forwards_goes_on_forwarding(lab: Lab, before: dict[str, str]) -> None:
+    try:
+        with Standing(lab, allow=UPLINKED):
+            lab.run(["iptables-legacy", "-I", "FORWARD", "-i", "docker0", "-j", "ACCEPT"])
+        assert forwards(lab) == ["1", "0"]
+    finally:
+        lab.run(
+            [
+                "sh",
+                "-c",
+                "iptables-legacy -D FORWARD -i docker0 -j ACCEPT; echo 0 > /proc/sys/net/ipv4/ip_forward",
+            ]
+        )
+
+
+def test_what_was_not_forwarded_before_is_not_now(lab: Lab, before: dict[str, str]) -> None:
+    """A host that only forwards for sandboxes is no router for its neighbours."""
+    send = "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('198.51.100.7', 9))"
+    script = f'ip route add 198.51.100.0/24 via {HOST_IP}; /usr/bin/python3 -c "{send}"; ip route del 198.51.100.0/24'
+    with Standing(lab, allow=UPLINKED):
+        lab.capture.clear()
+        assert lab.run(["sh", "-ec", script], namespace="net").returncode == 0
+        seen = [packet for packet in lab.capture.packets() if packet.dst == "198.51.100.7"]
+        assert len(seen) == 1, "it came, and was sent on"
+
+
+def test_two_cells_do_not_reach_each_other(lab: Lab, before: dict[str, str]) -> None:
+    with Standing(lab) as one, Standing(lab) as other:
+        (address,) = {
+            word.partition("/")[0]
+            for word in other.in_cell("ip -4 -o addr show dev up0").split()
+            if word.startswith("169.254.")
+        }
+        done = one.in_sandbox(
+            f"! timeout 2 python3 -c 'import socket; socket.create_connection((\"{address}\", 1), 1)' 2>&1 && echo refused"
+        )
+        assert "refused" in done
