@@ -47,7 +47,7 @@ def test_a_worker_has_no_power(lab: Lab) -> None:
 
 
 def test_a_worker_has_only_its_own_descriptors(lab: Lab) -> None:
-    """Control socket, record pipe, a listener a family, two DNS sockets, netlink, the epoll of the connections; and the loop's own:
+    """Control socket, record pipe, a listener a family, two DNS sockets, two of NFLOG, netlink, the epoll of the connections; and the loop's own:
     epoll, eventfd, two pipes, a socket pair."""
     with Puppet(lab, allow=["allowed.test"]) as puppet:
         directory = Path(f"/proc/{puppet.worker}/fd")
@@ -56,7 +56,7 @@ def test_a_worker_has_only_its_own_descriptors(lab: Lab) -> None:
     own = {number: what for number, what in held.items() if number > 2}
     kinds = sorted(what.partition(":")[0] for what in own.values())
     assert not [what for what in own.values() if what.startswith("/")], "no file, no directory"
-    assert kinds == ["anon_inode"] * 3 + ["pipe"] * 5 + ["socket"] * 8, held
+    assert kinds == ["anon_inode"] * 3 + ["pipe"] * 5 + ["socket"] * 10, held
     assert (held[0], held[1]) == ("/dev/null", "/dev/null")
 
 
