@@ -102,11 +102,13 @@ class Command:
         raise SetupError("bubblewrap could not make the sandbox; what it says is above")
 
 
-def launch(view: View, command: Sequence[str], namespaces: Mapping[str, int]) -> Command:
-    """Start ``command`` in the cell (descriptors ``netns`` and, unless root made it, ``userns``) with the standard three descriptors of this
-    process, and no other. Leaves the signals of ``forwarded`` blocked. SetupError."""
+def launch(
+    view: View, command: Sequence[str], namespaces: Mapping[str, int], streams: Sequence[int] = (0, 1, 2)
+) -> Command:
+    """Start ``command`` in the cell (descriptors ``netns`` and, unless root made it, ``userns``) with ``streams`` for the standard three descriptors,
+    and no other. Leaves the signals of ``forwarded`` blocked. SetupError."""
     programs, signals = _programs(), forwarded()
-    _hand_over_pipes(view)
+    _hand_over_pipes(view, streams)
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     files = {"seccomp": _file(_filter()), "resolv": _file(_resolv_conf(view))}
     # Until there is somebody to forward them: Supervisor.wait.
@@ -115,6 +117,9 @@ def launch(view: View, command: Sequence[str], namespaces: Mapping[str, int]) ->
     try:
         process = subprocess.Popen(
             argv,
+            stdin=streams[0],
+            stdout=streams[1],
+            stderr=streams[2],
             env=dict(view.environment),
             cwd="/",
             pass_fds=(*files.values(), write_end),
@@ -131,11 +136,11 @@ def launch(view: View, command: Sequence[str], namespaces: Mapping[str, int]) ->
     return Command(process, os.fdopen(read_end, "rb"))
 
 
-def _hand_over_pipes(view: View) -> None:
+def _hand_over_pipes(view: View, streams: Sequence[int]) -> None:
     """To the command's user, so that ``/dev/stderr`` and its like can be opened. Nothing else: a terminal outlives the command."""
     if os.geteuid() != 0:
         return
-    for descriptor in (0, 1, 2):
+    for descriptor in streams:
         try:
             if os.readlink(f"/proc/self/fd/{descriptor}").startswith("pipe:"):
                 os.fchown(descriptor, view.identity.uid, view.identity.gid)
@@ -190,6 +195,8 @@ def _bwrap(view: View, files: dict[str, int], status_fd: int) -> Iterator[str]:
     yield from ("--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev")
     for path in ("/run", "/tmp", "/dev/shm"):  # noqa: S108 - the sandbox's own
         yield from ("--perms", "1777" if path != "/run" else "0755", "--tmpfs", path)
+    if view.tmp is not None:
+        yield from ("--bind", str(view.tmp), "/tmp")  # noqa: S108 - the sandbox's own
     for inner in (*view.writable, *view.pinned):
         yield from ("--bind", str(inner), str(inner))
     for inner in view.protected:

@@ -4,6 +4,7 @@ One thread and one selector, no asyncio: this process must be able to fork a wor
 worker must not lose (listeners, the ledger of undecided attempts) and what a worker must not touch (the audit files).
 """
 
+import contextlib
 import logging
 import os
 import selectors
@@ -109,7 +110,7 @@ class Supervisor:
         forget = self._forward_signals(command)
         try:
             while not ended:
-                self._turn(None)
+                self.turn(None)
         finally:
             forget()
             self._selector.unregister(descriptor)
@@ -132,6 +133,15 @@ class Supervisor:
         if self._restore_signals is not None:
             self._restore_signals()
             self._restore_signals = None
+
+    def watch(self, descriptor: int, act: Callable[[], object]) -> None:
+        """Have ``turn`` call ``act`` whenever ``descriptor`` can be read."""
+        self._selector.register(descriptor, selectors.EVENT_READ, act)
+
+    def unwatch(self, descriptor: int) -> None:
+        """No more; nothing if it is not watched."""
+        with contextlib.suppress(KeyError):
+            self._selector.unregister(descriptor)
 
     # -- the worker
 
@@ -174,14 +184,15 @@ class Supervisor:
             pass  # it is dead already: the pidfd says so next
         give_up = time.monotonic() + STOP_TIMEOUT_S
         while self._worker_pid and (left := give_up - time.monotonic()) > 0:
-            self._turn(left)
+            self.turn(left)
         if self._worker_pid:
             signal.pidfd_send_signal(self._worker_pidfd, signal.SIGKILL)
             self._reap_worker()
 
     # -- the loop
 
-    def _turn(self, timeout: float | None) -> None:
+    def turn(self, timeout: float | None) -> None:
+        """Wait for something to happen, and see to it; for ``timeout`` seconds at the most."""
         due, started = self._keeper.due_in(), time.monotonic()
         wait = due if timeout is None else timeout if due is None else min(due, timeout)
         for key, _ in self._selector.select(wait):

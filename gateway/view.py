@@ -59,6 +59,8 @@ class View:
     resolver: str
     environment: Mapping[str, str]
     notices: tuple[str, ...]
+    tmp: Path | None = None
+    """What ``/tmp`` is, where commands share one; else each has its own."""
 
 
 def plan_view(
@@ -69,6 +71,7 @@ def plan_view(
     user: str | None,
     resolver: str,
     environment: Mapping[str, str],
+    tmp: Path | None = None,
 ) -> View:
     """Root's view of what the command may have; every doubt about a path makes it read-only, with a notice. ViewError for what makes no sense."""
     identity = identify(user, environment)
@@ -93,6 +96,7 @@ def plan_view(
         resolver,
         _environment(environment, identity),
         tuple(notices),
+        tmp,
     )
 
 

@@ -1,0 +1,231 @@
+"""The process behind one ``Sandbox``: it holds the gateway, starts commands, and takes everything down when it is told to or its asker is gone.
+
+A process of its own because a gateway forks, keeps time and hears of deaths, which a library must not do inside anybody's program.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from audit.files import default_directory
+from gateway.errands import (
+    MAX_BYTES,
+    MAX_DESCRIPTORS,
+    Answer,
+    Create,
+    Created,
+    Ended,
+    Kill,
+    Killed,
+    Run,
+    Trouble,
+    decode_errand,
+    encode,
+)
+from gateway.errors import EgressError, PrivilegeError
+from gateway.netd.server import Netd
+from rules.policy import SecurityPolicy
+
+if TYPE_CHECKING:
+    from gateway.launch import Command
+    from gateway.scratch import Scratch
+    from gateway.supervisor import Supervisor
+    from gateway.view import Identity
+
+PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def main(descriptor: int) -> NoReturn:
+    """Attend to the sandbox that is asked for on the socket ``descriptor``."""
+    netd = Netd()  # it imports while this process does
+    channel = socket.socket(fileno=descriptor)
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # nobody is there to be told
+        try:
+            _attend(channel, netd)
+        except EgressError as error:
+            channel.send(encode(Trouble(type(error).__name__, str(error))))
+        except Exception as error:
+            channel.send(encode(Trouble("SetupError", f"{type(error).__name__}: {error}")))
+    os._exit(0)
+
+
+def _attend(channel: socket.socket, netd: Netd) -> None:
+    from gateway.scratch import Scratch
+    from gateway.supervisor import Supervisor
+    from gateway.view import identify
+
+    asked = decode_errand(receive(channel)[0])
+    if not isinstance(asked, Create):
+        raise EgressError("the first thing to be said is what to create")
+    link = asked.link or ("veth" if os.geteuid() == 0 else "lo")
+    if link != "lo" and os.geteuid() != 0:
+        raise PrivilegeError(f"link={link!r} needs root; link='lo' does not")
+    policy = SecurityPolicy.from_dict(asked.policy)
+    audit_dir = Path(asked.audit_dir).absolute() if asked.audit_dir else default_directory().absolute()
+    identity = identify(asked.user, os.environ)
+    with Supervisor(policy, asked.name, audit_dir, netd, link=link, say=say) as supervisor:
+        scratch = Scratch(identity.uid, identity.gid)
+        try:
+            supervisor.open()
+            attendant = Attendant(
+                channel, supervisor, Place(scratch, audit_dir, asked.binds), identity, policy
+            )
+            channel.send(encode(Created(link, str(audit_dir), str(scratch.home))))
+            told = attendant.serve()
+        finally:
+            scratch.remove()
+    if told:
+        channel.send(encode(Killed(supervisor.summary.allowed, supervisor.summary.blocked)))
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What the sandbox's commands find on the disk."""
+
+    scratch: "Scratch"
+    audit_dir: Path
+    binds: tuple[str, ...]
+
+
+class Attendant:
+    """One sandbox's commands."""
+
+    def __init__(
+        self,
+        channel: socket.socket,
+        supervisor: "Supervisor",
+        place: Place,
+        identity: "Identity",
+        policy: SecurityPolicy,
+    ) -> None:
+        self._channel = channel
+        self._supervisor = supervisor
+        self._place = place
+        self._user = f"{identity.uid}:{identity.gid}" if os.geteuid() == 0 else None
+        self._resolver = str(policy.resolver_ip)
+        self._running: set[Running] = set()
+        self._over = False
+        self._told = False
+
+    def serve(self) -> bool:
+        """Until the asker says so, which is True, or is gone; then nobody is left running."""
+        self._supervisor.watch(self._channel.fileno(), self._hear)
+        while not self._over:
+            self._supervisor.turn(None)
+        self._supervisor.unwatch(self._channel.fileno())
+        for one in list(self._running):
+            one.kill()
+        while self._running:
+            self._supervisor.turn(None)
+        return self._told
+
+    def _hear(self) -> None:
+        try:
+            raw, brought = receive(self._channel)
+        except ConnectionResetError:
+            raw, brought = b"", []
+        if not raw:
+            self._over = True
+            return
+        errand = decode_errand(raw)
+        if isinstance(errand, Kill):
+            self._over = self._told = True
+        elif isinstance(errand, Run) and len(brought) == MAX_DESCRIPTORS:
+            self._run(errand, socket.socket(fileno=brought[0]), brought[1:])
+
+    def _run(self, asked: Run, channel: socket.socket, streams: list[int]) -> None:
+        from gateway.launch import forwarded, launch
+        from gateway.view import plan_view
+
+        place, home = self._place, self._place.scratch.home
+        try:
+            view = plan_view(
+                cwd=Path(asked.cwd) if asked.cwd else home,
+                binds=[*map(Path, place.binds), home],
+                protected=[place.audit_dir],
+                user=asked.user or self._user,
+                resolver=self._resolver,
+                # Not the program's own: it may hold what the sandbox must not know.
+                environment={"PATH": PATH, "LANG": "C.UTF-8"},
+                tmp=place.scratch.tmp,
+            )
+            environment = {**view.environment, "HOME": str(home), **asked.environment}
+            view = replace(view, environment=environment)
+            command = launch(view, asked.argv, self._supervisor.namespaces, streams)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, forwarded())
+        except EgressError as error:
+            answer(channel, Trouble(type(error).__name__, str(error)))
+            channel.close()
+            return
+        finally:
+            for descriptor in streams:
+                os.close(descriptor)
+        self._running.add(Running(command, channel, self._supervisor, self._running.discard))
+
+
+class Running:
+    """A command and the channel on which its asker waits."""
+
+    def __init__(
+        self,
+        command: "Command",
+        channel: socket.socket,
+        supervisor: "Supervisor",
+        forget: Callable[["Running"], None],
+    ) -> None:
+        self._command = command
+        self._channel = channel
+        self._supervisor = supervisor
+        self._forget = forget
+        self._pidfd = os.pidfd_open(command.pid)
+        supervisor.watch(self._pidfd, self._ended)
+        supervisor.watch(channel.fileno(), self._hear)
+
+    def kill(self) -> None:
+        """With everything that it has started: bubblewrap takes its pid namespace with it."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def _hear(self) -> None:
+        """Whatever comes, a word or the end of who would say one, is meant to end it."""
+        self._supervisor.unwatch(self._channel.fileno())
+        self.kill()
+
+    def _ended(self) -> None:
+        self._supervisor.unwatch(self._pidfd)
+        self._supervisor.unwatch(self._channel.fileno())
+        os.close(self._pidfd)
+        try:
+            answer(self._channel, Ended(self._command.finish()))
+        except EgressError as error:
+            answer(self._channel, Trouble(type(error).__name__, str(error)))
+        self._channel.close()
+        self._forget(self)
+
+
+def say(line: str) -> None:
+    """One line on standard error, if anybody can be told."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"egress: {line}\n".encode())
+
+
+def receive(channel: socket.socket) -> tuple[bytes, list[int]]:
+    """One message, and what it brought; empty at the end."""
+    raw, brought, _, _ = socket.recv_fds(channel, MAX_BYTES, MAX_DESCRIPTORS + 1)
+    return raw, brought
+
+
+def answer(channel: socket.socket, message: Answer) -> None:
+    """To somebody who may have gone meanwhile."""
+    with contextlib.suppress(OSError):
+        channel.send(encode(message))
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

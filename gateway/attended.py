@@ -1,0 +1,144 @@
+"""The asking side of a sandbox's attendant: the process, the socket to it, and what a sandbox is created with. Blocking; ``Sandbox`` and
+``AsyncSandbox`` are made of it."""
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import weakref
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from gateway.commands import SandboxClosed, raised
+from gateway.errands import MAX_BYTES, Create, Created, Errand, Kill, Killed, decode_answer, encode
+from gateway.errors import SetupError
+from rules.link import LinkKind
+from rules.policy import SecurityPolicy, without_internet
+
+START_TIMEOUT_S: Final = 60.0
+KILL_TIMEOUT_S: Final = 30.0
+TEMPLATES: Final = ("base",)
+BOOT: Final = "import sys, json; sys.path[:] = json.loads(sys.argv[2]); from gateway.attendant import main; main(int(sys.argv[1]))"
+"""Isolated (-I): neither the current directory nor PYTHONPATH say what is imported, but this program's own path does."""
+
+
+class Attended:
+    """One attendant, from its start to its end."""
+
+    def __init__(self) -> None:
+        """Start the process; it imports meanwhile."""
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        path = json.dumps([os.path.abspath(entry) for entry in sys.path if entry])
+        argv = [sys.executable, "-I", "-c", BOOT, str(theirs.fileno()), path]
+        with theirs:
+            try:
+                self._process = subprocess.Popen(
+                    argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise SetupError(f"{sys.executable} could not be started: {error.strerror}") from error
+        # Whoever forgets to kill a sandbox still ends it, at the latest with the program.
+        self._end = weakref.finalize(self, self._channel.close)
+
+    @property
+    def pid(self) -> int:
+        """Of the attendant."""
+        return self._process.pid
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has been killed."""
+        return not self._end.alive
+
+    def create(self, asked: Create) -> Created:
+        """EgressError, by its own class, where the sandbox cannot be."""
+        self._channel.settimeout(START_TIMEOUT_S)
+        self._channel.send(encode(asked))
+        try:
+            raw = self._channel.recv(MAX_BYTES)
+        except OSError:
+            raw = b""
+        answer = decode_answer(raw) if raw else None
+        if isinstance(answer, Created):
+            return answer
+        self._finish()
+        raise raised(answer)
+
+    def send(self, errand: Errand, brought: Iterable[int]) -> None:
+        """SandboxClosed where nobody is there any more. ValueError for what is too long."""
+        if self.closed:
+            raise SandboxClosed("the sandbox has been killed; create another")
+        raw = encode(errand)
+        if len(raw) > MAX_BYTES:
+            raise ValueError(f"a command and its environment may be {MAX_BYTES // 1024} KiB long together")
+        try:
+            socket.send_fds(self._channel, [raw], list(brought))
+        except OSError as error:
+            raise SandboxClosed("the process behind the sandbox is gone; create another sandbox") from error
+
+    def kill(self) -> Killed | None:
+        """End it, and everything in it; what it has counted, None if it was gone already."""
+        if self.closed:
+            return None
+        answer = None
+        with contextlib.suppress(OSError):
+            self._channel.settimeout(KILL_TIMEOUT_S)
+            self._channel.send(encode(Kill()))
+            raw = self._channel.recv(MAX_BYTES)
+            answer = decode_answer(raw) if raw else None
+        self._finish()
+        return answer if isinstance(answer, Killed) else None
+
+    def _finish(self) -> None:
+        self._end()
+        try:
+            self._process.wait(KILL_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def asked(
+    template: str,
+    security: SecurityPolicy | None,
+    allow_internet_access: bool,
+    name: str | None,
+    audit_dir: str | os.PathLike[str] | None,
+    link: LinkKind | None,
+    binds: Iterable[str | os.PathLike[str]],
+    user: str | None,
+) -> Create:
+    """What to create. ValueError, TypeError and PolicyError, before anything is started."""
+    if template not in TEMPLATES:
+        raise ValueError(
+            f"template {template!r}: there is {', '.join(TEMPLATES)}, the machine's own file system, read-only"
+        )
+    if security is not None and not isinstance(security, SecurityPolicy):
+        raise TypeError("security: write SecurityPolicy(network=NetworkPolicy(allow_out=[...]))")
+    if link not in (None, "lo", "veth"):
+        raise ValueError(f"link {link!r}: the links are lo and veth")
+    if name is not None and not (name and name.isprintable() and len(name.encode()) <= 128):
+        raise ValueError("a name is 1 to 128 bytes of printable text")
+    policy = security or SecurityPolicy()
+    if not allow_internet_access:
+        policy = without_internet(policy)
+    return Create(
+        policy.to_dict(),
+        name or f"sbx-{secrets.token_hex(4)}",
+        None if audit_dir is None else os.fspath(audit_dir),
+        link,
+        tuple(os.fspath(bind) for bind in binds),
+        user,
+    )
+
+
+def merged(envs: Mapping[str, str] | None, more: Mapping[str, str] | None) -> dict[str, str]:
+    """A sandbox's variables, and a command's over them."""
+    return {**(envs or {}), **(more or {})}
