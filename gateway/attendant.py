@@ -188,13 +188,18 @@ class Running:
         supervisor.watch(channel.fileno(), self._hear)
 
     def kill(self) -> None:
-        """With everything that it has started: bubblewrap takes its pid namespace with it."""
+        """With everything that it has started: its pid namespace goes with the process that made it.
+
+        The group, not bubblewrap alone: half made, the other half would wait for it for ever.
+        """
         with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            os.killpg(self._command.pid, signal.SIGKILL)
 
     def _hear(self) -> None:
         """Whatever comes, a word or the end of who would say one, is meant to end it."""
         self._supervisor.unwatch(self._channel.fileno())
+        with contextlib.suppress(OSError):
+            self._channel.recv(MAX_BYTES)  # else the answer would be lost with what nobody read
         self.kill()
 
     def _ended(self) -> None:

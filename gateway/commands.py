@@ -121,12 +121,10 @@ def errand(
     user: str | None,
 ) -> Run:
     """What to ask for. ValueError, TypeError for what is no command."""
-    if isinstance(command, str):
-        argv: tuple[str, ...] = ("/bin/sh", "-c", command)
-    else:
-        argv = tuple(map(os.fspath, command))
-    if not argv or not argv[0]:
+    words = tuple(map(os.fspath, [command] if isinstance(command, str) else command))
+    if not words or not words[0]:
         raise ValueError("no command: write one, as in run('curl -sS https://api.github.com')")
+    argv = ("/bin/sh", "-c", command) if isinstance(command, str) else words
     for text in (*argv, *envs, *envs.values()):
         if "\0" in text:
             raise ValueError("a command cannot hold a NUL character")

@@ -35,12 +35,16 @@ class OwnChain:
 
 def host_chains(family: Family, *, closed: bool) -> tuple[OwnChain, ...]:
     """Everything of ours in the host's tables. ``closed``: the host forwarded nothing before, and is to forward nothing else now."""
-    return guard_chain(), forward_chain(closed=closed), masquerade_chain(family)
+    return guard_chain(family), forward_chain(closed=closed), masquerade_chain(family)
 
 
-def guard_chain() -> OwnChain:
-    """Before conntrack: a source that is not the cell's is forged; what is local to the host, broadcast or multicast is not to be had from a cell."""
-    rules = ("-m rpfilter --invert -j DROP", "-m addrtype ! --dst-type UNICAST -j DROP")
+def guard_chain(family: Family) -> OwnChain:
+    """Before conntrack: a source that is not the cell's is forged; what is local to the host, broadcast or multicast is not to be had from a cell.
+
+    A rule a type: for IPv6 the kernel calls its own addresses unicast too, and of several types at once it wants all.
+    """
+    kinds = ("LOCAL", "ANYCAST", "MULTICAST", *(("BROADCAST",) if family == 4 else ()))
+    rules = ("-m rpfilter --invert -j DROP", *(f"-m addrtype --dst-type {kind} -j DROP" for kind in kinds))
     return OwnChain("raw", "PREROUTING", "EGRESS-GUARD", f"-i {DEVICES}", rules)
 
 

@@ -74,8 +74,12 @@ def test_ten_thousand_queries_of_a_tunnel_leave_no_packet(lab: Lab, mode: str) -
     assert sum(record.get("count", 1) for record in lines) == to_resolver, "none goes uncounted"
     assert len(lines) < 1000, "but a flood does not fill the disk"
     assert {record["layer"] for record in lines} == {"dns"}
-    assert len(outcome.decisions) == QUERIES // 100, "a connection elsewhere is an attempt as any other"
-    assert {record["event"] for record in outcome.decisions} == {"egress_blocked"}
+    decided: Counter[str] = Counter()
+    for record in outcome.decisions:
+        assert record["event"] == "egress_blocked"
+        decided[record["layer"]] += record.get("count", 1)
+    assert decided == {"proxy": QUERIES // 100, "kernel": refused}, "an attempt elsewhere is one as any other"
+    assert len(outcome.decisions) < QUERIES // 100 + 1000 + 100
 
 
 def test_a_refused_name_is_on_record_under_its_name(lab: Lab, starter: int | None) -> None:

@@ -48,8 +48,12 @@ def test_100_mb_up(lab: Lab, scheme: str) -> None:
     assert closed["bytes_up"] >= SIZE
 
 
+LO = ["--link", "lo"]
+"""Where the proxy carries what an IP entry allows, too."""
+
+
 def test_a_client_that_half_closes_gets_the_answer(lab: Lab) -> None:
-    with Puppet(lab, allow=[GOOD_IP]) as puppet:
+    with Puppet(lab, allow=[GOOD_IP], options=LO) as puppet:
         puppet.connect(GOOD_IP, Port.UPLOAD)
         puppet.send(b"hello")
         puppet.do("shut", id=1)
@@ -60,7 +64,7 @@ def test_a_client_that_half_closes_gets_the_answer(lab: Lab) -> None:
 
 
 def test_a_server_that_half_closes_still_gets_what_the_client_says(lab: Lab) -> None:
-    with Puppet(lab, allow=[GOOD_IP]) as puppet:
+    with Puppet(lab, allow=[GOOD_IP], options=LO) as puppet:
         puppet.connect(GOOD_IP, Port.CLOSES_FIRST)
         puppet.send(b"hello")
         assert puppet.receive_all() == b"bye\n"
@@ -86,7 +90,7 @@ def test_half_close_works_for_named_connections_too(lab: Lab) -> None:
 def test_a_slow_reader_does_not_grow_the_gateway(lab: Lab) -> None:
     """30 clients ask for 20 MB each and read nothing; the kernel's buffers press back, the worker keeps one chunk each."""
     clients = 30
-    with Puppet(lab, allow=[GOOD_IP]) as puppet:
+    with Puppet(lab, allow=[GOOD_IP], options=LO) as puppet:
         puppet.connect(GOOD_IP, Port.ECHO, 0)
         before = _rss_bytes(puppet.worker)
         for number in range(1, clients + 1):

@@ -1,6 +1,7 @@
 """A sandbox that stands on the ``veth`` link in the lab, with everything that root outside can do to it: send any frame, flush any table, kill
 anybody."""
 
+import contextlib
 import json
 import os
 import re
@@ -95,11 +96,12 @@ class Standing:
             return self.gateway
         ours = os.stat(f"/proc/{self.gateway}/ns/net").st_ino
         for pid in children(self.gateway):
-            if os.readlink(f"/proc/{pid}/exe") != os.readlink(f"/proc/{self.gateway}/exe"):
-                continue
-            unprivileged = "\nUid:\t65534" in Path(f"/proc/{pid}/status").read_text()
-            if os.stat(f"/proc/{pid}/ns/net").st_ino == ours and unprivileged is (role == "worker"):
-                return pid
+            with contextlib.suppress(OSError):  # it ended meanwhile
+                if os.readlink(f"/proc/{pid}/exe") != os.readlink(f"/proc/{self.gateway}/exe"):
+                    continue
+                unprivileged = "\nUid:\t65534" in Path(f"/proc/{pid}/status").read_text()
+                if os.stat(f"/proc/{pid}/ns/net").st_ino == ours and unprivileged is (role == "worker"):
+                    return pid
         raise LookupError(role)
 
     def kill(self, role: str) -> None:

@@ -1,12 +1,13 @@
 """The host's half: there while a sandbox needs it, and gone without a trace, whoever was killed."""
 
+import sys
 import time
 from collections.abc import Iterator
 
 import pytest
 
 from tests.lab.lab import Lab
-from tests.lab.places import GOOD_IP, GOOD_IP6, HOST_IP
+from tests.lab.places import GOOD_IP, GOOD_IP6, HOST_IP, HOST_IP6
 from tests.netns.wall.standing import Standing, host_state, json_of
 
 pytestmark = pytest.mark.root
@@ -130,6 +131,71 @@ def test_what_was_not_forwarded_before_is_not_now(lab: Lab, before: dict[str, st
         assert lab.run(["sh", "-ec", script], namespace="net").returncode == 0
         seen = [packet for packet in lab.capture.packets() if packet.dst == "198.51.100.7"]
         assert len(seen) == 1, "it came, and was sent on"
+
+
+SERVICE = """
+import select, socket, sys
+socks = []
+for family, kind in ((f, k) for f in (socket.AF_INET, socket.AF_INET6) for k in (socket.SOCK_DGRAM, socket.SOCK_STREAM)):
+    sock = socket.socket(family, kind)
+    if family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    sock.bind(("", 9911))
+    if kind == socket.SOCK_STREAM:
+        sock.listen()
+    socks.append(sock)
+print("ready", flush=True)
+while True:
+    for sock in select.select(socks, [], [])[0]:
+        print("visited", sock.family, sock.type, flush=True)
+        if sock.type == socket.SOCK_STREAM:
+            sock.accept()
+        else:
+            sock.recvfrom(99)
+"""
+DIALS = """
+import socket, sys
+for address in sys.argv[1:]:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+        with socket.socket(family, kind) as sock:
+            sock.settimeout(0.3)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            try:
+                sock.connect((address, 9911))
+                sock.send(b"x")
+            except OSError:
+                pass
+"""
+
+
+@pytest.mark.parametrize(
+    "allow",
+    [["198.18.0.0/15", "2001:db8::/32", "169.253.0.0/16"], [], [HOST_IP, HOST_IP6]],
+    ids=["range", "all", "itself"],
+)
+def test_the_host_is_out_of_reach_whatever_is_allowed(
+    lab: Lab, before: dict[str, str], allow: list[str]
+) -> None:
+    """Its addresses, the broadcast and anycast addresses of its links, and both ends of the uplink."""
+    deny = ["0.0.0.0/0", "::/0"] if allow else []
+    path = lab.work / "dials.py"
+    path.write_text(DIALS)
+    with (
+        lab.popen([sys.executable, "-c", SERVICE]) as service,
+        Standing(lab, allow=allow, deny=deny) as sandbox,
+    ):
+        assert service.stdout is not None and service.stdout.readline() == "ready\n"
+        uplink = [
+            word.partition("/")[0]
+            for word in sandbox.in_cell("ip -o addr show dev up0").split()
+            if "/" in word
+        ]
+        places = [HOST_IP, HOST_IP6, "198.18.255.3", "2001:db8:ffff::", "127.0.0.1", "::1", *uplink]
+        places += ["169.254.64.0", "fd65:6772:6573:7570:0:1::", "224.0.0.1", "255.255.255.255"]
+        sandbox.in_sandbox(f"/usr/bin/python3 {path} {' '.join(places)}")
+        service.kill()
+        assert service.stdout.read() == ""
 
 
 def test_two_cells_do_not_reach_each_other(lab: Lab, before: dict[str, str]) -> None:
