@@ -22,7 +22,13 @@ def view(**changes: tuple[Path, ...]) -> View:
     """A plain one, with some paths."""
     paths = {"writable": (), "pinned": (), "protected": (), "hidden": (), **changes}
     return View(
-        Identity(1000, 1001), Path("/srv"), resolver="192.0.2.53", environment=NONE, notices=(), **paths
+        Identity(1000, 1001),
+        Path("/srv"),
+        resolver="192.0.2.53",
+        environment=NONE,
+        notices=(),
+        tmp=None,
+        **paths,
     )
 
 
