@@ -1,50 +1,88 @@
-"""Reading records back, merged over files in time order."""
+"""Reading records back, merged over files in time order: streaming, and without looking at what lies before the time that is asked for."""
 
 import heapq
 import os
 import re
 import stat
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any, BinaryIO, Final
 
 import orjson
 
 from audit.files import PATTERN
 from audit.record import Record
+from audit.wanted import Moment, Wanted, wanted
 
 _start = re.compile(r"egress-(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)Z-", re.ASCII).match
+_stamp = re.compile(rb'"timestamp":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z)"').search
+SLACK_S: Final = 300
+"""By so much a line may be later in its file than its time says: a record waits for the disk, and clocks are set."""
+MAX_LINE_BYTES: Final = 64 * 1024
+HALVED_BYTES: Final = 256 * 1024
+"""What is left is read from its beginning."""
+
+
+class Tally:
+    """What a reading passed over."""
+
+    def __init__(self) -> None:
+        self.torn = 0
+        """Lines that are no record: a crash's last."""
 
 
 def read(
     directory: str | os.PathLike[str],
     *,
+    since: Moment | None = None,
+    until: Moment | None = None,
     sandbox: str | None = None,
     event: str | None = None,
     domain: str | None = None,
+    ip: str | None = None,
+    rule: str | None = None,
+    reason: str | None = None,
 ) -> Iterator[Record]:
-    """Every whole record in ``directory`` that has the given values, oldest first. A torn line (a crash's last) is passed over.
+    """Every whole record in ``directory`` that is asked for, oldest first; a torn line (a crash's last) is passed over.
 
-    Files are merged by timestamp; within one file its own order stands.
+    ``since`` (included) and ``until``: ``datetime``, ISO 8601 text, or ``1h``, ``7d`` ago. ``domain``, ``rule``: patterns with ``*`` and ``?``.
+    ``ip``: an address or a network. Files are merged by timestamp; within one file its own order stands. ValueError for what is no question.
     """
-    wanted = {
-        name: value
-        for name, value in (("sandbox", sandbox), ("event", event), ("domain", domain))
-        if value is not None
-    }
-    for record in _merged(sorted(Path(directory).glob(PATTERN))):
-        if all(record.get(name) == value for name, value in wanted.items()):
-            yield record
+    asked = wanted(
+        since=since,
+        until=until,
+        sandbox=sandbox,
+        event=event,
+        domain=domain,
+        ip=ip,
+        rule=rule,
+        reason=reason,
+    )
+    return read_wanted(directory, asked)
 
 
-def _merged(paths: list[Path]) -> Iterator[Record]:
+def read_wanted(
+    directory: str | os.PathLike[str], asked: Wanted, tally: Tally | None = None
+) -> Iterator[Record]:
+    """As ``read``; ``tally`` counts on."""
+    paths = sorted(Path(directory).glob(PATTERN))
+    if asked.until is not None:
+        latest = _shifted(asked.until, SLACK_S)
+        paths = [path for path in paths if _earliest(path) <= latest]
+    return _merged(paths, asked, tally or Tally())
+
+
+def _merged(paths: list[Path], asked: Wanted, tally: Tally) -> Iterator[Record]:
     """A file is opened when its turn comes: a directory may hold more files than a process may open."""
     waiting = deque(paths)
     heads: list[tuple[str, int, Record, Iterator[Record]]] = []
     turn = 0
     while waiting or heads:
         while waiting and (not heads or _earliest(waiting[0]) <= heads[0][0]):
-            _push(heads, turn, _records(waiting.popleft()))
+            _push(heads, turn, _records(waiting.popleft(), asked, tally))
             turn += 1
         if heads:
             _, order, record, rest = heapq.heappop(heads)
@@ -66,7 +104,7 @@ def _earliest(path: Path) -> str:
     return "{}-{}-{}T{}:{}:{}".format(*begun.groups()) if begun else ""
 
 
-def _records(path: Path) -> Iterator[Record]:
+def _records(path: Path, asked: Wanted, tally: Tally) -> Iterator[Record]:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -74,11 +112,130 @@ def _records(path: Path) -> Iterator[Record]:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # a FIFO would never end
         os.close(descriptor)
         return
-    with open(descriptor, "rb") as file:
-        for line in file:
+    with open(descriptor, "rb", buffering=1 << 20) as file:
+        if asked.since is not None and not _seek(file, _shifted(asked.since, -SLACK_S)):
+            return
+        yield from _wanted(file, asked, tally)
+
+
+def _wanted(file: BinaryIO, asked: Wanted, tally: Tally) -> Iterator[Record]:
+    needles, test = asked.needles(), asked.test()
+    since, until = asked.since, asked.until
+    last = None if until is None else _shifted(until, SLACK_S)
+    for line in file:
+        if any(needle not in line for needle in needles):
+            continue
+        record = parsed(line)
+        if record is None:
+            tally.torn += 1
+            continue
+        moment = str(record.get("timestamp", ""))
+        if last is not None and moment >= last:
+            return
+        if (since is None or moment >= since) and (until is None or moment < until) and test(record):
+            yield record
+
+
+def parsed(line: bytes) -> Record | None:
+    """The record that a line holds, if it holds one."""
+    try:
+        record: Any = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _seek(file: BinaryIO, since: str) -> bool:
+    """Go to a line before which nothing is as late as ``since``; False where nothing in the file is."""
+    size = os.fstat(file.fileno()).st_size
+    last = _last_stamp(file, size)
+    if last is not None and last < since:
+        return False
+    low, high = 0, size
+    while high - low > HALVED_BYTES:
+        middle = (low + high) // 2
+        file.seek(middle)
+        file.readline(MAX_LINE_BYTES)  # the rest of a line
+        here = file.tell()
+        found = _stamp(file.readline(MAX_LINE_BYTES))
+        if found is not None and found[1].decode() < since:
+            low = here
+        else:
+            high = middle
+    file.seek(low)
+    return True
+
+
+def _last_stamp(file: BinaryIO, size: int) -> str | None:
+    """Of the last whole line. None where it cannot be told."""
+    file.seek(max(size - MAX_LINE_BYTES, 0))
+    for line in reversed(file.read(MAX_LINE_BYTES).splitlines()):
+        found = _stamp(line)
+        if found is not None:
+            return found[1].decode()
+    return None
+
+
+def _shifted(stamp: str, seconds: int) -> str:
+    try:
+        then = datetime.fromisoformat(stamp) + timedelta(seconds=seconds)
+    except OverflowError:
+        return stamp
+    return then.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+class Follower:
+    """What is written to a directory from now on: new files, files that are turned over, files that go."""
+
+    def __init__(self, directory: Path, matches: Callable[[Record], bool]) -> None:
+        """Nothing that is there already."""
+        self._directory = directory
+        self._matches = matches
+        self._known: dict[tuple[int, int], int] = {}
+        self._look(lambda path, status: status.st_size)
+
+    def poll(self) -> list[Record]:
+        """What has come since the last time, oldest first. Costs a stat a file."""
+        found: list[Record] = []
+
+        def take(path: Path, status: os.stat_result) -> int:
+            before = self._known.get((status.st_dev, status.st_ino), 0)
+            if status.st_size <= before:
+                return min(before, status.st_size)
+            with path.open("rb") as file:
+                file.seek(before)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break  # it is being written
+                    before += len(line)
+                    record = parsed(line)
+                    if record is not None and self._matches(record):
+                        found.append(record)
+            return before
+
+        self._look(take)
+        return sorted(found, key=lambda record: str(record.get("timestamp", "")))
+
+    def _look(self, act: Callable[[Path, os.stat_result], int]) -> None:
+        known: dict[tuple[int, int], int] = {}
+        for path in sorted(self._directory.glob(PATTERN)):
             try:
-                record = orjson.loads(line)
-            except orjson.JSONDecodeError:
+                status = path.lstat()
+                if stat.S_ISREG(status.st_mode):
+                    known[status.st_dev, status.st_ino] = act(path, status)
+            except FileNotFoundError:
                 continue
-            if isinstance(record, dict):
-                yield record
+        self._known = known
+
+
+def newest(directory: Path, asked: Wanted, count: int) -> list[Record]:
+    """The last ``count`` that are asked for, oldest first: looked for in the last hour, then in the last day, then in everything."""
+    windows = [None] if asked.since is not None else ["1h", "1d", None]
+    found: deque[Record] = deque(maxlen=count)
+    for window in windows:
+        since = asked.since if window is None else wanted(since=window).since
+        found.clear()
+        found.extend(read_wanted(directory, replace(asked, since=since)))
+        if len(found) == count:
+            break
+    return list(found)

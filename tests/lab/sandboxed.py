@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
+
+from audit.schema import json_schema
 from tests.lab.lab import ROOT, Lab
 from tests.lab.places import DNS_IP
 
@@ -134,12 +138,21 @@ def new_audit_dir(lab: Lab, uid: int | None = None) -> Path:
 
 
 def read_records(directory: Path) -> list[Record]:
-    """Every record in an audit directory, file by file in the order of their names."""
-    return [
+    """Every record in an audit directory, file by file in the order of their names; each is of the published form."""
+    found = [
         json.loads(line)
         for path in sorted(directory.glob("egress-*.jsonl"))
         for line in path.read_text().splitlines()
     ]
+    for record in found:
+        if (fault := best_match(_validator().iter_errors(record))) is not None:
+            raise AssertionError(f"{record} is not of the published form: {fault.message}")
+    return found
+
+
+@functools.cache
+def _validator() -> Draft202012Validator:
+    return Draft202012Validator(json_schema())
 
 
 def in_session(pid: int) -> list[str]:

@@ -1,0 +1,196 @@
+"""Records for people and programs: the arguments that choose them, and the forms that they are printed in."""
+
+import argparse
+import csv
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from audit.files import default_directory
+from audit.ocsf import to_ocsf
+from audit.record import Event, Record
+from audit.wanted import Wanted, wanted
+from gateway.errors import EgressError
+
+COLUMNS: Final = (
+    *("timestamp", "event", "sandbox", "src_ip", "src_port", "domain", "dest_ip", "dest_port", "upstream_ip"),
+    *("proto", "layer", "rule", "reason", "qtype", "bytes_up", "bytes_down", "duration_ms", "ended_by"),
+    *("count", "flow", "writer", "seq"),
+)
+WORDS: Final = {
+    Event.ALLOWED: "allowed",
+    Event.BLOCKED: "blocked",
+    Event.CLOSED: "closed",
+    Event.DNS_ALLOWED: "dns allowed",
+    Event.DNS_BLOCKED: "dns blocked",
+    Event.LOST: "LOST",
+    Event.PRUNED: "pruned",
+}
+COLOURS: Final = {Event.ALLOWED: "32", Event.BLOCKED: "31", Event.DNS_BLOCKED: "31", Event.LOST: "1;31"}
+FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+"""A spreadsheet would run what begins so."""
+TIMES: Final = "1h, 7d, 2026-11-23, 2026-11-23T07:15:00Z"
+
+
+def add_directory(parser: argparse.ArgumentParser) -> None:
+    """Where the records are."""
+    parser.add_argument(
+        "--audit-dir",
+        metavar="DIR",
+        type=Path,
+        help="where the records are (default: $EGRESS_AUDIT_DIR, else the system's place)",
+    )
+
+
+def add_choice(parser: argparse.ArgumentParser, *, since: str | None = None) -> None:
+    """Which records."""
+    default = "" if since is None else f" (default: {since})"
+    parser.add_argument("--since", metavar="TIME", default=since, help=f"not before: {TIMES}{default}")
+    parser.add_argument("--until", metavar="TIME", help="before that time")
+    parser.add_argument("--sandbox", metavar="NAME", help="of one sandbox")
+    parser.add_argument(
+        "--event", choices=[str(event) for event in Event], metavar="EVENT", help=", ".join(Event)
+    )
+    parser.add_argument("--domain", metavar="GLOB", help="a name, or a pattern: '*.github.com'")
+    parser.add_argument("--ip", metavar="ADDRESS", help="to or from an address or a network")
+    parser.add_argument(
+        "--rule", metavar="TEXT", help="decided by a rule with that in it: 'deny_out[0]', floor"
+    )
+    parser.add_argument("--reason", metavar="WORD", help="a reason of docs/audit.md")
+
+
+def choice(args: argparse.Namespace) -> Wanted:
+    """What ``add_choice`` was told; for what is no question the parser's own error, with exit code 2."""
+    try:
+        return wanted(
+            since=args.since,
+            until=args.until,
+            sandbox=args.sandbox,
+            event=args.event,
+            domain=args.domain,
+            ip=args.ip,
+            rule=args.rule,
+            reason=args.reason,
+        )
+    except ValueError as error:
+        parser: argparse.ArgumentParser = args.parser
+        parser.error(str(error))
+
+
+def directory_of(args: argparse.Namespace) -> Path:
+    """The directory, which must be there to be read. EgressError with the mend."""
+    directory: Path = args.audit_dir or default_directory()
+    try:
+        os.listdir(directory)
+    except OSError as error:
+        raise EgressError(
+            f"{directory}: {error.strerror}; name the directory of records with --audit-dir"
+        ) from error
+    return directory
+
+
+def line_of(record: Record, *, colour: bool = False) -> str:
+    """For people: when, what, who, where, why."""
+    event = record.get("event", "")
+    word = f"{WORDS.get(event, str(event)):<11}"
+    if colour and event in COLOURS:
+        word = f"\x1b[{COLOURS[event]}m{word}\x1b[0m"
+    moment = str(record.get("timestamp", ""))[:23].replace("T", " ")
+    return f"{moment}  {word}  {shown(record.get('sandbox') or '-'):<12}  {_where(record)}  {_why(record)}".rstrip()
+
+
+def _where(record: Record) -> str:
+    if "dest_port" not in record:
+        return ""
+    name, ip, port = (
+        record.get("domain") or record.get("domain_raw"),
+        record.get("dest_ip"),
+        record["dest_port"],
+    )
+    qtype = record.get("qtype")
+    if "qtype" in record:
+        return shown(f"{name or '?'} {qtype or ''}".strip())
+    place = f"{name} ({ip})" if name else str(ip or "several")
+    return shown(f"{place}{f':{port}' if port else ''} {record.get('proto')}")
+
+
+def _why(record: Record) -> str:
+    words = [
+        str(record[key]) for key in ("reason", "rule", "ended_by", "cause") if record.get(key) is not None
+    ]
+    if "bytes_up" in record:
+        words.append(
+            f"{record['bytes_up']:,} up, {record['bytes_down']:,} down, {record['duration_ms'] / 1000:.1f} s"
+        )
+    if record.get("count") is not None:
+        words.append(
+            f"{record['count']:,} times" if record.get("event") != Event.LOST else f"{record['count']:,}"
+        )
+    return shown("  ".join(words))
+
+
+def shown(text: object) -> str:
+    """Nothing that a terminal would obey: records are read from files that somebody else may have written."""
+    return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in str(text))
+
+
+def cell(value: object) -> str:
+    """For a CSV file, which a spreadsheet may open."""
+    if value is None:
+        return ""
+    text = shown(value)
+    return f"'{text}" if text.startswith(FORMULA) and not isinstance(value, (int, float)) else text
+
+
+def as_table(records: Iterable[Record]) -> Iterator[str]:
+    """A line each."""
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    for record in records:
+        yield line_of(record, colour=colour)
+
+
+def as_json(records: Iterable[Record]) -> Iterator[str]:
+    """One array, streamed."""
+    separator = "["
+    for record in records:
+        yield f"{separator}{json.dumps(record)}"
+        separator = ","
+    yield "]" if separator == "," else "[]"
+
+
+def as_jsonl(records: Iterable[Record]) -> Iterator[str]:
+    """As they are in the files."""
+    for record in records:
+        yield orjson.dumps(record).decode()
+
+
+def as_csv(records: Iterable[Record]) -> Iterator[str]:
+    """With a head; a field that a record does not have is empty."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="")
+    for row in ([*COLUMNS], *([cell(record.get(name)) for name in COLUMNS] for record in records)):
+        buffer.seek(0)
+        buffer.truncate()
+        writer.writerow(row)
+        yield buffer.getvalue()
+
+
+def as_ocsf(records: Iterable[Record]) -> Iterator[str]:
+    """One event a line."""
+    for record in records:
+        yield orjson.dumps(to_ocsf(record)).decode()
+
+
+FORMS: Final[dict[str, Callable[[Iterable[Record]], Iterator[str]]]] = {
+    "table": as_table,
+    "json": as_json,
+    "jsonl": as_jsonl,
+    "csv": as_csv,
+    "ocsf": as_ocsf,
+}

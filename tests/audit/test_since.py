@@ -1,0 +1,106 @@
+"""Reading from a time on: no record of the time is missed, and what lies before is not read."""
+
+import random
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from audit import reader
+from audit.reader import Follower, Tally, newest, read, read_wanted
+from audit.record import Record, timestamp
+from audit.wanted import wanted
+from tests.audit.example import blocked
+
+SECOND = 10**9
+START_NS = 1_795_417_200 * SECOND
+
+
+def line(ns: int, seq: int, **more: Any) -> bytes:
+    """A record of that time."""
+    return orjson.dumps(blocked() | {"timestamp": timestamp(ns), "seq": seq} | more) + b"\n"
+
+
+def file(directory: Path, name: str, lines: list[bytes]) -> Path:
+    """One file of records."""
+    path = directory / f"egress-{name}.jsonl"
+    path.write_bytes(b"".join(lines))
+    return path
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """An hour a file, 5 hours, a record each half second, some a little late, with torn lines."""
+    rng = random.Random(3)
+    for hour in range(5):
+        begun = START_NS + hour * 3600 * SECOND
+        stamps = [begun + number * SECOND // 2 for number in range(7200)]
+        for _ in range(50):
+            at = rng.randrange(len(stamps) - 100)
+            stamps.insert(at + rng.randrange(1, 100), stamps.pop(at))
+        lines = [line(ns, hour * 7200 + seq) for seq, ns in enumerate(stamps)]
+        lines[100] = lines[100][:50] + b"\n"
+        name = datetime.fromtimestamp(begun / SECOND, UTC).strftime("%Y%m%dT%H%M%SZ-00000000-0")
+        file(tmp_path, name, [*lines, b'{"torn'])
+    return tmp_path
+
+
+@pytest.mark.parametrize("minutes", [0, 1, 59, 60, 61, 90, 200, 299, 300, 301])
+@pytest.mark.parametrize("length", [1, 45, 1000])
+def test_nothing_of_the_time_is_missed(directory: Path, minutes: int, length: int) -> None:
+    since, until = (timestamp(START_NS + at * 60 * SECOND) for at in (minutes, minutes + length))
+    everything = list(read(directory))
+    meant = {record["seq"] for record in everything if since <= record["timestamp"] < until}
+    found = [record["seq"] for record in read(directory, since=since, until=until)]
+    assert len(found) == len(set(found))
+    assert set(found) == meant
+
+
+def test_what_lies_before_is_not_read(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[bytes] = []
+    real = reader.parsed
+
+    def counted(raw: bytes) -> Record | None:
+        parsed.append(raw)
+        return real(raw)
+
+    monkeypatch.setattr(reader, "parsed", counted)
+    since = timestamp(START_NS + 295 * 60 * SECOND)
+    assert len(list(read(directory, since=since))) > 0
+    assert len(parsed) < 4000, "of 36,000"
+
+
+def test_torn_lines_are_counted(directory: Path) -> None:
+    tally = Tally()
+    assert len(list(read_wanted(directory, wanted(), tally))) == 5 * 7199
+    assert tally.torn == 10
+
+
+def test_the_newest(directory: Path, tmp_path: Path) -> None:
+    last = newest(directory, wanted(), 5)
+    assert [record["timestamp"] for record in last] == sorted(record["timestamp"] for record in last)
+    assert len(last) == 5
+    assert last[-1]["timestamp"] == max(record["timestamp"] for record in read(directory))
+    assert newest(directory, wanted(sandbox="nobody"), 5) == []
+
+
+def test_who_follows_sees_each_record_once(tmp_path: Path) -> None:
+    one = file(tmp_path, "20261123T070000Z-00000000-0", [line(START_NS, 0)])
+    follower = Follower(tmp_path, lambda record: record["sandbox"] == "agent-1")
+    assert follower.poll() == []
+    with one.open("ab") as written:
+        written.write(
+            line(START_NS + 2, 1) + line(START_NS + 1, 2, sandbox="other") + line(START_NS + 3, 3)[:20]
+        )
+    assert [record["seq"] for record in follower.poll()] == [1]
+    with one.open("ab") as written:
+        written.write(line(START_NS + 3, 3)[20:])
+    two = file(tmp_path, "20261123T080000Z-00000000-0", [line(START_NS + 5, 9)])
+    assert [record["seq"] for record in follower.poll()] == [3, 9]
+    one.unlink()
+    with two.open("ab") as written:
+        written.write(b"no record\n" + line(START_NS + 6, 10))
+    assert [record["seq"] for record in follower.poll()] == [10]
+    assert follower.poll() == []
