@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from audit.files import default_directory
 from gateway.errands import (
+    ENCLOSED,
     MAX_BYTES,
     MAX_DESCRIPTORS,
     Answer,
@@ -61,7 +62,11 @@ def _attend(channel: socket.socket, netd: Netd) -> None:
     from gateway.supervisor import Supervisor
     from gateway.view import identify
 
-    asked = decode_errand(receive(channel)[0])
+    raw, brought = receive(channel)
+    if raw == ENCLOSED and brought:
+        raw = os.pread(brought[0], os.fstat(brought[0]).st_size, 0)
+        os.close(brought[0])
+    asked = decode_errand(raw)
     if not isinstance(asked, Create):
         raise EgressError("the first thing to be said is what to create")
     link = asked.link or ("veth" if os.geteuid() == 0 else "lo")

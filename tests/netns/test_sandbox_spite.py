@@ -75,3 +75,16 @@ def test_a_fork_of_the_program_keeps_nothing_alive(lab: Lab) -> None:
         finally:
             os.kill(child, signal.SIGKILL)
             process.wait()
+
+
+def test_a_policy_may_be_longer_than_a_message(lab: Lab) -> None:
+    told = Told(
+        lab,
+        """
+        networks = [f"10.{n // 250}.{n % 250}.0/24" for n in range(10_000)]
+        policy = SecurityPolicy(network=NetworkPolicy(allow_out=networks, deny_out=[ALL_TRAFFIC]))
+        with Sandbox.create(security=policy) as sbx:
+            tell(sbx.commands.run("exit 3").exit_code)
+        """,
+    )
+    assert told.lines == [[3]]
