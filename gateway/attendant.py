@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import socket
+import struct
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from audit.files import default_directory
 from gateway.errands import (
+    ENCLOSED,
     MAX_BYTES,
     MAX_DESCRIPTORS,
     Answer,
@@ -60,7 +62,11 @@ def _attend(channel: socket.socket, netd: Netd) -> None:
     from gateway.supervisor import Supervisor
     from gateway.view import identify
 
-    asked = decode_errand(receive(channel)[0])
+    raw, brought = receive(channel)
+    if raw == ENCLOSED and brought:
+        raw = os.pread(brought[0], os.fstat(brought[0]).st_size, 0)
+        os.close(brought[0])
+    asked = decode_errand(raw)
     if not isinstance(asked, Create):
         raise EgressError("the first thing to be said is what to create")
     link = asked.link or ("veth" if os.geteuid() == 0 else "lo")
@@ -116,14 +122,21 @@ class Attendant:
     def serve(self) -> bool:
         """Until the asker says so, which is True, or is gone; then nobody is left running."""
         self._supervisor.watch(self._channel.fileno(), self._hear)
+        asker = os.pidfd_open(peer(self._channel))  # a fork of it can hold the channel open when it is gone
+        self._supervisor.watch(asker, self._end)
         while not self._over:
             self._supervisor.turn(None)
         self._supervisor.unwatch(self._channel.fileno())
+        self._supervisor.unwatch(asker)
+        os.close(asker)
         for one in list(self._running):
             one.kill()
         while self._running:
             self._supervisor.turn(None)
         return self._told
+
+    def _end(self) -> None:
+        self._over = True
 
     def _hear(self) -> None:
         try:
@@ -158,12 +171,16 @@ class Attendant:
             environment = {**view.environment, "HOME": str(home), **asked.environment}
             view = replace(view, environment=environment)
             command = launch(view, asked.argv, self._supervisor.namespaces, streams)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, forwarded())
-        except EgressError as error:
+        except (
+            EgressError,
+            OSError,
+            ValueError,
+        ) as error:  # a variable's name with "=", an argument too long: this command's trouble alone
             answer(channel, Trouble(type(error).__name__, str(error)))
             channel.close()
             return
         finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, forwarded())
             for descriptor in streams:
                 os.close(descriptor)
         self._running.add(Running(command, channel, self._supervisor, self._running.discard))
@@ -218,6 +235,12 @@ def say(line: str) -> None:
     """One line on standard error, if anybody can be told."""
     with contextlib.suppress(OSError):
         os.write(2, f"egress: {line}\n".encode())
+
+
+def peer(channel: socket.socket) -> int:
+    """Whose socket pair it was: unix(7), SO_PEERCRED."""
+    pid, _, _ = struct.unpack("3i", channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return int(pid)
 
 
 def receive(channel: socket.socket) -> tuple[bytes, list[int]]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from gateway.commands import SandboxClosed, raised
-from gateway.errands import MAX_BYTES, Create, Created, Errand, Kill, Killed, decode_answer, encode
+from gateway.errands import ENCLOSED, MAX_BYTES, Create, Created, Errand, Kill, Killed, decode_answer, encode
 from gateway.errors import SetupError
 from rules.link import LinkKind
 from rules.policy import SecurityPolicy, without_internet
@@ -60,7 +60,7 @@ class Attended:
     def create(self, asked: Create) -> Created:
         """EgressError, by its own class, where the sandbox cannot be."""
         self._channel.settimeout(START_TIMEOUT_S)
-        self._channel.send(encode(asked))
+        self._send_whole(encode(asked))
         try:
             raw = self._channel.recv(MAX_BYTES)
         except OSError:
@@ -70,6 +70,15 @@ class Attended:
             return answer
         self._finish()
         raise raised(answer)
+
+    def _send_whole(self, raw: bytes) -> None:
+        if len(raw) <= MAX_BYTES:
+            self._channel.send(raw)
+            return
+        with os.fdopen(os.memfd_create("create", os.MFD_CLOEXEC), "wb") as file:
+            file.write(raw)
+            file.flush()
+            socket.send_fds(self._channel, [ENCLOSED], [file.fileno()])
 
     def send(self, errand: Errand, brought: Iterable[int]) -> None:
         """SandboxClosed where nobody is there any more. ValueError for what is too long."""

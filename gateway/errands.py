@@ -7,7 +7,9 @@ import msgspec
 from rules.link import LinkKind
 
 MAX_BYTES: Final = 128 * 1024
-"""Of a message; what is longer comes in a file (memfd_create(2)) that an empty message brings."""
+"""Of a message; a longer ``Create`` comes in a file (memfd_create(2)) that ``ENCLOSED`` brings."""
+ENCLOSED: Final = b"enclosed"
+"""Instead of a ``Create`` that is too long, with sets of thousands of networks."""
 MAX_DESCRIPTORS: Final = 4
 
 

@@ -3,12 +3,14 @@
 import fcntl
 import os
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 from typing import Final
 
 PLACE: Final = Path("/var/tmp")  # noqa: S108 - not /tmp: a sandbox has its own of that
 PREFIX: Final = "egress-sandbox-"
+SYSTEM_PATH: Final = "/usr/bin:/bin"
 
 
 class Scratch:
@@ -30,7 +32,7 @@ class Scratch:
 
     def remove(self) -> None:
         """With all that commands left in it."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        _remove(self.path)
         os.close(self._lock)
 
 
@@ -44,8 +46,17 @@ def sweep() -> None:
         try:
             if os.fstat(descriptor).st_uid == os.geteuid():
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path, ignore_errors=True)
+                _remove(path)
         except BlockingIOError:
             continue
         finally:
             os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    """By the system's tools: commands may leave directories nested deeper than Python recurses, or closed to their owner."""
+    for program, *options in (("chmod", "-R", "u+rwX"), ("rm", "-rf", "--one-file-system")):
+        found = shutil.which(program, path=SYSTEM_PATH)
+        if found is not None:
+            argv = [found, *options, "--", str(path)]
+            subprocess.run(argv, check=False, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
