@@ -122,7 +122,7 @@ def _hours(hours: Mapping[str, Counter[str]]) -> Iterator[str]:
                     f'<rect class="{kind}" x="{x:.1f}" y="{base:.1f}" width="{max(wide - 1, 0.5):.1f}" height="{tall:.1f}">'
                     f"<title>{escape(hour)}: {counts[word]:,} {word}</title></rect>"
                 )
-        if number % max(len(shown) // 8, 1) == 0:
+        if number % max(len(shown) // 8, 1) == 0 and x < WIDTH - 60:
             label = hour[5:].replace("T", " ") + "h"
             yield f'<text x="{x:.1f}" y="{HEIGHT - 8}">{escape(label)}</text>'
     yield "</svg>"
