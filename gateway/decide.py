@@ -176,6 +176,26 @@ def decide_packet(policy: CompiledPolicy, flow: Flow, local: Container[IPAddress
     return decision
 
 
+def still_allowed(
+    policy: CompiledPolicy,
+    flow: Flow,
+    seen: Sniffed | Refused | None,
+    made: Decision,
+    upstream: IPAddress | None,
+    local: Container[IPAddress],
+) -> bool:
+    """Whether ``policy`` allows a connection that another allowed by ``made``, as it is carried now.
+
+    One that would have to be bound, and was not, is no longer: nobody knows whether it leads to the name's own.
+    """
+    anew = decide(policy, flow, seen, local)
+    if anew.verdict is not Verdict.ALLOW or anew.target is not Target.BOUND:
+        return anew.verdict is Verdict.ALLOW
+    return made.target is Target.BOUND and (
+        upstream is None or usable(policy, upstream, local, flow.dest.port)
+    )
+
+
 def denied_by_address(policy: CompiledPolicy, flow: Flow) -> Decision | None:
     """What ``deny_out`` says to the address alone: the answer where ``settle`` is None and no allowed name
     comes."""

@@ -43,7 +43,10 @@ class Attempt:
         "counts",
         "domain",
         "ended_by",
+        "made",
         "phase",
+        "revoked",
+        "seen",
         "upstream_ip",
     )
 
@@ -61,6 +64,11 @@ class Attempt:
         self.upstream_ip: IPAddress | None = None
         self.domain: str | None = None
         """A name that passed, where none decided."""
+        self.made: Decision | None = None
+        """The decision that is on record, and what it was made with."""
+        self.seen: Sniffed | Refused | None = None
+        self.revoked = False
+        """Whether a later policy refuses what this one allowed."""
 
     def __enter__(self) -> "Attempt":
         return self
@@ -69,6 +77,8 @@ class Attempt:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         stopping = kind is not None and issubclass(kind, asyncio.CancelledError)
+        if stopping and self.revoked:
+            self.ended_by, stopping = EndedBy.POLICY, False
         if not self._decided:
             self.decided(refuse(Reason.SHUTDOWN if stopping else Reason.INTERNAL_ERROR), None)
         if self._record is None:
@@ -96,6 +106,7 @@ class Attempt:
         """
         record = decision_record(self._flow, made, seen)
         self._decided = True
+        self.made, self.seen = made, seen
         journal, slot = self._journal, self._slot
         journal.ledger.sending(slot)
         if made.verdict is Verdict.ALLOW:
@@ -137,6 +148,8 @@ class Journal:
         self._carried = 0
         self._owed = 0
         self._flushing: asyncio.TimerHandle | None = None
+        self.generation = 1
+        """Of the policy that decides now."""
 
     def open(self, flow: Flow) -> Attempt | None:
         """Note an accepted connection; None where no more can be noted, so that it must be refused."""
@@ -149,6 +162,7 @@ class Journal:
 
     def offer(self, record: Record) -> bool:
         """Hand one record over now, or not at all: what cannot be recorded must not leave."""
+        self._date(record)
         return self.feed.offer(record)
 
     def begun(self) -> None:
@@ -171,6 +185,7 @@ class Journal:
 
     def send(self, record: Record, slot: int | None = None) -> bool:
         """Send one record, now or as soon as there is room; then ``slot`` is cleared. False where it is lost, and counted."""
+        self._date(record)
         if slot is None:
             taken = self.feed.send(record)
         else:
@@ -181,6 +196,11 @@ class Journal:
             self._note_owed()
             self._flush_soon()
         return taken
+
+    def _date(self, record: Record) -> None:
+        """By the policy in force; the end of a connection keeps the one that it was allowed under."""
+        if self.generation != 1 and "reason" in record:
+            record["generation"] = self.generation
 
     def _flush_soon(self) -> None:
         """What waits for room in the pipe must not wait for the next record."""

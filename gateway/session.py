@@ -64,6 +64,15 @@ class Gate:
     local: Container[IPAddress]
 
 
+class House:
+    """One sandbox's gate, which may be another when a policy takes the place of one."""
+
+    __slots__ = ("gate",)
+
+    def __init__(self, gate: Gate) -> None:
+        self.gate = gate
+
+
 @dataclass(frozen=True, slots=True)
 class Heard:
     """What the client said before the decision: the name it shows, and the bytes to pass on first."""
@@ -72,10 +81,14 @@ class Heard:
     first: bytes
 
 
-async def run_session(client: socket.socket, flow: Flow, gate: Gate, attempt: Attempt) -> None:
+async def run_session(client: socket.socket, flow: Flow, house: House, attempt: Attempt) -> None:
     """Carry ``client``, an accepted non-blocking socket, to where the policy says, or refuse it. Closes it; raises nothing but cancellation."""
     with client, attempt:
+        gate = house.gate
         heard, decision = await _judge(client, flow, gate, attempt)
+        while gate is not house.gate:  # another policy came meanwhile
+            gate = house.gate
+            decision = await _judge_anew(flow, gate, heard)
         if not attempt.decided(decision, heard.seen):
             decision = refuse(Reason.INTERNAL_ERROR)  # what cannot be recorded is not carried
         if decision.verdict is not Verdict.ALLOW:
@@ -89,7 +102,25 @@ async def run_session(client: socket.socket, flow: Flow, gate: Gate, attempt: At
             reset_on_close(client)
             return
         with upstream:
-            await _splice(client, upstream, heard, flow.dest.port, attempt)
+            try:
+                await _splice(client, upstream, heard, flow.dest.port, attempt)
+            finally:
+                if attempt.revoked:
+                    reset_on_close(client)
+                    reset_on_close(upstream)
+
+
+async def _judge_anew(flow: Flow, gate: Gate, heard: Heard) -> Decision:
+    """By another policy, with what was heard under the one before: if that is too little for it, no."""
+    try:
+        with deadline(now() + DECIDE_S):
+            decision = decide(gate.policy, flow, heard.seen, gate.local)
+            return await _bind(flow, gate, decision) if decision.target is Target.BOUND else decision
+    except TimeoutError:
+        return unresolved(decision, Reason.RESOLVE_TIMEOUT)
+    except Exception:
+        log.exception("flow %s: refused after an unexpected error", flow.id)
+        return refuse(Reason.INTERNAL_ERROR)
 
 
 async def _judge(client: socket.socket, flow: Flow, gate: Gate, attempt: Attempt) -> tuple[Heard, Decision]:

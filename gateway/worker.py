@@ -15,17 +15,26 @@ import socket
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
+import orjson
 import uvloop
 
 from audit.feed import Feed
 from audit.ledger import Ledger
 from gateway.confine import confine
-from gateway.decide import Decision, Verdict, compile_policy, decide_packet, decide_query, usable
+from gateway.decide import (
+    Decision,
+    Verdict,
+    compile_policy,
+    decide_packet,
+    decide_query,
+    still_allowed,
+    usable,
+)
 from gateway.dns.guard import Guard, Rule
 from gateway.dns.records import QueryRecords
 from gateway.dns.server import DnsForwarder
 from gateway.flow import Endpoint, Flow, IPAddress
-from gateway.journal import Journal
+from gateway.journal import Attempt, Journal
 from gateway.kernel import KernelRecords, OwnOrLocal
 from gateway.net.local import LocalAddresses
 from gateway.net.poller import Poller, Strand
@@ -34,7 +43,7 @@ from gateway.net.resolve import Resolver, import_no_more_types
 from gateway.net.sockets import endpoint, reset_on_close, set_for_accepted
 from gateway.packets import Packet
 from gateway.reasons import Reason
-from gateway.session import Gate, run_session
+from gateway.session import Gate, House, run_session
 from gateway.turns import Turns
 from rules.policy import NetworkPolicy
 
@@ -59,6 +68,11 @@ OUT_OF_ROOM: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 READY: Final = b"ready"
 STOP: Final = b"stop"
+MORE: Final = b"+"
+"""Begins a piece of a policy that is to be obeyed, ``LAST`` the last piece."""
+LAST: Final = b"="
+OBEYED: Final = b"obeyed"
+WORD_BYTES: Final = 65536
 
 log = logging.getLogger("egress.worker")
 
@@ -83,6 +97,9 @@ class Bundle:
     """Where the kernel tells of what it refused, and of what it let out."""
     allowed: socket.socket | None = None
 
+    generation: int = 1
+    """Of the policy."""
+
     @property
     def descriptors(self) -> set[int]:
         """All that it holds."""
@@ -102,9 +119,16 @@ class Worker:
         self._feed = Feed(bundle.feed)
         kept = None if bundle.kept is None else Progress(bundle.kept)
         self._journal = Journal(self._feed, bundle.ledger, kept)
-        self._gate = Gate(
-            compile_policy(bundle.policy), Resolver(bundle.resolver, ipv6=len(bundle.listeners) > 1), local
+        self._journal.generation = bundle.generation
+        self._house = House(
+            Gate(
+                compile_policy(bundle.policy),
+                Resolver(bundle.resolver, ipv6=len(bundle.listeners) > 1),
+                local,
+            )
         )
+        self._carried: dict[Strand, tuple[Flow, Attempt]] = {}
+        self._told = bytearray()
         self._poller = Poller()
         self._most = most_sessions(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         self._life = os.urandom(3).hex()
@@ -117,7 +141,7 @@ class Worker:
             set_for_accepted(listener)
             self._loop.add_reader(listener, self._accept, listener)
         self._loop.add_reader(self._control, self._on_control)
-        forwarder = self._dns()
+        forwarder = self._forwarder = self._dns()
         if forwarder is not None:
             forwarder.start()
         kernel = self._kernel()
@@ -156,8 +180,13 @@ class Worker:
         bundle = self._bundle
         if bundle.dns_udp is None or bundle.dns_tcp is None:
             return None
-        policy, local = self._gate.policy, self._gate.local
-        ipv6 = len(bundle.listeners) > 1
+        records = QueryRecords(self._journal, bundle.sandbox, bundle.resolver)
+        resolver = self._house.gate.resolver
+        return DnsForwarder(bundle.dns_udp, bundle.dns_tcp, resolver, self._guard(bundle.policy), records)
+
+    def _guard(self, source: NetworkPolicy | None) -> Guard:
+        policy, local = self._house.gate.policy, self._house.gate.local
+        ipv6 = len(self._bundle.listeners) > 1
 
         def rule(host: str) -> Rule:
             made = decide_query(policy, host)
@@ -166,19 +195,17 @@ class Worker:
         def keeps(ip: IPAddress) -> bool:
             return (ipv6 or ip.version == 4) and usable(policy, ip, local)
 
-        mode = NetworkPolicy().dns if bundle.policy is None else bundle.policy.dns
-        guard = Guard(mode, rule, keeps, forwards_all=policy.forwards_all, ipv6=ipv6)
-        records = QueryRecords(self._journal, bundle.sandbox, bundle.resolver)
-        return DnsForwarder(bundle.dns_udp, bundle.dns_tcp, self._gate.resolver, guard, records)
+        mode = NetworkPolicy().dns if source is None else source.dns
+        return Guard(mode, rule, keeps, forwards_all=policy.forwards_all, ipv6=ipv6)
 
     def _kernel(self) -> KernelRecords | None:
-        bundle, gate = self._bundle, self._gate
+        bundle, house = self._bundle, self._house
         if bundle.refused is None or bundle.allowed is None:
             return None
-        local = OwnOrLocal(gate.local)
+        local = OwnOrLocal(house.gate.local)
 
         def judge(flow: Flow, left: bool) -> Decision:
-            return decide_packet(gate.policy, flow, local, left=left)
+            return decide_packet(house.gate.policy, flow, local, left=left)
 
         return KernelRecords(bundle.refused, bundle.allowed, judge, self._journal, self._flow_of)
 
@@ -192,9 +219,40 @@ class Worker:
 
     def _on_control(self) -> None:
         """A word, or the end of the process that would have said it."""
+        try:
+            word = self._control.recv(WORD_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            word = b""
+        if word[:1] in (MORE, LAST):
+            self._told += word[1:]
+            if word[:1] == LAST:
+                self._obey(bytes(self._told))
+                self._told.clear()
+            return
         if not self._stopped.done():
             self._stopped.set_result(None)
         self._loop.remove_reader(self._control)
+
+    def _obey(self, told: bytes) -> None:
+        """Decide by another policy from now on, and end what it does not allow."""
+        said = orjson.loads(told)
+        policy = None if said["policy"] is None else NetworkPolicy.from_dict(said["policy"])
+        gate = self._house.gate
+        self._house.gate = Gate(compile_policy(policy), gate.resolver, gate.local)
+        self._journal.generation = said["generation"]
+        if self._forwarder is not None:
+            self._forwarder.obey(self._guard(policy))
+        for strand, (flow, attempt) in list(self._carried.items()):
+            made = attempt.made
+            if made is None or made.verdict is not Verdict.ALLOW:
+                continue
+            new = self._house.gate
+            if not still_allowed(new.policy, flow, attempt.seen, made, attempt.upstream_ip, new.local):
+                attempt.revoked = True
+                strand.cancel()
+        self._control.send(OBEYED)
 
     def _accept(self, listener: socket.socket) -> bool:
         """Take what waits, a turn's worth at the most; False where no more can be taken now.
@@ -234,9 +292,12 @@ class Worker:
             reset_on_close(client)
             client.close()
             return
-        self._poller.start(run_session(client, flow, self._gate, attempt), self._ended)
+        strand = self._poller.start(run_session(client, flow, self._house, attempt), self._ended)
+        if strand in self._poller.live:
+            self._carried[strand] = (flow, attempt)
 
     def _ended(self, strand: Strand, error: BaseException | None) -> None:
+        self._carried.pop(strand, None)
         if error is not None and not isinstance(error, asyncio.CancelledError):
             log.error("a session ended by an error after its decision", exc_info=error)
 

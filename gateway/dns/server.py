@@ -60,6 +60,10 @@ class DnsForwarder:
         loop.add_reader(self._udp, self._on_udp)
         loop.add_reader(self._tcp, self._on_tcp)
 
+    def obey(self, guard: Guard) -> None:
+        """Judge by another policy from now on."""
+        self._guard = guard
+
     def stop(self) -> None:
         """Judge what has arrived, take no more, and write down what was counted; what is under way ends by its deadline."""
         self._stopped = True
