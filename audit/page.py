@@ -11,7 +11,6 @@ from audit.stats import ALLOWED, BLOCKED, Stats, busiest, largest
 TOP: Final = 20
 MAX_HOURS: Final = 24 * 14
 WIDTH, HEIGHT, LEFT, BOTTOM = 960, 240, 56, 28
-LABEL_WIDTH: Final = 56
 STYLE: Final = """
 :root { color-scheme: light dark; --allowed: #2f7d5b; --blocked: #b8452e; --line: #8884; --soft: #8882; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1000px; margin: 2rem auto; padding: 0 1rem; }
@@ -123,7 +122,7 @@ def _hours(hours: Mapping[str, Counter[str]]) -> Iterator[str]:
                     f'<rect class="{kind}" x="{x:.1f}" y="{base:.1f}" width="{max(wide - 1, 0.5):.1f}" height="{tall:.1f}">'
                     f"<title>{escape(hour)}: {counts[word]:,} {word}</title></rect>"
                 )
-        if number % max(len(shown) // 8, 1) == 0 and x < WIDTH - LABEL_WIDTH:
+        if number % max(len(shown) // 8, 1) == 0 and x < WIDTH - 60:
             label = hour[5:].replace("T", " ") + "h"
             yield f'<text x="{x:.1f}" y="{HEIGHT - 8}">{escape(label)}</text>'
     yield "</svg>"

@@ -1,5 +1,6 @@
 """A command's output and end, gathered as they come; and how a command is asked for. No I/O but on the descriptors that it is given."""
 
+import codecs
 import contextlib
 import os
 import socket
@@ -12,6 +13,8 @@ from gateway.errands import MAX_BYTES, Answer, Ended, Kill, Run, Trouble, decode
 from gateway.errors import EgressError, SetupError
 
 CHUNK_BYTES: Final = 65536
+MAX_OUTPUT_BYTES: Final = 64 * 1024 * 1024
+"""That are kept of each stream: a command that never stops talking must not fill its caller's memory."""
 Heard = Callable[[str], object]
 
 
@@ -36,6 +39,8 @@ class CommandResult:
     """The command's own; 126 and 127 as a shell says them, 128+N for signal N."""
     stdout_raw: bytes
     stderr_raw: bytes
+    truncated: bool = False
+    """Whether a stream was longer than ``MAX_OUTPUT_BYTES``; the rest was read, told to ``on_stdout`` and ``on_stderr``, and not kept."""
 
     @property
     def stdout(self) -> str:
@@ -58,9 +63,12 @@ class Streams:
         self.theirs = (channel.detach(), _input(stdin), out_end, err_end)
         self._tellers = {out: on_stdout, err: on_stderr}
         self._said = {out: bytearray(), err: bytearray()}
+        # A character may come in two reads.
+        self._decoders = {one: codecs.getincrementaldecoder("utf-8")("replace") for one in (out, err)}
         self._out, self._err = out, err
         self.open = {self.channel.fileno(), out, err}
         """Descriptors from which something may still come."""
+        self.truncated = False
         self._answer: Answer | None = None
 
     def hand_over(self) -> None:
@@ -79,11 +87,12 @@ class Streams:
         chunk = os.read(descriptor, CHUNK_BYTES)
         if not chunk:
             self.open.discard(descriptor)
-            return
-        self._said[descriptor] += chunk
-        teller = self._tellers[descriptor]
-        if teller is not None:
-            teller(chunk.decode(errors="replace"))
+        said, teller = self._said[descriptor], self._tellers[descriptor]
+        room = MAX_OUTPUT_BYTES - len(said)
+        self.truncated |= len(chunk) > room
+        said += chunk[:room]
+        if teller is not None and (text := self._decoders[descriptor].decode(chunk, final=not chunk)):
+            teller(text)
 
     def kill(self) -> None:
         """Have it ended, with all that it started."""
@@ -93,7 +102,7 @@ class Streams:
     def result(self) -> CommandResult:
         """Once nothing is ``open``. EgressError where it could not be started, or the sandbox is gone."""
         if isinstance(self._answer, Ended):
-            return CommandResult(self._answer.exit_code, *self._raw())
+            return CommandResult(self._answer.exit_code, *self._raw(), self.truncated)
         raise raised(self._answer)
 
     def timed_out(self, timeout_s: float) -> CommandTimeout:

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-PLACE: Final = Path("/var/tmp")  # noqa: S108 - not /tmp: a sandbox has its own of that
+PLACE: Final = Path("/tmp")  # noqa: S108 - where no sandbox sees it: each has a /tmp of its own
 PREFIX: Final = "egress-sandbox-"
 SYSTEM_PATH: Final = "/usr/bin:/bin"
 
@@ -23,10 +23,16 @@ class Scratch:
         self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         self.home, self.tmp = self.path / "home", self.path / "tmp"
-        for place in (self.home, self.tmp):
-            place.mkdir(mode=0o700)
-            if os.geteuid() == 0:
-                os.chown(place, uid, gid)
+        self.home.mkdir(mode=0o700)
+        if os.geteuid() == 0:
+            os.chown(self.home, uid, gid)
+        # Root's own, and sticky: what root made in it a command cannot move, and so lead the next one's mounts elsewhere.
+        self.tmp.mkdir()
+        # Where the home is to appear: the sandbox's own /tmp lies over the one that holds it.
+        inner = self.tmp / self.path.name
+        inner.mkdir()
+        (inner / self.home.name).mkdir()
+        inner.chmod(0o711)
         self.tmp.chmod(0o1777)
         self.path.chmod(0o711)
 

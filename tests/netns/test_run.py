@@ -423,7 +423,10 @@ def test_ctrl_c_before_the_command_leaves_no_traceback(lab: Lab) -> None:
         terminal = Terminal(lab, "sleep", "50")
         time.sleep(delay)
         terminal.type("\x03")
-        assert terminal.end() in (130, -2)
+        ended = terminal.end()
+        if "init_import_site" in terminal.seen:
+            continue  # Python itself had not begun yet: nothing of ours can say it better
+        assert ended in (130, -2), terminal.seen
         assert "Traceback" not in terminal.seen, terminal.seen
 
 

@@ -279,6 +279,51 @@ def test_the_async_twin(lab: Lab, loop: str) -> None:
     assert by_name == {("one", "allowed.test"), ("two", "api.good.test")}
 
 
+def test_one_sandbox_sees_nothing_of_another_s_files(lab: Lab, starter: int | None) -> None:
+    told = Told(
+        lab,
+        """
+        with Sandbox.create(allow_internet_access=False) as one, Sandbox.create(allow_internet_access=False) as two:
+            one.commands.run("echo secret > ~/s; echo secret > /tmp/t; chmod 777 ~ ~/s")
+            tell(one.commands.run("cat ~/s /tmp/t").stdout)
+            look = f"cat {one.home}/s; cat /tmp/egress-sandbox-*/*/s /var/tmp/egress-sandbox-*/*/s /tmp/t"
+            tell(two.commands.run(look + "; find / -name s -path '*sandbox*' 2>/dev/null").stdout)
+        """,
+        starter,
+    )
+    assert told.lines == [["secret\nsecret\n"], [""]]
+
+
+def test_a_command_cannot_lead_the_next_one_s_mounts_elsewhere(lab: Lab) -> None:
+    told = Told(
+        lab,
+        """
+        with Sandbox.create(allow_internet_access=False) as sbx:
+            inner = "/tmp/" + sbx.home.split("/")[2]
+            for cmd in (f"mv {inner} /tmp/away", f"rm -r {inner}", f"touch {inner}/x", f"mv {inner}/home {inner}/away"):
+                tell(sbx.commands.run(cmd).exit_code)
+            tell(sbx.commands.run("pwd").stdout == sbx.home + chr(10))
+        """,
+    )
+    assert 0 not in [line[0] for line in told.lines[:-1]] and told.lines[-1] == [True]
+
+
+def test_output_without_end_is_not_kept(lab: Lab) -> None:
+    told = Told(
+        lab,
+        """
+        heard = []
+        with Sandbox.create(allow_internet_access=False) as sbx:
+            result = sbx.commands.run("head -c 70000000 /dev/zero", on_stdout=lambda text: heard.append(len(text)))
+            tell(len(result.stdout_raw), result.truncated, sum(heard))
+            told = []
+            result = sbx.commands.run("printf '\\\\303'; sleep 0.2; printf '\\\\251'", on_stdout=told.append)
+            tell(told, result.stdout, result.truncated)
+        """,
+    )
+    assert told.lines == [[64 << 20, True, 70000000], [["é"], "é", False]]
+
+
 def test_many_threads(lab: Lab) -> None:
     told = Told(
         lab,

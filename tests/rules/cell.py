@@ -41,15 +41,15 @@ _numbers = itertools.count(1)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 SYSCTLS = """
-net.ipv4.conf.{all,default,sbx0,up0}.rp_filter=0
-net.ipv4.conf.all.arp_ignore=1
-net.ipv4.icmp_ratelimit=0
-net.ipv4.icmp_msgs_per_sec=100000
-net.ipv4.icmp_msgs_burst=100000
-net.ipv6.icmp.ratelimit=0
-net.ipv4.conf.up0.accept_local=1
-net.ipv4.conf.{sbx0,up0}.forwarding=1
-net.ipv6.conf.all.forwarding=1
+net/ipv4/conf/{all,default,sbx0,up0}/rp_filter=0
+net/ipv4/conf/all/arp_ignore=1
+net/ipv4/icmp_ratelimit=0
+net/ipv4/icmp_msgs_per_sec=100000
+net/ipv4/icmp_msgs_burst=100000
+net/ipv6/icmp/ratelimit=0
+net/ipv4/conf/up0/accept_local=1
+net/ipv4/conf/{sbx0,up0}/forwarding=1
+net/ipv6/conf/all/forwarding=1
 """
 
 
@@ -178,7 +178,9 @@ rule del pref 32766
             if flag == "-4":
                 script += "rule del pref 32767\n"
             _run("ip", flag, "-n", self.cell, "-batch", "-", given=script)
-        script = "for word in " + " ".join(SYSCTLS.split()) + "; do sysctl -qw $word; done"
+        script = (
+            f"for word in {' '.join(SYSCTLS.split())}; do echo ${{word#*=}} > /proc/sys/${{word%%=*}}; done"
+        )
         _run("ip", "netns", "exec", self.cell, "bash", "-ec", script)
 
     def _wire(self, name: str, device: str) -> socket.socket:
