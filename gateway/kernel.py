@@ -95,6 +95,9 @@ class KernelRecords:
             loop.remove_reader(group.socket)
             while self._take(group):
                 pass
+            if group.overrun:
+                # Nothing comes that would say how many: one, for all that came after the last that was told.
+                self._journal.send(lost(time.time_ns(), 1))
         self.flush()
 
     def flush(self) -> None:
@@ -123,7 +126,8 @@ class KernelRecords:
         try:
             data = group.socket.recv(READ_BYTES)
         except OSError as error:
-            # ENOBUFS: the buffer ran over. What was lost shows in the numbers of what comes.
+            # ENOBUFS: the buffer ran over. What was lost shows in the number of what comes next.
+            group.overrun |= error.errno == errno.ENOBUFS
             return error.errno == errno.ENOBUFS
         for told in messages(data):
             self._messages.take(1)
@@ -179,18 +183,21 @@ class KernelRecords:
 class _Group:
     """One socket, and the number that comes next on it."""
 
-    __slots__ = ("_next", "left", "socket")
+    __slots__ = ("_next", "left", "overrun", "socket")
 
     def __init__(self, sock: socket.socket, *, left: bool) -> None:
         self.socket = sock
         self.left = left
         """Whether it tells of packets that left the cell."""
+        self.overrun = False
+        """Whether something was lost since the last that was told."""
         self._next: int | None = None
 
     def missing(self, seq: int | None) -> int:
         """How many were lost before ``seq``. The first that a process reads may come after others' that another read."""
         if seq is None:
             return 0
+        self.overrun = False
         gap = 0 if self._next is None else (seq - self._next) & 0xFFFFFFFF
         self._next = seq + 1 & 0xFFFFFFFF
         return gap

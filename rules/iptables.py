@@ -123,6 +123,9 @@ def _add_matches(rule: Rule, out: "iptc.Rule") -> None:
     if rule.mark is not None:
         out.create_match("mark").mark = rule.mark
     if rule.ctstate is not None:
-        out.create_match("conntrack").ctstate = rule.ctstate
+        conntrack = out.create_match("conntrack")
+        conntrack.ctstate = rule.ctstate
+        if rule.not_ctstatus is not None:
+            conntrack.ctstatus = f"!{rule.not_ctstatus}"
     if rule.rpfilter is not None:
         out.create_match("rpfilter").invert = ""

@@ -64,6 +64,8 @@ class Rule:
     """An ipset's name, and what is compared with it: ``allow4 dst``."""
     mark: str | None = None
     ctstate: str | None = None
+    not_ctstatus: str | None = None
+    """With ``ctstate`` only."""
     rpfilter: Literal["invert"] | None = None
     """Only what the reverse path filter would drop."""
     reject_with: str | None = None
@@ -88,6 +90,7 @@ class Rule:
             (self.match_set, "-m set --match-set {}"),
             (self.mark, "-m mark --mark {}"),
             (self.ctstate, "-m conntrack --ctstate {}"),
+            (self.not_ctstatus, "! --ctstatus {}"),
             (self.rpfilter, "-m rpfilter --{}"),
             (self.target, "-j {}"),
             (self.reject_with, "--reject-with {}"),

@@ -189,7 +189,8 @@ def _forward(cell: _Cell) -> Iterator[Rule]:
     yield recorded(invalid)
     yield invalid
     leaving = Rule("ACCEPT", device, uplink, mark=FORWARD_MARK)
-    yield recorded(replace(leaving, ctstate="NEW"), ALLOWED_GROUP)
+    # NEW is a flow until it is answered; confirmed it is once its first packet has left.
+    yield recorded(replace(leaving, ctstate="NEW", not_ctstatus="CONFIRMED"), ALLOWED_GROUP)
     yield leaving
     yield Rule("ACCEPT", uplink, device, ctstate="RELATED,ESTABLISHED")
 

@@ -1,0 +1,57 @@
+"""A flood of packets that the kernel refuses: few lines, every packet counted, and nobody else is the worse for it."""
+
+import os
+import time
+from collections import Counter
+from ipaddress import ip_address
+
+import pytest
+
+from tests.lab.lab import Lab
+from tests.lab.places import ATTACKER_IP, GOOD_IP
+from tests.lab.sandboxed import egress_run
+from tests.netns.wall.standing import BY, OWN, TO, Standing
+from tests.rules.frames import Flow, frame
+
+pytestmark = pytest.mark.root
+
+PACKETS = int(os.environ.get("FLOOD_PACKETS", "100000"))
+"""1,000,000 in full."""
+PORTS = 1000
+
+
+def counted(sandbox: Standing) -> Counter[str]:
+    """Attempts on record by event, lost ones among them."""
+    found: Counter[str] = Counter()
+    for record in sandbox.records():
+        if record.get("layer") == "kernel" or record["event"] == "audit_lost":
+            found[record["event"]] += record.get("count", 1)
+    return found
+
+
+@pytest.mark.timeout(180)
+def test_each_packet_of_a_flood_is_counted(lab: Lab) -> None:
+    frames = [
+        frame(Flow(ip_address(ATTACKER_IP), "udp", port), OWN[4], to=TO, by=BY)
+        for port in range(1, PORTS + 1)
+    ]
+    with Standing(lab, allow=["allowed.test"], deny=["0.0.0.0/0"]) as sandbox:
+        lab.capture.clear()
+        started = time.monotonic()
+        for _ in range(PACKETS // PORTS):
+            sandbox.raw(frames)
+        sent_s = time.monotonic() - started
+        neighbour = egress_run(
+            lab, ["curl", "-sS", "-m", "5", "https://allowed.test/"], allow=["allowed.test"]
+        )
+        assert (neighbour.status, GOOD_IP in neighbour.stdout) == (0, True), neighbour
+        assert lab.capture.packets(to=ATTACKER_IP) == []
+        time.sleep(1)
+        sandbox.raw(frames[:1])  # whose number tells how many the kernel could not tell of
+        sandbox.end()
+        found = counted(sandbox)
+        lines = len(sandbox.records())
+        flood = sum(record.get("count", 1) for record in sandbox.records() if record.get("reason") == "flood")
+    print(f"{PACKETS:,} in {sent_s:.1f} s: {found}, {flood:,} of them not told apart, in {lines:,} lines")
+    assert found == {"egress_blocked": PACKETS + 1}
+    assert lines < 2500
