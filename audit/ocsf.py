@@ -12,6 +12,7 @@ DNS_ACTIVITY: Final = 4003
 OPEN, CLOSE, REFUSE = 1, 2, 5
 QUERY: Final = 1
 OTHER: Final = 99
+PRODUCT: Final = {"name": "egress-gateway", "vendor_name": "egress-gateway"}
 PROTOCOL_NUMBERS: Final = {"icmp": 1, "igmp": 2, "tcp": 6, "udp": 17, "gre": 47, "icmpv6": 58, "sctp": 132}
 ACTIVITIES: Final = {
     Event.ALLOWED: (OPEN, "Open"),
@@ -26,7 +27,28 @@ KEPT: Final = (
 
 
 def to_ocsf(record: Record) -> Record:
-    """``record`` as one event."""
+    """``record`` as one event. Total: a line that has not the published form, which we did not write, is a Base Event that holds it as it is."""
+    try:
+        return _mapped(record)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return {
+            "class_uid": 0,
+            "class_name": "Base Event",
+            "category_uid": 0,
+            "category_name": "Uncategorized",
+            "activity_id": OTHER,
+            "activity_name": "Other",
+            "type_uid": OTHER,
+            "severity_id": 0,
+            "severity": "Unknown",
+            "time": 0,
+            "message": "not of the published form",
+            "metadata": {"version": VERSION, "product": dict(PRODUCT)},
+            "unmapped": record,
+        }
+
+
+def _mapped(record: Record) -> Record:
     event = record["event"]
     if event in ACTIVITIES:
         activity, name = ACTIVITIES[event]
@@ -69,7 +91,7 @@ def _event(record: Record, class_uid: int, class_name: str, activity: int, name:
         "time": milliseconds(record["timestamp"]),
         "metadata": {
             "version": VERSION,
-            "product": {"name": "egress-gateway", "vendor_name": "egress-gateway"},
+            "product": dict(PRODUCT),
             "profiles": ["security_control"],
             "uid": f"{record.get('writer')}-{record.get('seq')}",
             "original_time": record["timestamp"],

@@ -15,15 +15,17 @@ import orjson
 
 from audit.files import PATTERN
 from audit.record import Record
-from audit.wanted import Moment, Wanted, wanted
+from audit.wanted import Moment, Wanted, spelt, wanted
 
 _start = re.compile(r"egress-(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)Z-", re.ASCII).match
-_stamp = re.compile(rb'"timestamp":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z)"').search
+_stamp = re.compile(rb'"timestamp": ?"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z)"').search
 SLACK_S: Final = 300
 """By so much a line may be later in its file than its time says: a record waits for the disk, and clocks are set."""
 MAX_LINE_BYTES: Final = 64 * 1024
 HALVED_BYTES: Final = 256 * 1024
 """What is left is read from its beginning."""
+READ_BYTES: Final = 64 * 1024
+"""Of each file that overlaps with others: there may be many."""
 
 
 class Tally:
@@ -112,7 +114,7 @@ def _records(path: Path, asked: Wanted, tally: Tally) -> Iterator[Record]:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # a FIFO would never end
         os.close(descriptor)
         return
-    with open(descriptor, "rb", buffering=1 << 20) as file:
+    with open(descriptor, "rb", buffering=READ_BYTES) as file:
         if asked.since is not None and not _seek(file, _shifted(asked.since, -SLACK_S)):
             return
         yield from _wanted(file, asked, tally)
@@ -121,8 +123,7 @@ def _records(path: Path, asked: Wanted, tally: Tally) -> Iterator[Record]:
 def _wanted(file: BinaryIO, asked: Wanted, tally: Tally) -> Iterator[Record]:
     needles, test = asked.needles(), asked.test()
     since, until = asked.since, asked.until
-    last = None if until is None else _shifted(until, SLACK_S)
-    for line in file:
+    while line := file.readline(MAX_LINE_BYTES):
         if any(needle not in line for needle in needles):
             continue
         record = parsed(line)
@@ -130,8 +131,7 @@ def _wanted(file: BinaryIO, asked: Wanted, tally: Tally) -> Iterator[Record]:
             tally.torn += 1
             continue
         moment = str(record.get("timestamp", ""))
-        if last is not None and moment >= last:
-            return
+        # To the end of the file even beyond ``until``: a clock that was wrong for a moment must hide no line.
         if (since is None or moment >= since) and (until is None or moment < until) and test(record):
             yield record
 
@@ -178,10 +178,9 @@ def _last_stamp(file: BinaryIO, size: int) -> str | None:
 
 def _shifted(stamp: str, seconds: int) -> str:
     try:
-        then = datetime.fromisoformat(stamp) + timedelta(seconds=seconds)
+        return spelt(datetime.fromisoformat(stamp) + timedelta(seconds=seconds))
     except OverflowError:
         return stamp
-    return then.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 class Follower:
@@ -204,8 +203,8 @@ class Follower:
                 return min(before, status.st_size)
             with path.open("rb") as file:
                 file.seek(before)
-                for line in file:
-                    if not line.endswith(b"\n"):
+                while line := file.readline(MAX_LINE_BYTES):
+                    if not line.endswith(b"\n") and len(line) < MAX_LINE_BYTES:
                         break  # it is being written
                     before += len(line)
                     record = parsed(line)

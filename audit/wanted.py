@@ -9,11 +9,10 @@ from fnmatch import translate
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any, Final
 
-import orjson
-
 from audit.record import Event, timestamp
 
 _AGO = re.compile(r"(\d{1,9})([smhdw])", re.ASCII).fullmatch
+_SPELT_ONE_WAY = re.compile(r"[A-Za-z0-9._-]+", re.ASCII).fullmatch
 SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 ADDRESSES: Final = ("dest_ip", "upstream_ip", "src_ip")
 
@@ -36,9 +35,17 @@ def moment(value: Moment, now_ns: int | None = None) -> str:
             raise ValueError(
                 f"{value!r} is no time: write 1h, 7d, 2026-11-23 or 2026-11-23T07:15:00Z"
             ) from None
-    if value.tzinfo is None:
-        value = value.replace(tzinfo=UTC)
-    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return spelt(value)
+
+
+def spelt(moment: datetime) -> str:
+    """As records spell it; what is beyond the calendar as its end. strftime(3) would not fill up the years before 1000."""
+    if moment.tzinfo is not None:
+        try:
+            moment = moment.astimezone(UTC)
+        except OverflowError:
+            moment = datetime.min if moment.year == 1 else datetime.max
+    return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +82,12 @@ class Wanted:
         return lambda record: all(test(record) for test in tests)
 
     def needles(self) -> list[bytes]:
-        """What every line that is wanted contains as it is: a line without one need not be read. Records are written by one program in one form."""
-        exact = [("sandbox", self.sandbox), ("event", self.event), ("reason", self.reason)]
+        """What every line that is wanted contains as it is: a line without one need not be read. Only what JSON spells in one way, whoever
+        wrote it and with whatever spaces."""
+        exact = [self.sandbox, self.event, self.reason]
         if self.domain is not None and not _is_pattern(self.domain):
-            exact.append(("domain", self.domain.lower()))
-        return [orjson.dumps({name: value})[1:-1] for name, value in exact if value is not None]
+            exact.append(self.domain.lower())
+        return [f'"{value}"'.encode() for value in exact if value is not None and _SPELT_ONE_WAY(value)]
 
 
 def wanted(

@@ -7,10 +7,21 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Final
 
-from audit.reader import Follower, Tally, newest, read_wanted
+from audit.reader import Follower, Tally, newest
 from audit.record import Record
-from gateway.cli.records import FORMS, add_choice, add_directory, as_jsonl, as_table, choice, directory_of
-from gateway.cli.streams import say
+from gateway.cli.records import (
+    FORMS,
+    add_choice,
+    add_directory,
+    as_jsonl,
+    as_table,
+    choice,
+    chosen,
+    count,
+    directory_of,
+    say_torn,
+)
+from gateway.errors import EgressError
 
 POLL_S: Final = 0.25
 QUERY: Final = """\
@@ -41,7 +52,7 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     )
     add_directory(query)
     add_choice(query)
-    query.add_argument("--limit", metavar="N", type=_count, help="no more than the first N")
+    query.add_argument("--limit", metavar="N", type=count, help="no more than the first N")
     query.add_argument("-o", "--output", choices=tuple(FORMS), default="table", help="(default: table)")
     query.set_defaults(run=run_query, parser=query)
     tail = verbs.add_parser(
@@ -53,7 +64,7 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     )
     add_directory(tail)
     add_choice(tail)
-    tail.add_argument("-n", metavar="N", dest="count", type=_count, default=20, help="how many (default: 20)")
+    tail.add_argument("-n", metavar="N", dest="count", type=count, default=20, help="how many (default: 20)")
     tail.add_argument("-f", "--follow", action="store_true", help="go on with those that come, until Ctrl-C")
     tail.add_argument("--json", action="store_true", help="one JSON object a line")
     tail.set_defaults(run=run_tail, parser=tail)
@@ -61,12 +72,10 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
 
 def run_query(args: argparse.Namespace) -> int:
     """Print them."""
-    asked, tally = choice(args), Tally()
-    records = read_wanted(directory_of(args), asked, tally)
-    for line in FORMS[args.output](islice(records, args.limit)):
+    tally = Tally()
+    for line in FORMS[args.output](islice(chosen(args, tally), args.limit)):
         print(line)
-    if tally.torn:
-        say(f"{tally.torn} lines were no records and passed over: see egress audit verify")
+    say_torn(tally)
     return 0
 
 
@@ -74,13 +83,23 @@ def run_tail(args: argparse.Namespace) -> int:
     """Print them; with -f, for ever."""
     asked, directory = choice(args), directory_of(args)
     follower = Follower(directory, asked.test()) if args.follow else None
-    _print(newest(directory, asked, args.count), as_json=args.json)
     try:
+        shown = newest(directory, asked, args.count)
+        _print(shown, as_json=args.json)
+        # What came while those were looked for is among them, and comes from the follower once more.
+        known = list(shown)
         while follower is not None:
+            _print((record for record in follower.poll() if record not in known), as_json=args.json)
+            known.clear()
             time.sleep(POLL_S)
-            _print(follower.poll(), as_json=args.json)
     except KeyboardInterrupt:
         pass
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise EgressError(
+            f"{error.filename or directory}: {error.strerror}; ask as the user who ran egress"
+        ) from error
     return 0
 
 
@@ -88,9 +107,3 @@ def _print(records: Iterable[Record], *, as_json: bool) -> None:
     for line in as_jsonl(records) if as_json else as_table(records):
         print(line)
     sys.stdout.flush()
-
-
-def _count(text: str) -> int:
-    if not (text.isdecimal() and text.isascii() and 0 < int(text) < 10**9):
-        raise argparse.ArgumentTypeError("a number, from 1")
-    return int(text)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Final
 
 from audit.page import page
-from audit.reader import Tally, read_wanted
+from audit.reader import Tally
 from audit.schema import json_schema
 from audit.stats import ALLOWED, BLOCKED, Stats, add_up, busiest, largest
-from gateway.cli.records import add_choice, add_directory, choice, directory_of, shown
+from gateway.cli.records import add_choice, add_directory, chosen, count, say_torn, shown
 from gateway.errors import EgressError
 
 EPILOG: Final = """\
@@ -34,7 +34,7 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     )
     add_directory(stats)
     add_choice(stats, since="1d")
-    stats.add_argument("--top", metavar="N", type=int, default=10, help="how many of each (default: 10)")
+    stats.add_argument("--top", metavar="N", type=count, default=10, help="how many of each (default: 10)")
     form = stats.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON object")
     form.add_argument("--html", metavar="FILE", type=Path, help="write one page with plots to FILE")
@@ -49,10 +49,12 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
 
 def run_stats(args: argparse.Namespace) -> int:
     """Add up, and print."""
-    stats = add_up(read_wanted(directory_of(args), choice(args), Tally()))
+    tally = Tally()
+    stats = add_up(chosen(args, tally))
+    say_torn(tally)
     if args.html is not None:
         try:
-            args.html.write_text(page(stats, "Egress: what left, and what was refused"))
+            args.html.write_text(page(stats, "Egress: what left, and what was refused"), encoding="utf-8")
         except OSError as error:
             raise EgressError(f"{args.html}: {error.strerror}") from error
         print(f"{args.html}: {stats.records:,} records")

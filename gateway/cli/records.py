@@ -14,8 +14,10 @@ import orjson
 
 from audit.files import default_directory
 from audit.ocsf import to_ocsf
+from audit.reader import Tally, read_wanted
 from audit.record import Event, Record
 from audit.wanted import Wanted, wanted
+from gateway.cli.streams import say
 from gateway.errors import EgressError
 
 COLUMNS: Final = (
@@ -65,6 +67,13 @@ def add_choice(parser: argparse.ArgumentParser, *, since: str | None = None) -> 
     parser.add_argument("--reason", metavar="WORD", help="a reason of docs/audit.md")
 
 
+def count(text: str) -> int:
+    """An argument that says how many."""
+    if not (text.isdecimal() and text.isascii() and 0 < int(text) < 10**9):
+        raise argparse.ArgumentTypeError("a number, from 1")
+    return int(text)
+
+
 def choice(args: argparse.Namespace) -> Wanted:
     """What ``add_choice`` was told; for what is no question the parser's own error, with exit code 2."""
     try:
@@ -83,6 +92,27 @@ def choice(args: argparse.Namespace) -> Wanted:
         parser.error(str(error))
 
 
+def chosen(args: argparse.Namespace, tally: Tally) -> Iterator[Record]:
+    """The records that are asked for. EgressError where a file cannot be read."""
+    directory, asked = directory_of(args), choice(args)
+
+    def records() -> Iterator[Record]:
+        try:
+            yield from read_wanted(directory, asked, tally)
+        except OSError as error:
+            raise EgressError(
+                f"{error.filename or directory}: {error.strerror}; ask as the user who ran egress"
+            ) from error
+
+    return records()
+
+
+def say_torn(tally: Tally) -> None:
+    """What was passed over, if anything was."""
+    if tally.torn:
+        say(f"{tally.torn:,} lines were no records and passed over: see egress audit verify")
+
+
 def directory_of(args: argparse.Namespace) -> Path:
     """The directory, which must be there to be read. EgressError with the mend."""
     directory: Path = args.audit_dir or default_directory()
@@ -96,12 +126,19 @@ def directory_of(args: argparse.Namespace) -> Path:
 
 
 def line_of(record: Record, *, colour: bool = False) -> str:
-    """For people: when, what, who, where, why."""
+    """For people: when, what, who, where, why. Total: a line that has not the published form, which we did not write, is shown as it is."""
+    try:
+        return _line_of(record, colour=colour)
+    except (KeyError, TypeError, ValueError):
+        return f"not of the published form: {json.dumps(record)}"
+
+
+def _line_of(record: Record, *, colour: bool) -> str:
     event = record.get("event", "")
-    word = f"{WORDS.get(event, str(event)):<11}"
+    word = f"{WORDS.get(event) or shown(event):<11}"
     if colour and event in COLOURS:
         word = f"\x1b[{COLOURS[event]}m{word}\x1b[0m"
-    moment = str(record.get("timestamp", ""))[:23].replace("T", " ")
+    moment = shown(str(record.get("timestamp", ""))[:23].replace("T", " "))
     return f"{moment}  {word}  {shown(record.get('sandbox') or '-'):<12}  {_where(record)}  {_why(record)}".rstrip()
 
 
@@ -166,8 +203,7 @@ def as_json(records: Iterable[Record]) -> Iterator[str]:
 
 def as_jsonl(records: Iterable[Record]) -> Iterator[str]:
     """As they are in the files."""
-    for record in records:
-        yield orjson.dumps(record).decode()
+    return map(as_line, records)
 
 
 def as_csv(records: Iterable[Record]) -> Iterator[str]:
@@ -183,8 +219,16 @@ def as_csv(records: Iterable[Record]) -> Iterator[str]:
 
 def as_ocsf(records: Iterable[Record]) -> Iterator[str]:
     """One event a line."""
-    for record in records:
-        yield orjson.dumps(to_ocsf(record)).decode()
+    return map(as_line, map(to_ocsf, records))
+
+
+def as_line(record: Record) -> str:
+    """JSON, ASCII: other letters escaped, for some of them move a terminal's cursor."""
+    try:
+        line = orjson.dumps(record)
+    except TypeError:  # a number beyond 64 bits
+        line = b"\x7f"
+    return line.decode() if line.isascii() and 0x7F not in line else json.dumps(record, separators=(",", ":"))
 
 
 FORMS: Final[dict[str, Callable[[Iterable[Record]], Iterator[str]]]] = {

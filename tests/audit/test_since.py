@@ -1,5 +1,6 @@
 """Reading from a time on: no record of the time is missed, and what lies before is not read."""
 
+import json
 import random
 from datetime import UTC, datetime
 from pathlib import Path
@@ -104,3 +105,22 @@ def test_who_follows_sees_each_record_once(tmp_path: Path) -> None:
         written.write(b"no record\n" + line(START_NS + 6, 10))
     assert [record["seq"] for record in follower.poll()] == [10]
     assert follower.poll() == []
+
+
+def test_a_clock_that_was_ahead_for_a_moment_hides_no_line(tmp_path: Path) -> None:
+    stamps = [START_NS, START_NS + 4 * 365 * 86400 * SECOND, START_NS + SECOND, START_NS + 2 * SECOND]
+    file(tmp_path, "20261123T070000Z-00000000-0", [line(ns, seq) for seq, ns in enumerate(stamps)])
+    until = timestamp(START_NS + 2 * SECOND)
+    assert [record["seq"] for record in read(tmp_path, until=until)] == [0, 2]
+
+
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
+def test_lines_that_another_program_wrote_are_found_however_they_are_spaced(
+    tmp_path: Path, separators: tuple[str, str]
+) -> None:
+    text = json.dumps(blocked() | {"sandbox": "ä \\ é"}, separators=separators)
+    (tmp_path / "egress-20261123T070000Z-0-0.jsonl").write_text(text + "\n")
+    question = {"event": "egress_blocked", "sandbox": "ä \\ é", "domain": "evil.example"}
+    assert len(list(read(tmp_path, reason="no_allow_entry", **question))) == 1
+    assert len(list(read(tmp_path, since="2026-11-23T07:15:02", until="2026-11-23T07:15:03"))) == 1
+    assert list(read(tmp_path, since="2026-11-23T08:15:02")) == []
