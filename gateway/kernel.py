@@ -5,8 +5,8 @@ what is more than that is left to the kernel's buffer to lose, which its numberi
 """
 
 import asyncio
-import errno
 import socket
+import struct
 import time
 from collections.abc import Callable, Container
 from ipaddress import ip_address
@@ -31,7 +31,13 @@ AGGREGATED: Final = 16
 """Destinations that are counted apart in that time."""
 READ_BYTES: Final = 16384
 READS_A_TURN: Final = 32
+READS_AT_END: Final = 32768
+"""More than a buffer holds: a flood that goes on keeps nobody from ending."""
 PAUSE_S: Final = 0.05
+
+SO_MEMINFO: Final = 55  # asm-generic/socket.h
+DROPS_AT: Final = 8 * 4  # SK_MEMINFO_DROPS, linux/sock_diag.h
+_U32 = struct.Struct("=I")
 
 SANDBOX: Final = frozenset(map(ip_address, (LO.address, LO.address6, str(VETH.link_local6))))
 """From where it may send, whatever its link."""
@@ -93,15 +99,16 @@ class KernelRecords:
         loop = asyncio.get_running_loop()
         for group in self._groups:
             loop.remove_reader(group.socket)
-            while self._take(group):
-                pass
-            if group.overrun:
-                # Nothing comes that would say how many: one, for all that came after the last that was told.
-                self._journal.send(lost(time.time_ns(), 1))
+            for _ in range(READS_AT_END):
+                if not self._take(group):
+                    break
         self.flush()
 
     def flush(self) -> None:
-        """Write the sums down."""
+        """Write the sums down, with what nothing that came later has told the number of."""
+        for group in self._groups:
+            if missing := group.lost():
+                self._missed(group, missing)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -125,10 +132,8 @@ class KernelRecords:
         """One read; False where nothing waits."""
         try:
             data = group.socket.recv(READ_BYTES)
-        except OSError as error:
-            # ENOBUFS: the buffer ran over. What was lost shows in the number of what comes next.
-            group.overrun |= error.errno == errno.ENOBUFS
-            return error.errno == errno.ENOBUFS
+        except OSError:
+            return False
         for told in messages(data):
             self._messages.take(1)
             if missing := group.missing(told.seq):
@@ -181,26 +186,39 @@ class KernelRecords:
 
 
 class _Group:
-    """One socket, and the number that comes next on it."""
+    """One socket, and how many messages it lost: by the gaps in their numbers, exact at once, and by the kernel's count, for those at the end."""
 
-    __slots__ = ("_next", "left", "overrun", "socket")
+    __slots__ = ("_counted", "_drops", "_gaps", "_next", "left", "socket")
 
     def __init__(self, sock: socket.socket, *, left: bool) -> None:
         self.socket = sock
         self.left = left
         """Whether it tells of packets that left the cell."""
-        self.overrun = False
-        """Whether something was lost since the last that was told."""
         self._next: int | None = None
+        self._gaps = self._counted = 0
+        self._drops = self._dropped()
 
     def missing(self, seq: int | None) -> int:
-        """How many were lost before ``seq``. The first that a process reads may come after others' that another read."""
+        """How many more were lost before ``seq``. The first that a process reads may come after others that another read."""
         if seq is None:
             return 0
-        self.overrun = False
-        gap = 0 if self._next is None else (seq - self._next) & 0xFFFFFFFF
+        if self._next is not None:
+            self._gaps += (seq - self._next) & 0xFFFFFFFF
         self._next = seq + 1 & 0xFFFFFFFF
-        return gap
+        return self._more(self._gaps)
+
+    def lost(self) -> int:
+        """How many more were lost by now."""
+        return self._more(self._dropped() - self._drops & 0xFFFFFFFF)
+
+    def _more(self, known: int) -> int:
+        more = max(0, known - self._counted)
+        self._counted += more
+        return more
+
+    def _dropped(self) -> int:
+        (dropped,) = _U32.unpack_from(self.socket.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36), DROPS_AT)
+        return int(dropped)
 
 
 def _record(flow: Flow, made: Decision) -> Record:

@@ -22,6 +22,8 @@ COPIED_BYTES: Final = 128
 AT_ONCE: Final = 1
 """Messages that the kernel gathers before it hands them over: what was decided is known when the command ends."""
 BUFFER_BYTES: Final = 4 << 20
+SOL_NETLINK: Final = 270  # linux/socket.h
+NETLINK_NO_ENOBUFS: Final = 5  # linux/netlink.h
 
 
 def open_logs() -> dict[str, socket.socket]:
@@ -40,6 +42,8 @@ def _open(group: int) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER_BYTES)
     except PermissionError:  # in a user namespace: as much as anybody may have
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
+    # What does not fit is lost, and counted by the socket; what comes when there is room again is told at once.
+    sock.setsockopt(SOL_NETLINK, NETLINK_NO_ENOBUFS, 1)
     for kind, value in (
         (NFULA_CFG_CMD, struct.pack("B", NFULNL_CFG_CMD_BIND)),
         (NFULA_CFG_MODE, struct.pack("!IBx", COPIED_BYTES, NFULNL_COPY_PACKET)),
