@@ -8,7 +8,7 @@ from types import TracebackType
 from gateway.attended import Attended, asked, merged
 from gateway.commands import CommandResult, Heard, Streams, errand
 from rules.link import LinkKind
-from rules.policy import SecurityPolicy
+from rules.policy import NetworkPolicy, SecurityPolicy
 
 
 class AsyncSandbox:
@@ -55,6 +55,10 @@ class AsyncSandbox:
             await asyncio.shield(asyncio.to_thread(attended.kill))
             raise
         return cls(attended, wanted.name, made.link, made.audit_dir, made.home, dict(envs or {}))
+
+    async def update_network(self, network: NetworkPolicy | None) -> int:
+        """As ``Sandbox.update_network``."""
+        return await asyncio.to_thread(self._attended.update, network)
 
     async def kill(self) -> None:
         """As ``Sandbox.kill``."""

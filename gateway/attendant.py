@@ -27,12 +27,14 @@ from gateway.errands import (
     Killed,
     Run,
     Trouble,
+    Update,
+    Updated,
     decode_errand,
     encode,
 )
 from gateway.errors import EgressError, PrivilegeError
 from gateway.netd.server import Netd
-from rules.policy import SecurityPolicy
+from rules.policy import NetworkPolicy, SecurityPolicy
 
 if TYPE_CHECKING:
     from gateway.launch import Command
@@ -62,10 +64,7 @@ def _attend(channel: socket.socket, netd: Netd) -> None:
     from gateway.supervisor import Supervisor
     from gateway.view import identify
 
-    raw, brought = receive(channel)
-    if raw == ENCLOSED and brought:
-        raw = os.pread(brought[0], os.fstat(brought[0]).st_size, 0)
-        os.close(brought[0])
+    raw, _ = receive(channel)
     asked = decode_errand(raw)
     if not isinstance(asked, Create):
         raise EgressError("the first thing to be said is what to create")
@@ -149,8 +148,17 @@ class Attendant:
         errand = decode_errand(raw)
         if isinstance(errand, Kill):
             self._over = self._told = True
+        elif isinstance(errand, Update):
+            self._update(errand)
         elif isinstance(errand, Run) and len(brought) == MAX_DESCRIPTORS:
             self._run(errand, socket.socket(fileno=brought[0]), brought[1:])
+
+    def _update(self, asked: Update) -> None:
+        try:
+            network = None if asked.network is None else NetworkPolicy.from_dict(asked.network)
+            answer(self._channel, Updated(self._supervisor.swap(network)))
+        except EgressError as error:
+            answer(self._channel, Trouble(type(error).__name__, str(error)))
 
     def _run(self, asked: Run, channel: socket.socket, streams: list[int]) -> None:
         from gateway.launch import forwarded, launch
@@ -246,7 +254,13 @@ def peer(channel: socket.socket) -> int:
 def receive(channel: socket.socket) -> tuple[bytes, list[int]]:
     """One message, and what it brought; empty at the end."""
     raw, brought, _, _ = socket.recv_fds(channel, MAX_BYTES, MAX_DESCRIPTORS + 1)
-    return raw, brought
+    if raw != ENCLOSED or not brought:
+        return raw, brought
+    file, *others = brought
+    try:
+        return os.pread(file, os.fstat(file).st_size, 0), others
+    finally:
+        os.close(file)
 
 
 def answer(channel: socket.socket, message: Answer) -> None:

@@ -1,24 +1,38 @@
 """The asking side of a sandbox's attendant: the process, the socket to it, and what a sandbox is created with. Blocking; ``Sandbox`` and
 ``AsyncSandbox`` are made of it."""
 
-import contextlib
 import json
 import os
 import secrets
 import socket
 import subprocess
 import sys
+import threading
 import weakref
 from collections.abc import Iterable, Mapping
 from typing import Final
 
 from gateway.commands import SandboxClosed, raised
-from gateway.errands import ENCLOSED, MAX_BYTES, Create, Created, Errand, Kill, Killed, decode_answer, encode
+from gateway.errands import (
+    ENCLOSED,
+    MAX_BYTES,
+    Answer,
+    Create,
+    Created,
+    Errand,
+    Kill,
+    Killed,
+    Update,
+    Updated,
+    decode_answer,
+    encode,
+)
 from gateway.errors import SetupError
 from rules.link import LinkKind
-from rules.policy import SecurityPolicy, without_internet
+from rules.policy import NetworkPolicy, SecurityPolicy, without_internet
 
 START_TIMEOUT_S: Final = 60.0
+UPDATE_TIMEOUT_S: Final = 60.0
 KILL_TIMEOUT_S: Final = 30.0
 TEMPLATES: Final = ("base",)
 BOOT: Final = "import sys, json; sys.path[:] = json.loads(sys.argv[2]); from gateway.attendant import main; main(int(sys.argv[1]))"
@@ -44,6 +58,8 @@ class Attended:
                 )
             except OSError as error:
                 raise SetupError(f"{sys.executable} could not be started: {error.strerror}") from error
+        self._talk = threading.Lock()
+        """Held while an answer is waited for: any thread may ask."""
         # Whoever forgets to kill a sandbox still ends it, at the latest with the program.
         self._end = weakref.finalize(self, self._channel.close)
 
@@ -59,23 +75,39 @@ class Attended:
 
     def create(self, asked: Create) -> Created:
         """EgressError, by its own class, where the sandbox cannot be."""
-        self._channel.settimeout(START_TIMEOUT_S)
-        self._send_whole(encode(asked))
-        try:
-            raw = self._channel.recv(MAX_BYTES)
-        except OSError:
-            raw = b""
-        answer = decode_answer(raw) if raw else None
+        answer = self._ask(asked, START_TIMEOUT_S)
         if isinstance(answer, Created):
             return answer
         self._finish()
         raise raised(answer)
 
+    def update(self, network: NetworkPolicy | None) -> int:
+        """Put ``network`` in force: its generation. TypeError and SetupError where it cannot be: nothing has changed. SandboxClosed."""
+        if network is not None and not isinstance(network, NetworkPolicy):
+            raise TypeError("network: write NetworkPolicy(allow_out=[...])")
+        with self._talk:
+            if self.closed:
+                raise SandboxClosed("the sandbox has been killed; create another")
+            answer = self._ask(Update(None if network is None else network.to_dict()), UPDATE_TIMEOUT_S)
+        if isinstance(answer, Updated):
+            return answer.generation
+        raise raised(answer)
+
+    def _ask(self, errand: Errand, timeout_s: float) -> Answer | None:
+        """None where nobody answers."""
+        try:
+            self._channel.settimeout(timeout_s)
+            self._send_whole(encode(errand))
+            raw = self._channel.recv(MAX_BYTES)
+        except OSError:
+            return None
+        return decode_answer(raw) if raw else None
+
     def _send_whole(self, raw: bytes) -> None:
         if len(raw) <= MAX_BYTES:
             self._channel.send(raw)
             return
-        with os.fdopen(os.memfd_create("create", os.MFD_CLOEXEC), "wb") as file:
+        with os.fdopen(os.memfd_create("errand", os.MFD_CLOEXEC), "wb") as file:
             file.write(raw)
             file.flush()
             socket.send_fds(self._channel, [ENCLOSED], [file.fileno()])
@@ -94,15 +126,11 @@ class Attended:
 
     def kill(self) -> Killed | None:
         """End it, and everything in it; what it has counted, None if it was gone already."""
-        if self.closed:
-            return None
-        answer = None
-        with contextlib.suppress(OSError):
-            self._channel.settimeout(KILL_TIMEOUT_S)
-            self._channel.send(encode(Kill()))
-            raw = self._channel.recv(MAX_BYTES)
-            answer = decode_answer(raw) if raw else None
-        self._finish()
+        with self._talk:
+            if self.closed:
+                return None
+            answer = self._ask(Kill(), KILL_TIMEOUT_S)
+            self._finish()
         return answer if isinstance(answer, Killed) else None
 
     def _finish(self) -> None:

@@ -176,6 +176,12 @@ def decide_packet(policy: CompiledPolicy, flow: Flow, local: Container[IPAddress
     return decision
 
 
+def explains(policy: CompiledPolicy, flow: Flow, local: Container[IPAddress], *, left: bool) -> bool:
+    """Whether the kernel, by the rules of ``policy``, does what it did with a packet."""
+    decision = settle(policy, flow, local) or denied_by_address(policy, flow)
+    return (decision is None or decision.verdict is Verdict.ALLOW) is left
+
+
 def still_allowed(
     policy: CompiledPolicy,
     flow: Flow,

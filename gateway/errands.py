@@ -7,9 +7,9 @@ import msgspec
 from rules.link import LinkKind
 
 MAX_BYTES: Final = 128 * 1024
-"""Of a message; a longer ``Create`` comes in a file (memfd_create(2)) that ``ENCLOSED`` brings."""
+"""Of a message; a longer one comes in a file (memfd_create(2)) that ``ENCLOSED`` brings."""
 ENCLOSED: Final = b"enclosed"
-"""Instead of a ``Create`` that is too long, with sets of thousands of networks."""
+"""Instead of one that is too long, with a policy of thousands of networks."""
 MAX_DESCRIPTORS: Final = 4
 
 
@@ -43,6 +43,19 @@ class Run(msgspec.Struct, frozen=True, tag=True):
     user: str | None
 
 
+class Update(msgspec.Struct, frozen=True, tag=True):
+    """Put another policy in force, for what runs already too."""
+
+    network: dict[str, object] | None
+    """``NetworkPolicy.to_dict()``; None is full egress."""
+
+
+class Updated(msgspec.Struct, frozen=True, tag=True):
+    """It is in force."""
+
+    generation: int
+
+
 class Ended(msgspec.Struct, frozen=True, tag=True):
     """The command has ended: the last message on its channel."""
 
@@ -67,12 +80,12 @@ class Killed(msgspec.Struct, frozen=True, tag=True):
     blocked: int
 
 
-Errand = Create | Run | Kill
-Answer = Created | Ended | Trouble | Killed
+Errand = Create | Run | Update | Kill
+Answer = Created | Updated | Ended | Trouble | Killed
 
 _encoder = msgspec.json.Encoder()
-_errands: msgspec.json.Decoder[Errand] = msgspec.json.Decoder(Create | Run | Kill)
-_answers: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Created | Ended | Trouble | Killed)
+_errands: msgspec.json.Decoder[Errand] = msgspec.json.Decoder(Create | Run | Update | Kill)
+_answers: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Created | Updated | Ended | Trouble | Killed)
 
 
 def encode(message: Errand | Answer) -> bytes:

@@ -31,8 +31,8 @@ AGGREGATED: Final = 16
 """Destinations that are counted apart in that time."""
 READ_BYTES: Final = 16384
 READS_A_TURN: Final = 32
-READS_AT_END: Final = 32768
-"""More than a buffer holds: a flood that goes on keeps nobody from ending."""
+READS_A_DRAIN: Final = 32768
+"""More than a buffer holds: a flood that goes on keeps nobody."""
 PAUSE_S: Final = 0.05
 
 SO_MEMINFO: Final = 55  # asm-generic/socket.h
@@ -85,7 +85,7 @@ class KernelRecords:
         self._budget = Bucket(*RECORDED, now)
         self._sums: dict[_Alike, Record] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._stopped = False
+        self._stopped = self._held = False
 
     def start(self) -> None:
         """Read from now on."""
@@ -95,11 +95,29 @@ class KernelRecords:
 
     def stop(self) -> None:
         """Take in what is there, and write the sums down."""
+        self.hold()
         self._stopped = True
+        self._drain()
+
+    def hold(self) -> None:
+        """Leave what comes to the kernel's buffer: by which policy it is to be judged is not known yet."""
+        self._held = True
         loop = asyncio.get_running_loop()
         for group in self._groups:
             loop.remove_reader(group.socket)
-            for _ in range(READS_AT_END):
+
+    def go_on(self, judge: Judge) -> None:
+        """Take in what has come, judged by ``judge``; from then on as before."""
+        before, self._judge = self._judge, judge
+        self._drain()
+        self._judge = before
+        self._held = False
+        self.start()
+
+    def _drain(self) -> None:
+        self.flush()
+        for group in self._groups:
+            for _ in range(READS_A_DRAIN):
                 if not self._take(group):
                     break
         self.flush()
@@ -148,7 +166,7 @@ class KernelRecords:
         loop.call_later(PAUSE_S, self._resume, group)
 
     def _resume(self, group: "_Group") -> None:
-        if not self._stopped:
+        if not self._held:
             asyncio.get_running_loop().add_reader(group.socket, self._read, group)
 
     def _missed(self, group: "_Group", count: int) -> None:

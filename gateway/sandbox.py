@@ -16,7 +16,7 @@ from typing import Literal, overload
 from gateway.attended import Attended, asked, merged
 from gateway.commands import CommandResult, Heard, Streams, errand
 from rules.link import LinkKind
-from rules.policy import SecurityPolicy
+from rules.policy import NetworkPolicy, SecurityPolicy
 
 
 class Sandbox:
@@ -71,6 +71,13 @@ class Sandbox:
         attended = Attended()
         made = attended.create(wanted)
         return cls(attended, wanted.name, made.link, made.audit_dir, made.home, dict(envs or {}))
+
+    def update_network(self, network: NetworkPolicy | None) -> int:
+        """Replace the policy in force, for what runs already too: what it no longer allows ends at once. Its number, ``generation`` in records.
+
+        None is full egress. TypeError, and SetupError where it cannot be (another ``resolver``): then nothing has changed. SandboxClosed.
+        """
+        return self._attended.update(network)
 
     def kill(self) -> None:
         """End every command, write the last records, take everything down. Safe twice."""

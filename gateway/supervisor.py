@@ -11,7 +11,8 @@ import selectors
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -19,20 +20,22 @@ from audit.files import key_directory
 from audit.keys import KeyTrouble, prepare
 from audit.log import AuditLog
 from audit.settings import AuditSettings
-from gateway import worker
-from gateway.errors import SetupError
+from gateway.bundle import HOLD, OBEYED, READY, STOP, Bundle, Orders
+from gateway.errors import EgressError, SetupError
 from gateway.flow import Endpoint
 from gateway.keeper import Keeper
 from gateway.launch import Command, forwarded, in_foreground
 from gateway.netd.server import Netd
+from gateway.process import fork_worker
 from gateway.summary import Summary
 from rules.backend import Backend
 from rules.link import LinkKind
 from rules.plan import build_plan
-from rules.policy import SecurityPolicy
+from rules.policy import NetworkPolicy, SecurityPolicy
 
 READY_TIMEOUT_S: Final = 15.0
 STOP_TIMEOUT_S: Final = 5.0
+OBEY_TIMEOUT_S: Final = 5.0
 REPLACE_PAUSE_S: Final = 0.5
 """Between the death of a worker that did not live long and the next one: no fork loop."""
 
@@ -80,11 +83,12 @@ class Supervisor:
     def open(self) -> None:
         """Make the cell and start the worker; afterwards ``namespaces`` has the descriptors to enter it by. EgressError if it cannot be."""
         network = self._policy.network
-        plan6 = build_plan(network, self._link, 6) if has_ipv6() else None
-        cell = self._netd.open_cell(build_plan(network, self._link), plan6, self._firewall)
+        self._plan = build_plan(network, self._link)
+        self._plan6 = build_plan(network, self._link, 6) if has_ipv6() else None
+        cell = self._netd.open_cell(self._plan, self._plan6, self._firewall)
         self.namespaces = {name: cell.pop(name) for name in ("userns", "netns", "cell") if name in cell}
         sockets = {name: socket.socket(fileno=descriptor) for name, descriptor in cell.items()}
-        self._bundle = worker.Bundle(
+        self._bundle = Bundle(
             self._sandbox,
             network,
             Endpoint(self._policy.resolver_ip, 53),
@@ -101,6 +105,30 @@ class Supervisor:
         if not self._await_ready():
             raise SetupError("the worker did not start; its own message is above")
         self._keeper.start_upkeep()
+
+    def swap(self, network: NetworkPolicy | None) -> int:
+        """Put ``network`` in the place of the policy in force, for what runs already too: its generation. SetupError where this sandbox cannot
+        take it or the kernel would not, and then what was in force still is."""
+        policy = replace(self._policy, network=network)
+        if policy.resolver_ip != self._policy.resolver_ip:
+            raise SetupError(
+                f"resolver={policy.resolver_ip}: a sandbox keeps its resolver, {self._policy.resolver_ip}; create another sandbox"
+            )
+        plan = build_plan(network, self._link, uplink=self._plan.uplink)
+        plan6 = self._plan6 and build_plan(network, self._link, 6, uplink=self._plan6.uplink)
+        self._tell([HOLD])
+        try:
+            cell = self._netd.swap_plans(self.namespaces["netns"], plan, plan6, self._firewall)
+        except EgressError:
+            self._obey([])  # what was in force
+            raise
+        self._policy, self._plan, self._plan6 = policy, plan, plan6
+        dns = [socket.socket(fileno=cell[name]) for name in ("dns_udp", "dns_tcp") if name in cell]
+        self._bundle = replace(self._bundle, policy=network, generation=self._bundle.generation + 1)
+        if dns:
+            self._bundle = replace(self._bundle, dns_udp=dns[0], dns_tcp=dns[1])
+        self._obey(dns)
+        return self._bundle.generation
 
     def wait(self, command: Command) -> int:
         """Keep everything going until ``command`` ends; its exit status."""
@@ -147,14 +175,14 @@ class Supervisor:
 
     def _start_worker(self) -> None:
         self._worker_started = time.monotonic()
-        self._worker_pid, self._control = worker.fork_worker(self._bundle)
+        self._worker_pid, self._control = fork_worker(self._bundle)
         self._worker_pidfd = os.pidfd_open(self._worker_pid)
         self._selector.register(self._worker_pidfd, selectors.EVENT_READ, self._worker_died)
 
     def _await_ready(self) -> bool:
         self._control.settimeout(READY_TIMEOUT_S)
         try:
-            return self._control.recv(16) == worker.READY
+            return self._control.recv(16) == READY
         except OSError:
             return False
 
@@ -173,13 +201,14 @@ class Supervisor:
         self._worker_pid = 0
         self._selector.unregister(self._worker_pidfd)
         os.close(self._worker_pidfd)
+        self.unwatch(self._control.fileno())
         self._control.close()
         self._keeper.bury()
 
     def _stop_worker(self) -> None:
         """Ask it to drain while its records are taken in; a worker that does not end is killed."""
         try:
-            self._control.send(worker.STOP)
+            self._control.send(STOP)
         except OSError:
             pass  # it is dead already: the pidfd says so next
         give_up = time.monotonic() + STOP_TIMEOUT_S
@@ -188,6 +217,38 @@ class Supervisor:
         if self._worker_pid:
             signal.pidfd_send_signal(self._worker_pidfd, signal.SIGKILL)
             self._reap_worker()
+
+    def _obey(self, dns: Sequence[socket.socket]) -> None:
+        """Have the worker decide by the bundle's policy; one that does not say that it does is killed, and the next begins with it."""
+        said: list[bytes] = []
+        control, pid = self._control, self._worker_pid
+
+        def hear() -> None:
+            with contextlib.suppress(OSError):
+                said.append(control.recv(16))
+            self._selector.unregister(control)
+
+        self._tell(Orders(self._bundle.policy, self._bundle.generation).pieces(), dns)
+        if not self._worker_pid:
+            return
+        self._selector.register(control, selectors.EVENT_READ, hear)
+        give_up = time.monotonic() + OBEY_TIMEOUT_S
+        while not said and self._worker_pid == pid and (left := give_up - time.monotonic()) > 0:
+            self.turn(left)
+        if said != [OBEYED] and self._worker_pid == pid:
+            signal.pidfd_send_signal(self._worker_pidfd, signal.SIGKILL)
+            self._reap_worker()
+            self._start_worker()
+
+    def _tell(self, words: Sequence[bytes], dns: Sequence[socket.socket] = ()) -> None:
+        """The last of ``words`` brings ``dns``. A worker that is gone is told nothing."""
+        if not self._worker_pid:
+            return
+        self._control.settimeout(OBEY_TIMEOUT_S)
+        with contextlib.suppress(OSError):
+            for word in words[:-1]:
+                self._control.send(word)
+            socket.send_fds(self._control, [words[-1]], [sock.fileno() for sock in dns])
 
     # -- the loop
 

@@ -1,32 +1,24 @@
-"""The worker: the one process that reads what a workload sends. It accepts, runs a session for each connection, and drains when told to stop.
-
-It is forked with everything it needs already open and imported, and then gives up what it was forked with: root, and
-every descriptor that is not its own.
-"""
+"""The worker: the one process that reads what a workload sends. It accepts, runs a session for each connection, and drains when told to stop."""
 
 import asyncio
 import errno
-import gc
 import logging
 import os
 import resource
-import signal
 import socket
-from dataclasses import dataclass
-from typing import Final, NoReturn
-
-import orjson
-import uvloop
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
 
 from audit.feed import Feed
-from audit.ledger import Ledger
-from gateway.confine import confine
+from gateway.bundle import HOLD, LAST, MORE, OBEYED, READY, WORD_BYTES, Bundle, Orders
 from gateway.decide import (
     Decision,
     Verdict,
     compile_policy,
     decide_packet,
     decide_query,
+    explains,
     still_allowed,
     usable,
 )
@@ -35,11 +27,11 @@ from gateway.dns.records import QueryRecords
 from gateway.dns.server import DnsForwarder
 from gateway.flow import Endpoint, Flow, IPAddress
 from gateway.journal import Attempt, Journal
-from gateway.kernel import KernelRecords, OwnOrLocal
+from gateway.kernel import Judge, KernelRecords, OwnOrLocal
 from gateway.net.local import LocalAddresses
 from gateway.net.poller import Poller, Strand
 from gateway.net.progress import Progress
-from gateway.net.resolve import Resolver, import_no_more_types
+from gateway.net.resolve import Resolver
 from gateway.net.sockets import endpoint, reset_on_close, set_for_accepted
 from gateway.packets import Packet
 from gateway.reasons import Reason
@@ -66,46 +58,7 @@ KEEP_S: Final = 3.0
 KEPT_PAUSE_S: Final = 0.01
 OUT_OF_ROOM: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
-READY: Final = b"ready"
-STOP: Final = b"stop"
-MORE: Final = b"+"
-"""Begins a piece of a policy that is to be obeyed, ``LAST`` the last piece."""
-LAST: Final = b"="
-OBEYED: Final = b"obeyed"
-WORD_BYTES: Final = 65536
-
 log = logging.getLogger("egress.worker")
-
-
-@dataclass(frozen=True, slots=True)
-class Bundle:
-    """One sandbox, as it is handed to a worker: everything is open already, and outlives the worker in the process that forked it."""
-
-    sandbox: str
-    policy: NetworkPolicy | None
-    resolver: Endpoint
-    listeners: tuple[socket.socket, ...]
-    """One a family."""
-    dns_udp: socket.socket | None
-    dns_tcp: socket.socket | None
-    ledger: Ledger
-    feed: int
-    """Write end of the pipe to whoever keeps the records."""
-    kept: int | None = None
-    """An eventfd that counts those that are on the disk, where allowed connections wait for it."""
-    refused: socket.socket | None = None
-    """Where the kernel tells of what it refused, and of what it let out."""
-    allowed: socket.socket | None = None
-
-    generation: int = 1
-    """Of the policy."""
-
-    @property
-    def descriptors(self) -> set[int]:
-        """All that it holds."""
-        sockets = (*self.listeners, self.dns_udp, self.dns_tcp, self.refused, self.allowed)
-        kept = () if self.kept is None else (self.kept,)
-        return {self.feed, *kept, *(sock.fileno() for sock in sockets if sock is not None)}
 
 
 class Worker:
@@ -134,6 +87,8 @@ class Worker:
         self._life = os.urandom(3).hex()
         self._accepted = 0
         self._stopped = self._loop.create_future()
+        self._forwarder = self._dns()
+        self._kernel = self._kernel_records()
 
     async def serve(self) -> None:
         """Accept until stopped, then drain: what waits in the queue is still judged, what stands is closed."""
@@ -141,12 +96,10 @@ class Worker:
             set_for_accepted(listener)
             self._loop.add_reader(listener, self._accept, listener)
         self._loop.add_reader(self._control, self._on_control)
-        forwarder = self._forwarder = self._dns()
-        if forwarder is not None:
-            forwarder.start()
-        kernel = self._kernel()
-        if kernel is not None:
-            kernel.start()
+        if self._forwarder is not None:
+            self._forwarder.start()
+        if self._kernel is not None:
+            self._kernel.start()
         try:
             self._control.send(READY)
         except OSError:
@@ -162,10 +115,10 @@ class Worker:
                 if not self._accept(listener):
                     break
         await self._poller.drained(SETTLE_S)
-        if forwarder is not None:
-            forwarder.stop()
-        if kernel is not None:
-            kernel.stop()
+        if self._forwarder is not None:
+            self._forwarder.stop()
+        if self._kernel is not None:
+            self._kernel.stop()
         self._poller.close()
         await self._kept(give_up + SETTLE_S)
 
@@ -182,10 +135,12 @@ class Worker:
             return None
         records = QueryRecords(self._journal, bundle.sandbox, bundle.resolver)
         resolver = self._house.gate.resolver
-        return DnsForwarder(bundle.dns_udp, bundle.dns_tcp, resolver, self._guard(bundle.policy), records)
+        return DnsForwarder(
+            bundle.dns_udp, bundle.dns_tcp, resolver, self._guard(bundle.policy, self._house.gate), records
+        )
 
-    def _guard(self, source: NetworkPolicy | None) -> Guard:
-        policy, local = self._house.gate.policy, self._house.gate.local
+    def _guard(self, source: NetworkPolicy | None, gate: Gate) -> Guard:
+        policy, local = gate.policy, gate.local
         ipv6 = len(self._bundle.listeners) > 1
 
         def rule(host: str) -> Rule:
@@ -198,7 +153,7 @@ class Worker:
         mode = NetworkPolicy().dns if source is None else source.dns
         return Guard(mode, rule, keeps, forwards_all=policy.forwards_all, ipv6=ipv6)
 
-    def _kernel(self) -> KernelRecords | None:
+    def _kernel_records(self) -> KernelRecords | None:
         bundle, house = self._bundle, self._house
         if bundle.refused is None or bundle.allowed is None:
             return None
@@ -220,39 +175,69 @@ class Worker:
     def _on_control(self) -> None:
         """A word, or the end of the process that would have said it."""
         try:
-            word = self._control.recv(WORD_BYTES)
+            word, brought, _, _ = socket.recv_fds(self._control, WORD_BYTES, 2)
         except BlockingIOError:
             return
         except OSError:
-            word = b""
-        if word[:1] in (MORE, LAST):
-            self._told += word[1:]
-            if word[:1] == LAST:
-                self._obey(bytes(self._told))
-                self._told.clear()
-            return
+            word, brought = b"", []
+        try:
+            if word == HOLD:
+                if self._kernel is not None:
+                    self._kernel.hold()
+                return
+            if word[:1] in (MORE, LAST):
+                self._told += word[1:]
+                if word[:1] == LAST:
+                    self._obey(Orders.read(bytes(self._told)), [socket.socket(fileno=one) for one in brought])
+                    self._told.clear()
+                return
+        except Exception as error:  # this process ends, deciding nothing more: another takes its place
+            if not self._stopped.done():
+                self._stopped.set_exception(error)
         if not self._stopped.done():
             self._stopped.set_result(None)
         self._loop.remove_reader(self._control)
 
-    def _obey(self, told: bytes) -> None:
+    def _obey(self, orders: Orders, dns: list[socket.socket]) -> None:
         """Decide by another policy from now on, and end what it does not allow."""
-        said = orjson.loads(told)
-        policy = None if said["policy"] is None else NetworkPolicy.from_dict(said["policy"])
-        gate = self._house.gate
-        self._house.gate = Gate(compile_policy(policy), gate.resolver, gate.local)
-        self._journal.generation = said["generation"]
+        old = self._house.gate
+        new = Gate(compile_policy(orders.policy), old.resolver, old.local)
         if self._forwarder is not None:
-            self._forwarder.obey(self._guard(policy))
+            self._forwarder.obey(self._guard(orders.policy, new))
+        if self._kernel is not None:
+            self._kernel.go_on(self._judge_between(old, new, orders.generation, self._kernel.flush))
+        self._house.gate = new
+        self._journal.generation = orders.generation
+        self._bundle = replace(self._bundle, policy=orders.policy, generation=orders.generation)
+        if dns:
+            self._bundle = replace(self._bundle, dns_udp=dns[0], dns_tcp=dns[1])
+            self._forwarder = self._dns()
+            if self._forwarder is not None:
+                self._forwarder.start()
+        self._revoke(new)
+        self._control.send(OBEYED)
+
+    def _judge_between(self, old: Gate, new: Gate, generation: int, flush: Callable[[], None]) -> Judge:
+        """For packets of a time in which the kernel's rules changed: by whichever policy explains what it did. Each sum is of one policy."""
+        local, journal, before = OwnOrLocal(old.local), self._journal, self._journal.generation
+
+        def judge(flow: Flow, left: bool) -> Decision:
+            by_old = explains(old.policy, flow, local, left=left)
+            if journal.generation != (dated := before if by_old else generation):
+                flush()
+                journal.generation = dated
+            return decide_packet((old if by_old else new).policy, flow, local, left=left)
+
+        return judge
+
+    def _revoke(self, gate: Gate) -> None:
         for strand, (flow, attempt) in list(self._carried.items()):
             made = attempt.made
             if made is None or made.verdict is not Verdict.ALLOW:
                 continue
-            new = self._house.gate
-            if not still_allowed(new.policy, flow, attempt.seen, made, attempt.upstream_ip, new.local):
+            if not still_allowed(gate.policy, flow, attempt.seen, made, attempt.upstream_ip, gate.local):
                 attempt.revoked = True
                 strand.cancel()
-        self._control.send(OBEYED)
 
     def _accept(self, listener: socket.socket) -> bool:
         """Take what waits, a turn's worth at the most; False where no more can be taken now.
@@ -313,53 +298,3 @@ class Worker:
 def most_sessions(descriptors: int) -> int:
     """How many connections are carried at once with so many descriptors: so few that accepting never runs out of them."""
     return max(1, min(MAX_SESSIONS, (descriptors - OWN_DESCRIPTORS) // DESCRIPTORS_EACH))
-
-
-def fork_worker(bundle: Bundle) -> tuple[int, socket.socket]:
-    """Start a worker for ``bundle``: its process id, and the control socket on which it says READY and hears STOP."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    pid = os.fork()
-    if pid == 0:
-        _run_in_child(bundle, theirs)
-    theirs.close()
-    return pid, ours
-
-
-def _run_in_child(bundle: Bundle, control: socket.socket) -> NoReturn:
-    status = 1
-    try:
-        gc.freeze()  # garbage of the process that forked it would close numbers that are another's by then
-        signal.set_wakeup_fd(-1)
-        os.setpgid(0, 0)  # what a terminal or a shell sends to the group belongs to the command
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
-            signal.signal(number, signal.SIG_DFL)
-        _close_all_but(bundle, control)
-        local = LocalAddresses()
-        import_no_more_types()
-        # Before there is a loop: libuv would make itself an io_uring, through which system calls pass that no filter sees.
-        confine()
-        uvloop.run(_serve(bundle, control, local))
-        status = 0
-    except BaseException:
-        log.exception("the worker ended by an error")
-    finally:
-        os._exit(status)
-
-
-async def _serve(bundle: Bundle, control: socket.socket, local: LocalAddresses) -> None:
-    await Worker(bundle, control, local).serve()
-
-
-def _close_all_but(bundle: Bundle, control: socket.socket) -> None:
-    """Standard input and output are the command's; a worker has nothing to say but on standard error."""
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
-    os.dup2(null, 1)
-    keep = {0, 1, 2, control.fileno()} | bundle.descriptors
-    for name in os.listdir("/proc/self/fd"):
-        descriptor = int(name)
-        if descriptor not in keep:
-            try:
-                os.close(descriptor)
-            except OSError:
-                continue  # the listing's own descriptor, closed already

@@ -32,6 +32,7 @@ __all__ = [
     "Rule",
     "build_plan",
     "faults",
+    "terms_in",
 ]
 
 
@@ -71,24 +72,31 @@ class Plan:
         return "\n".join(lines) + "\n"
 
 
-def build_plan(policy: NetworkPolicy | None, link: Link | LinkKind = "lo", family: Family = 4) -> Plan:
+def build_plan(
+    policy: NetworkPolicy | None,
+    link: Link | LinkKind = "lo",
+    family: Family = 4,
+    *,
+    uplink: bool = False,
+) -> Plan:
     """The plan that enforces ``policy`` on ``link`` in one family; ``None`` is full egress, which is still proxied and recorded.
 
     On ``lo`` the kernel redirects every TCP connection and refuses everything else, whatever the policy: there is no way out of the namespace
     but through the listener, so addresses are decided there, by the same code that reads names. On the others it settles what needs no name.
+    ``uplink``: it stands already, and stays whether or not this policy needs it.
     """
     joined = link if isinstance(link, Link) else LINKS.get(link)
     if joined is None:
         raise ValueError(f"link {link!r}: the links are {', '.join(LINKS)}")
-    return _assemble(joined, read_terms(policy, family), family)
+    return _assemble(joined, read_terms(policy, family), family, uplink=uplink)
 
 
-def _assemble(link: Link, terms: Terms, family: Family) -> Plan:
+def _assemble(link: Link, terms: Terms, family: Family, *, uplink: bool) -> Plan:
     if link.kind == "lo":
         return Plan(link, family, lo.chains(link, terms.resolver, family), terms.resolver)
-    uplink = veth.needs_uplink(terms)
+    uplink = uplink or veth.needs_uplink(terms)
     sets = sets_of(terms, family, uplink=uplink)
-    return Plan(link, family, veth.chains(link, terms, family), terms.resolver, sets, uplink)
+    return Plan(link, family, veth.chains(link, terms, family, uplink=uplink), terms.resolver, sets, uplink)
 
 
 def faults(plan: Plan) -> list[str]:
@@ -106,7 +114,7 @@ def faults(plan: Plan) -> list[str]:
     if len({str(chain) for chain in plan.chains}) != len(plan.chains):
         return ["a chain is named twice"]
     try:
-        ours = _assemble(plan.link, _terms_of(plan), plan.family)
+        ours = _assemble(plan.link, terms_in(plan), plan.family, uplink=plan.uplink)
     except (ValueError, TypeError) as error:
         return [f"its sets cannot be read: {str(error)[:120]!r}"]
     found = [f"{chain} is not as this link has it" for chain in plan.chains if chain not in ours.chains]
@@ -119,7 +127,8 @@ def faults(plan: Plan) -> list[str]:
     return ["its sets are not as a policy makes them"]
 
 
-def _terms_of(plan: Plan) -> Terms:
+def terms_in(plan: Plan) -> Terms:
+    """What ``plan`` was made from. ValueError where its sets cannot be read."""
     mangle = next((chain.rules for chain in plan.chains if str(chain) == "mangle PREROUTING"), ())
     refuse_quic = veth.quic_rules(plan.link)[0] in mangle
     return terms_of(plan.sets, plan.family, plan.resolver, refuse_quic=refuse_quic)

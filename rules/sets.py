@@ -11,7 +11,15 @@ from rules.rule import AddressSet
 def install_sets(sets: Iterable[AddressSet]) -> None:
     """Make or replace each of ``sets`` in the network namespace of the calling process, each in one step: a set is filled aside and swapped in, so
     that rules which name it never see half of one. FirewallError where the kernel refuses, and then what was there before is in force."""
-    text = "".join(_lines(sets))
+    _restore("".join(_lines(sets)))
+
+
+def destroy_sets(names: Iterable[str]) -> None:
+    """Take away sets that no rule names any more. FirewallError."""
+    _restore("".join(f"destroy {name}\n" for name in names))
+
+
+def _restore(text: str) -> None:
     if not text:
         return
     try:

@@ -15,7 +15,7 @@ from rules.policy import NetworkPolicy
 from rules.rule import AddressSet
 
 _Network = IPv4Network | IPv6Network
-_Held = tuple[tuple[_Network, int | None], ...]
+Held = tuple[tuple[_Network, int | None], ...]
 
 PORT_PROTOCOLS: Final = ("tcp", "udp", "sctp")
 """What an entry's ports speak of."""
@@ -32,9 +32,9 @@ class Terms:
 
     resolver: str | None = None
     """Whose port 53 the gateway answers; None where the policy gives the sandbox no DNS in this family."""
-    allowed: _Held = ()
+    allowed: Held = ()
     """IP entries of ``allow_out``."""
-    denied: _Held | None = None
+    denied: Held | None = None
     """IP entries of ``deny_out``; None where they hold everything, so that no list is needed."""
     named: tuple[int, ...] | None = ()
     """Ports at which a name entry of ``allow_out`` may open a TCP connection that an address would deny; None for every port."""
@@ -61,7 +61,7 @@ def resolver_of(policy: NetworkPolicy, family: Family) -> str | None:
     return policy.resolver if policy.allows_dns() and policy.resolver_ip.version == family else None
 
 
-def _held(entries: Iterable[Entry], family: Family) -> _Held:
+def _held(entries: Iterable[Entry], family: Family) -> Held:
     found: dict[tuple[_Network, int | None], None] = {}
     for entry in entries:
         if not isinstance(entry, AddressEntry):
@@ -119,7 +119,7 @@ def sets_of(terms: Terms, family: Family, *, uplink: bool) -> tuple[AddressSet, 
     return tuple(made)
 
 
-def _pair(what: str, held: _Held, family: Family) -> Iterable[AddressSet]:
+def _pair(what: str, held: Held, family: Family) -> Iterable[AddressSet]:
     whole = tuple(_text(network) for network, port in held if port is None)
     ported = tuple(
         f"{_text(network)},{protocol}:{port}"
@@ -149,7 +149,7 @@ def terms_of(sets: Iterable[AddressSet], family: Family, resolver: str | None, *
     read at all."""
     entries = {one.name: one.entries for one in sets}
 
-    def held(what: str) -> _Held:
+    def held(what: str) -> Held:
         found: dict[tuple[_Network, int | None], None] = {}
         for text in entries.get(set_name(what, family), ()):
             found[_read_network(text, family), None] = None

@@ -42,9 +42,9 @@ class _Cell(NamedTuple):
         return Rule("ACCEPT", self.link.device)
 
 
-def chains(link: Link, terms: Terms, family: Family) -> tuple[Chain, ...]:
+def chains(link: Link, terms: Terms, family: Family, *, uplink: bool) -> tuple[Chain, ...]:
     """Everything that iptables holds for it in one family."""
-    cell = _Cell(link, family, terms, link.uplink_device if needs_uplink(terms) else None)
+    cell = _Cell(link, family, terms, link.uplink_device if uplink else None)
     made = [
         Chain("filter", "INPUT", tuple(_admit(cell)), "DROP"),
         Chain("filter", "FORWARD", tuple(_forward(cell)), "DROP"),

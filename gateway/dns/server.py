@@ -61,7 +61,8 @@ class DnsForwarder:
         loop.add_reader(self._tcp, self._on_tcp)
 
     def obey(self, guard: Guard) -> None:
-        """Judge by another policy from now on."""
+        """Judge by another policy from now on; what was counted under the one before is written down."""
+        self._records.flush()
         self._guard = guard
 
     def stop(self) -> None:

@@ -15,9 +15,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from gateway.netd.requests import MAX_MESSAGE_BYTES, Answer, CellOpened, Failed, decode_answer, encode
+from gateway.netd.requests import (
+    MAX_MESSAGE_BYTES,
+    Answer,
+    CellOpened,
+    Failed,
+    PlansSwapped,
+    decode_answer,
+    encode,
+)
 from gateway.netd.spaces import Spaces, enter_cell, within
-from rules.backend import Backend
+from rules.backend import Backend, Firewall
 from rules.link import Family
 from rules.plan import Plan, faults
 
@@ -34,25 +42,38 @@ def open_cell(
 ) -> tuple[Answer, list[int]]:
     """The cell of ``plan`` and its descriptors, which the caller owns; or why not, and nothing is left but perhaps an uplink of ``owner``, for
     ``host.lower_uplinks``. OSError if this process can fork no more."""
+    wrong = wrong_with(plan, plan6)
+    if wrong:
+        return Failed("refused plan: " + "; ".join(wrong)), []
+    return in_child(lambda: _build(plan, plan6, firewall, owner), CellOpened)
+
+
+def wrong_with(plan: Plan, plan6: Plan | None) -> list[str]:
+    """Why no cell may have these; empty where one may."""
     wrong = faults(plan) + ([] if plan6 is None else faults(plan6))
     if plan.link.kind == "iface" or (plan6 is not None and plan6.link != plan.link):
         wrong.append("its link is not one that is made here, or not one in both families")
     if plan.family != 4 or (plan6 is not None and plan6.family != 6):
         wrong.append("its families are not IPv4, then IPv6")
-    if wrong:
-        return Failed("refused plan: " + "; ".join(wrong)), []
+    return wrong
+
+
+def in_child(
+    act: Callable[[], dict[str, int]], answer: type[CellOpened] | type[PlansSwapped]
+) -> tuple[Answer, list[int]]:
+    """Have a process of its own do it, for it enters a namespace; the ``answer`` with the descriptors that came of it, or why not."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
         pid = os.fork()
         if pid == 0:
             ours.close()
-            _in_child(lambda: _build(plan, plan6, firewall, owner), theirs)
+            _answer(act, answer, theirs)
         theirs.close()
         message, descriptors, _, _ = socket.recv_fds(ours, MAX_MESSAGE_BYTES, MAX_DESCRIPTORS)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if not message:
         how = f"by signal {-status}" if status < 0 else f"with status {status}"
-        return Failed(f"the process that builds the cell ended {how} and said nothing"), []
+        return Failed(f"the process at work in the cell ended {how} and said nothing"), []
     return decode_answer(message), descriptors
 
 
@@ -93,9 +114,7 @@ def _build(plan: Plan, plan6: Plan | None, backend: Backend | None, owner: str) 
     plans = [plan] if plan6 is None else [plan, plan6]
     spaces = enter_cell(apart=plan.link.kind != "lo")
     firewall = choose(plans, backend)
-    for one in plans[1:]:
-        _in_own_process(lambda one=one: firewall.install(one))  # type: ignore[misc]
-    firewall.install(plan)
+    install(firewall, plans)
     _join(plans, spaces, owner)
     sockets = open_logs() | {name: sock for one in plans for name, sock in open_sockets(one).items()}
     if spaces.cell != spaces.sandbox:
@@ -105,6 +124,13 @@ def _build(plan: Plan, plan6: Plan | None, backend: Backend | None, owner: str) 
         del found["cell"]
     descriptors = {name: space for name, space in found.items() if space is not None}
     return descriptors | {name: sock.detach() for name, sock in sockets.items()}
+
+
+def install(firewall: Firewall, plans: Sequence[Plan]) -> None:
+    """IPv6 first, by a process of its own: python-iptables takes rules of one family in each."""
+    for one in plans[1:]:
+        _in_own_process(lambda one=one: firewall.install(one))  # type: ignore[misc]
+    firewall.install(plans[0])
 
 
 def _join(plans: Sequence[Plan], spaces: Spaces, owner: str) -> None:
@@ -128,7 +154,7 @@ def _join(plans: Sequence[Plan], spaces: Spaces, owner: str) -> None:
 
 
 def _in_own_process(install: Callable[[], None]) -> None:
-    """python-iptables takes rules of one family in a process; whatever goes wrong is raised here as RuntimeError."""
+    """Whatever goes wrong is raised here as RuntimeError."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -148,12 +174,16 @@ def _in_own_process(install: Callable[[], None]) -> None:
         )
 
 
-def _in_child(build: Callable[[], dict[str, int]], channel: socket.socket) -> None:
+def _answer(
+    act: Callable[[], dict[str, int]],
+    answer: type[CellOpened] | type[PlansSwapped],
+    channel: socket.socket,
+) -> None:
     """Answer on ``channel`` and end this process, whatever happens."""
     try:
         try:
-            made = build()
-            socket.send_fds(channel, [encode(CellOpened(tuple(made)))], list(made.values()))
+            made = act()
+            socket.send_fds(channel, [encode(answer(tuple(made)))], list(made.values()))
         except BaseException as error:
             if os.environ.get("EGRESS_DEBUG"):
                 traceback.print_exc()

@@ -3,14 +3,27 @@
 import os
 from typing import NamedTuple
 
-from gateway.netd.cells import clear, open_cell
+from gateway.netd.cells import clear, in_child, open_cell, wrong_with
 from gateway.netd.host import Lifeline, lower_uplinks
-from gateway.netd.requests import Answer, CellClosed, CellOpened, Failed, OpenCell
+from gateway.netd.requests import (
+    Answer,
+    CellClosed,
+    CellOpened,
+    Failed,
+    OpenCell,
+    PlansSwapped,
+    SwapPlans,
+)
+from gateway.netd.swap import Standing, swap
+from rules.plan import Plan
 
 
 class _Cell(NamedTuple):
-    sandbox: int
-    """Descriptor of the namespace in which commands run."""
+    """``spaces`` are descriptors: ``netns``, in which commands run, ``cell``, where that is another, and ``userns``, where there is one."""
+
+    spaces: dict[str, int]
+    plans: tuple[Plan, ...]
+    dns: bool
     owner: str
     """Of its uplink; empty where it has none."""
 
@@ -25,12 +38,39 @@ class Held:
 
     def open(self, request: OpenCell) -> tuple[Answer, list[int]]:
         """What ``open_cell`` says and gives; OSError as it does."""
-        owner = self._owner() if any(plan and plan.uplink for plan in (request.plan, request.plan6)) else ""
+        plans = _plans(request)
+        owner = self._owner() if any(plan.uplink for plan in plans) else ""
         answer, descriptors = open_cell(request.plan, request.plan6, request.firewall, owner)
         if isinstance(answer, CellOpened):
-            sandbox = os.dup(descriptors[answer.descriptors.index("netns")])
-            self._cells[os.fstat(sandbox).st_ino] = _Cell(sandbox, owner)
+            found = dict(zip(answer.descriptors, descriptors, strict=True))
+            spaces: dict[str, int] = {
+                name: os.dup(found[name]) for name in ("netns", "cell", "userns") if name in found
+            }
+            self._cells[os.fstat(spaces["netns"]).st_ino] = _Cell(spaces, plans, "dns_udp" in found, owner)
         elif owner:
+            lower_uplinks(owner)
+        return answer, descriptors
+
+    def swap(self, request: SwapPlans, sandbox: int) -> tuple[Answer, list[int]]:
+        """Put other plans in force in the cell whose sandbox's namespace ``sandbox`` is a descriptor of; OSError if this process can fork no more."""
+        inode = os.fstat(sandbox).st_ino
+        cell = self._cells.get(inode)
+        if cell is None:
+            return Failed("that is no cell of this process's"), []
+        plans = _plans(request)
+        wrong = wrong_with(request.plan, request.plan6)
+        if [(plan.link, plan.family) for plan in plans] != [(plan.link, plan.family) for plan in cell.plans]:
+            wrong.append("its link or its families are not the cell's")
+        if wrong:
+            return Failed("refused plan: " + "; ".join(wrong)), []
+        owner = cell.owner or (self._owner() if any(plan.uplink for plan in plans) else "")
+        spaces = cell.spaces
+        inside = spaces.get("cell", spaces["netns"])
+        standing = Standing(inside, spaces.get("userns"), cell.plans, cell.dns, owner)
+        answer, descriptors = in_child(lambda: swap(standing, plans, request.firewall), PlansSwapped)
+        if isinstance(answer, PlansSwapped):
+            self._cells[inode] = _Cell(spaces, plans, cell.dns or "dns_udp" in answer.descriptors, owner)
+        elif owner != cell.owner:
             lower_uplinks(owner)
         return answer, descriptors
 
@@ -53,9 +93,10 @@ class Held:
                 self._lifeline.close()
 
     def _take_down(self, cells: list[_Cell]) -> None:
-        clear([cell.sandbox for cell in cells])
+        clear([cell.spaces["netns"] for cell in cells])
         for cell in cells:
-            os.close(cell.sandbox)
+            for descriptor in cell.spaces.values():
+                os.close(descriptor)
             if cell.owner:
                 lower_uplinks(cell.owner)
 
@@ -64,3 +105,7 @@ class Held:
             self._lifeline = Lifeline()
         self._opened += 1
         return f"{self._lifeline.name}.{self._opened}"
+
+
+def _plans(request: OpenCell | SwapPlans) -> tuple[Plan, ...]:
+    return (request.plan,) if request.plan6 is None else (request.plan, request.plan6)

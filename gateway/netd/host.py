@@ -98,7 +98,8 @@ class Lifeline:
 
 
 def raise_uplink(cell: int, device: str, families: Iterable[Family], owner: str) -> dict[Family, Way]:
-    """The pair whose one end is ``device`` in the namespace that ``cell`` is a descriptor of, and the host's rules; the ways that it gives.
+    """The pair whose one end is ``device`` in the namespace that ``cell`` is a descriptor of, and the host's rules; the ways that it gives. Where
+    ``owner`` has one already, ``families`` are added to it.
 
     Rules first, the device up last. HostError, OSError or NetlinkError, and then whoever called takes down what there is (``lower_uplinks``).
     """
@@ -107,19 +108,30 @@ def raise_uplink(cell: int, device: str, families: Iterable[Family], owner: str)
         _sweep(netlink, place.path)
         for family in families:
             _open_host(family, place)
-        number = place.before.last = _free_number(netlink, place.before.last)
-        place.keep()
-        name = f"{PREFIX}{number}"
-        peer = {"ifname": device, "address": OF_UPLINK, "net_ns_fd": cell}
-        netlink.link("add", ifname=name, kind="veth", address=OF_HOST, peer=peer)
-        index = netlink.link_lookup(ifname=name)[0]
-        netlink.link("set", index=index, ifalias=owner)
+        index, name = _own_uplink(netlink, owner) or _new_uplink(netlink, place, cell, device, owner)
+        number = int(name.removeprefix(PREFIX))
         sysctls.write(_device_settings(name, families), if_there=True)
         netlink.link("set", index=index, state="up")
         ways = {family: _way(family, number) for family in families}
         for family, way in ways.items():
             _lead_to(netlink, index, family, way)
     return ways
+
+
+def _own_uplink(netlink: IPRoute, owner: str) -> tuple[int, str] | None:
+    return next(((index, name) for index, name, alias in _uplinks(netlink) if alias == owner), None)
+
+
+def _new_uplink(netlink: IPRoute, place: Place, cell: int, device: str, owner: str) -> tuple[int, str]:
+    number = place.before.last = _free_number(netlink, place.before.last)
+    place.keep()
+    name = f"{PREFIX}{number}"
+    peer = {"ifname": device, "address": OF_UPLINK, "net_ns_fd": cell}
+    netlink.link("add", ifname=name, kind="veth", address=OF_HOST, peer=peer)
+    index = int(netlink.link_lookup(ifname=name)[0])
+    netlink.link("set", index=index, ifalias=owner)
+    sysctls.write({f"ipv6/conf/{name}/disable_ipv6": "1"}, if_there=True)
+    return index, name
 
 
 def lower_uplinks(owner: str) -> None:
@@ -220,8 +232,8 @@ def _device_settings(name: str, families: tuple[Family, ...]) -> dict[str, str]:
     settings = {f"ipv4/conf/{name}/{key}": "0" for key in ("accept_redirects", "send_redirects", "proxy_arp")}
     if 4 in families:
         settings[f"ipv4/conf/{name}/forwarding"] = "1"
-    settings[f"ipv6/conf/{name}/disable_ipv6"] = "0" if 6 in families else "1"
     if 6 in families:
+        settings[f"ipv6/conf/{name}/disable_ipv6"] = "0"
         settings |= {
             f"ipv6/conf/{name}/{key}": "0" for key in ("accept_ra", "accept_redirects", "accept_dad")
         }
@@ -231,9 +243,11 @@ def _device_settings(name: str, families: tuple[Family, ...]) -> dict[str, str]:
 
 def _lead_to(netlink: IPRoute, index: int, family: Family, way: Way) -> None:
     kind, bits = FAMILIES[family], 32 if family == 4 else 128
-    netlink.neigh("add", dst=way.address, lladdr=OF_UPLINK, ifindex=index, state=NUD_PERMANENT, family=kind)
+    netlink.neigh(
+        "replace", dst=way.address, lladdr=OF_UPLINK, ifindex=index, state=NUD_PERMANENT, family=kind
+    )
     more: dict[str, Any] = {"scope": "link"} if family == 4 else {}
-    netlink.route("add", family=kind, dst=f"{way.address}/{bits}", oif=index, **more)
+    netlink.route("replace", family=kind, dst=f"{way.address}/{bits}", oif=index, **more)
 
 
 # -- rules and forwarding

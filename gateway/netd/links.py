@@ -1,10 +1,11 @@
 """Links inside a cell: devices, addresses and routes. Each function runs in a process that has already entered the cell's namespace."""
 
+import errno
 from dataclasses import dataclass
 from socket import AF_INET, AF_INET6
 from typing import Any, Final
 
-from pyroute2 import IPRoute
+from pyroute2 import IPRoute, NetlinkError
 
 from gateway.netd import sysctls
 from rules.link import Family, Link
@@ -67,7 +68,6 @@ def route_cell(link: Link, ways: dict[Family, Way], *, ipv6: bool) -> None:
     sysctls.write({f"ipv4/conf/{link.device}/arp_ignore": "1"})
     with IPRoute() as netlink:
         device = _index(netlink, link.device)
-        uplink = _index(netlink, str(link.uplink_device)) if ways else None
         netlink.link("set", index=LOOPBACK_INDEX, state="up")
         netlink.link("set", index=device, state="up")
         netlink.addr("add", index=device, address=link.gateway, prefixlen=link.prefixlen)
@@ -84,15 +84,23 @@ def route_cell(link: Link, ways: dict[Family, Way], *, ipv6: bool) -> None:
                 state=NUD_PERMANENT,
                 family=AF_INET6,
             )
-        if uplink is not None:
-            netlink.link("set", index=uplink, state="up")
         for family in (4, 6) if ipv6 else (4,):
-            if uplink is not None and family in ways:
-                _way_on(netlink, uplink, family, ways[family])
             _everything_local(netlink, family)
-            _only_door(netlink, family, link.uplink_device if family in ways else None)
-    if ways:
-        sysctls.write(_forwarding(link, ways))
+            _only_door(netlink, family)
+    open_ways(link, ways)
+
+
+def open_ways(link: Link, ways: dict[Family, Way]) -> None:
+    """The uplink's half of it: for families that do not leave by it yet. OSError or NetlinkError."""
+    if not ways:
+        return
+    with IPRoute() as netlink:
+        uplink = _index(netlink, str(link.uplink_device))
+        netlink.link("set", index=uplink, state="up")
+        for family, way in ways.items():
+            _way_on(netlink, uplink, family, way)
+            _marked_door(netlink, family, str(link.uplink_device))
+    sysctls.write(_forwarding(link, ways))
 
 
 def equip_sandbox(link: Link, *, ipv6: bool) -> None:
@@ -124,31 +132,38 @@ def equip_sandbox(link: Link, *, ipv6: bool) -> None:
 
 
 def _way_on(netlink: IPRoute, uplink: int, family: Family, way: Way) -> None:
-    """Addresses without a route of their own, and the default route behind the mark."""
+    """Addresses without a route of their own, and the default route behind the mark. Twice is once."""
     netlink.addr(
-        "add",
+        "replace",
         index=uplink,
         address=way.address,
         prefixlen=32 if family == 4 else 128,
         flags=IFA_F_NODAD | IFA_F_NOPREFIXROUTE,
     )
     netlink.neigh(
-        "add",
+        "replace",
         dst=way.gateway,
         lladdr=OF_HOST,
         ifindex=uplink,
         state=NUD_PERMANENT,
         family=FAMILIES[family],
     )
+    kind, everything = FAMILIES[family], "0.0.0.0/0" if family == 4 else "::/0"
+    # For IPv4 no gateway is local, and here every address is: but for this one, so long as the kernel looks.
+    beside = {"table": RT_TABLE_LOCAL, "dst": way.gateway, "oif": uplink, "scope": "link"}
+    if family == 4:
+        netlink.route("replace", **beside)
     netlink.route(
-        "add",
-        family=FAMILIES[family],
+        "replace",
+        family=kind,
         table=UPLINK_TABLE,
-        dst="0.0.0.0/0" if family == 4 else "::/0",
+        dst=everything,
         gateway=way.gateway,
         oif=uplink,
         flags=RTNH_F_ONLINK,
     )
+    if family == 4:
+        netlink.route("del", **beside)
 
 
 def _everything_local(netlink: IPRoute, family: Family, **more: Any) -> None:
@@ -165,12 +180,23 @@ def _everything_local(netlink: IPRoute, family: Family, **more: Any) -> None:
     )
 
 
-def _only_door(netlink: IPRoute, family: Family, uplink: str | None) -> None:
-    """Marked packets to the uplink's table; what the cell itself sends by what it is joined to; everything else is local."""
+def _marked_door(netlink: IPRoute, family: Family, uplink: str) -> None:
+    """Marked packets to the uplink's table, what comes in by it to what the cell is joined to. Twice is once."""
     kind = FAMILIES[family]
-    if uplink is not None:
-        netlink.rule("add", family=kind, priority=10, fwmark=_MARK, fwmask=_MASK, table=UPLINK_TABLE)
-        netlink.rule("add", family=kind, priority=15, iifname=uplink, table=RT_TABLE_MAIN)
+    for rule in (
+        {"priority": 10, "fwmark": _MARK, "fwmask": _MASK, "table": UPLINK_TABLE},
+        {"priority": 15, "iifname": uplink, "table": RT_TABLE_MAIN},
+    ):
+        try:
+            netlink.rule("add", family=kind, **rule)
+        except NetlinkError as error:
+            if error.code != errno.EEXIST:
+                raise
+
+
+def _only_door(netlink: IPRoute, family: Family) -> None:
+    """What the cell itself sends by what it is joined to; everything else is local."""
+    kind = FAMILIES[family]
     netlink.rule("add", family=kind, priority=20, iifname="lo", table=RT_TABLE_MAIN)
     netlink.rule("add", family=kind, priority=30, table=RT_TABLE_LOCAL)
     netlink.rule("del", family=kind, priority=0, table=RT_TABLE_LOCAL)

@@ -21,6 +21,14 @@ class OpenCell(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True
     """What sets the rules; None is whatever works here."""
 
 
+class SwapPlans(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Put other plans in force in a cell that stands, of the same link and families. The message brings a descriptor of its ``netns``."""
+
+    plan: Plan
+    plan6: Plan | None = None
+    firewall: Backend | None = None
+
+
 class CloseCell(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """Take a cell down: whoever is left in it is killed, its uplink goes. The message brings a descriptor of its ``netns``."""
 
@@ -31,6 +39,13 @@ class CellOpened(msgspec.Struct, frozen=True, tag=True):
     descriptors: tuple[str, ...]
     """Of ``userns`` (only where netd is not root), ``netns``, where commands run, ``cell``, where that is another, ``nflog_refused``,
     ``nflog_allowed``, ``listener``, ``listener6`` (with a ``plan6``), ``dns_udp`` and ``dns_tcp`` (where a plan has a resolver)."""
+
+
+class PlansSwapped(msgspec.Struct, frozen=True, tag=True):
+    """They are in force. The message carries descriptors in the order of ``descriptors``."""
+
+    descriptors: tuple[str, ...]
+    """Of ``dns_udp`` and ``dns_tcp`` where there is a resolver now and was none."""
 
 
 class CellClosed(msgspec.Struct, frozen=True, tag=True):
@@ -44,12 +59,12 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     privilege: bool = False
 
 
-Request = OpenCell | CloseCell
-Answer = CellOpened | CellClosed | Failed
+Request = OpenCell | SwapPlans | CloseCell
+Answer = CellOpened | PlansSwapped | CellClosed | Failed
 
 _encoder = msgspec.json.Encoder()
-_requests: msgspec.json.Decoder[Request] = msgspec.json.Decoder(OpenCell | CloseCell)
-_answers: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(CellOpened | CellClosed | Failed)
+_requests: msgspec.json.Decoder[Request] = msgspec.json.Decoder(OpenCell | SwapPlans | CloseCell)
+_answers: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(CellOpened | PlansSwapped | CellClosed | Failed)
 
 
 def encode(message: Request | Answer) -> bytes:

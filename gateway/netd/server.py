@@ -18,7 +18,9 @@ from gateway.netd.requests import (
     CloseCell,
     Failed,
     OpenCell,
+    PlansSwapped,
     Request,
+    SwapPlans,
     decode_answer,
     decode_request,
     encode,
@@ -30,6 +32,7 @@ from rules.plan import Plan
 ANSWER_TIMEOUT_S = 30.0
 ENCLOSED: Final = b"enclosed"
 """Instead of a request that is too long: it is in the file that comes with the message."""
+MAX_BROUGHT: Final = 2
 SYSTEM_PATH: Final = "/usr/sbin:/usr/bin:/sbin:/bin"
 """What root runs is looked for here: the caller's PATH may name a directory that a sandbox once could write."""
 
@@ -52,6 +55,16 @@ class Netd:
         """Descriptors by name (``CellOpened.descriptors``), owned by the caller. PrivilegeError or SetupError, with the reason."""
         answer, descriptors = self._ask(OpenCell(plan, plan6, firewall))
         if isinstance(answer, CellOpened):
+            return dict(zip(answer.descriptors, descriptors, strict=True))
+        raise _error(answer)
+
+    def swap_plans(
+        self, sandbox: int, plan: Plan, plan6: Plan | None = None, firewall: Backend | None = None
+    ) -> dict[str, int]:
+        """Put other plans in force in the cell whose ``netns`` is ``sandbox``: ``PlansSwapped.descriptors`` by name, owned by the caller. SetupError,
+        and then what was in force still is."""
+        answer, descriptors = self._ask(SwapPlans(plan, plan6, firewall), [sandbox])
+        if isinstance(answer, PlansSwapped):
             return dict(zip(answer.descriptors, descriptors, strict=True))
         raise _error(answer)
 
@@ -82,18 +95,21 @@ def _send(channel: socket.socket, raw: bytes, brought: Sequence[int] = ()) -> No
     with os.fdopen(os.memfd_create("request", os.MFD_CLOEXEC), "wb") as file:
         file.write(raw)
         file.flush()
-        socket.send_fds(channel, [ENCLOSED], [file.fileno()])
+        socket.send_fds(channel, [ENCLOSED], [file.fileno(), *brought])
 
 
 def _receive(channel: socket.socket) -> tuple[bytes, list[int]]:
     """One request and the descriptor that it brought; empty when there will be no more."""
-    raw, brought, _, _ = socket.recv_fds(channel, MAX_MESSAGE_BYTES, 1)
+    raw, brought, _, _ = socket.recv_fds(channel, MAX_MESSAGE_BYTES, MAX_BROUGHT)
     if raw != ENCLOSED or not brought:
         return raw, brought
+    file, *others = brought
     try:
-        return os.pread(brought[0], MAX_REQUEST_BYTES, 0) or raw, brought
+        return os.pread(file, MAX_REQUEST_BYTES, 0) or raw, others
     except OSError:
-        return raw, brought  # no file, and no request
+        return raw, others  # no file, and no request
+    finally:
+        os.close(file)
 
 
 def _let_go(keep: int) -> None:
@@ -159,6 +175,10 @@ def _answer(raw: bytes, brought: list[int], held: Held) -> tuple[Answer, list[in
     try:
         if isinstance(request, OpenCell):
             return held.open(request)
-        return held.close(brought[0]) if brought else Failed("no descriptor came with it"), []
+        if not brought:
+            return Failed("no descriptor came with it"), []
+        if isinstance(request, SwapPlans):
+            return held.swap(request, brought[0])
+        return held.close(brought[0]), []
     except Exception as error:
         return Failed(f"it could not be done: {error}"), []

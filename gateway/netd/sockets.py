@@ -15,11 +15,17 @@ IPV6_TRANSPARENT: Final = 75  # linux/in6.h; the socket module does not have it
 def open_sockets(plan: Plan) -> dict[str, socket.socket]:
     """By name, in the order in which they are handed over. Every socket is bound to the link's device; OSError where the kernel refuses."""
     opened = {"listener" if plan.family == 4 else "listener6": _listener(plan)}
-    if plan.resolver is not None:
-        opened["dns_udp"] = _bound(plan, socket.SOCK_DGRAM, plan.resolver, DNS_PORT)
-        opened["dns_tcp"] = _bound(plan, socket.SOCK_STREAM, plan.resolver, DNS_PORT)
-        opened["dns_tcp"].listen(BACKLOG)
-    return opened
+    return opened | open_dns(plan)
+
+
+def open_dns(plan: Plan) -> dict[str, socket.socket]:
+    """Those at the resolver's address; none where the plan has no resolver."""
+    if plan.resolver is None:
+        return {}
+    udp = _bound(plan, socket.SOCK_DGRAM, plan.resolver, DNS_PORT)
+    tcp = _bound(plan, socket.SOCK_STREAM, plan.resolver, DNS_PORT)
+    tcp.listen(BACKLOG)
+    return {"dns_udp": udp, "dns_tcp": tcp}
 
 
 def _listener(plan: Plan) -> socket.socket:

@@ -47,6 +47,16 @@ def enter_cell(*, apart: bool) -> Spaces:
     return Spaces(host, cell, sandbox, user)
 
 
+def enter_made(cell: int, user: int | None) -> int:
+    """Be in a cell that was made before, by its descriptors; the namespace that the process was in. OSError."""
+    host = _open("net")
+    if user is not None:
+        _enter(user, CLONE_NEWUSER)
+        keep_net_admin()
+    _enter(cell)
+    return host
+
+
 def within(space: int, home: int, act: Callable[[], Result]) -> Result:
     """``act`` in the namespace ``space``, then back in ``home``."""
     _enter(space)
@@ -66,7 +76,7 @@ def _unshare(flags: int) -> None:
         raise OSError(errno, f"a new network namespace: {os.strerror(errno)}")
 
 
-def _enter(space: int) -> None:
-    if CDLL(None, use_errno=True).setns(space, CLONE_NEWNET):
+def _enter(space: int, kind: int = CLONE_NEWNET) -> None:
+    if CDLL(None, use_errno=True).setns(space, kind):
         errno = get_errno()
-        raise OSError(errno, f"a network namespace cannot be entered: {os.strerror(errno)}")
+        raise OSError(errno, f"a namespace cannot be entered: {os.strerror(errno)}")

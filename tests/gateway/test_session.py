@@ -15,7 +15,7 @@ from gateway.decide import compile_policy
 from gateway.flow import Endpoint, Flow
 from gateway.net.poller import receive
 from gateway.net.resolve import Resolver
-from gateway.session import MAX_READS, Gate, run_session
+from gateway.session import MAX_READS, Gate, House, run_session
 from gateway.sniff import sniff
 from gateway.tasks import spawn
 from rules import ALL_TRAFFIC, NetworkPolicy
@@ -39,7 +39,7 @@ class Session:
         gate = Gate(
             compile_policy(POLICY), Resolver(Endpoint(ip_address("127.0.0.1"), 9), ipv6=False), frozenset()
         )
-        self.task = spawn(carried(run_session(self.inner, flow, gate, desk.open(flow))), "session")
+        self.task = spawn(carried(run_session(self.inner, flow, House(gate), desk.open(flow))), "session")
 
     async def drip(self, pieces: list[bytes]) -> None:
         """Each in a segment of its own, and seen by the gateway before the next is sent."""

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from gateway.bundle import STOP, Bundle
 from gateway.flow import Endpoint
 from gateway.net.sockets import endpoint
 from gateway.tasks import spawn
-from gateway.worker import MAX_SESSIONS, STOP, Bundle, Worker, most_sessions
+from gateway.worker import MAX_SESSIONS, Worker, most_sessions
 from rules import NetworkPolicy
 from tests.gateway.journal_desk import Desk
 

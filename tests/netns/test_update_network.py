@@ -1,0 +1,182 @@
+"""Another policy for a sandbox that lives: what it says counts at once, for what runs already too, and never more than both policies allow."""
+
+import pytest
+
+from tests.lab.lab import Lab
+from tests.lab.places import ATTACKER_IP, BLOCKED_IP, GOOD_IP, WILD_IP, Port
+from tests.netns.test_sandbox import Told
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+
+CURL = 'code = lambda name: sbx.commands.run(f"curl -sS -m 5 -o /dev/null https://{name}/").exit_code'
+
+
+def test_names_come_and_go(lab: Lab, starter: int | None) -> None:
+    told = Told(
+        lab,
+        f"""
+        with Sandbox.create(security=only("allowed.test"), envs=TRUST) as sbx:
+            {CURL}
+            tell(code("allowed.test"), code("blocked.test"))
+            tell(sbx.update_network(NetworkPolicy(allow_out=["blocked.test"], deny_out=[ALL_TRAFFIC])))
+            tell(code("allowed.test"), code("blocked.test"))
+            tell(sbx.update_network(None))
+            tell(code("allowed.test"), code("blocked.test"))
+        """,
+        starter,
+    )
+    assert told.lines == [[0, 35], [2], [35, 0], [3], [0, 0]]
+    decided = [
+        (record.get("generation", 1), record["domain"], record["event"])
+        for record in told.records
+        if record.get("proto") == "tcp" and "reason" in record and record["domain"]
+    ]
+    assert decided == [
+        (1, "allowed.test", "egress_allowed"),
+        (1, "blocked.test", "egress_blocked"),
+        (2, "allowed.test", "egress_blocked"),
+        (2, "blocked.test", "egress_allowed"),
+    ]
+    by_default = [record for record in told.records if record.get("generation") == 3]
+    decisions = [one for one in by_default if "reason" in one and one["layer"] != "dns"]
+    assert [one["event"] for one in decisions] == ["egress_allowed"] * 2
+
+
+def test_from_nothing_to_names_and_back(lab: Lab, starter: int | None) -> None:
+    """Without a name there is no DNS; with one there has to be."""
+    told = Told(
+        lab,
+        f"""
+        with Sandbox.create(allow_internet_access=False, envs=TRUST) as sbx:
+            {CURL}
+            tell(code("allowed.test"))
+            sbx.update_network(NetworkPolicy(allow_out=["allowed.test"], deny_out=[ALL_TRAFFIC]))
+            tell(code("allowed.test"))
+            sbx.update_network(NetworkPolicy(deny_out=[ALL_TRAFFIC]))
+            tell(code("allowed.test"))
+            sbx.update_network(NetworkPolicy(allow_out=["allowed.test"], deny_out=[ALL_TRAFFIC]))
+            tell(code("allowed.test"))
+        """,
+        starter,
+    )
+    assert told.lines[1] == told.lines[3] == [0]
+    assert told.lines[0] != [0] and told.lines[2] != [0]
+
+
+def test_addresses_come_and_go(lab: Lab, starter: int | None) -> None:
+    told = Told(
+        lab,
+        f"""
+        def policy(*allow, deny=(ALL_TRAFFIC,)):
+            return NetworkPolicy(allow_out=list(allow), deny_out=list(deny))
+        with Sandbox.create(security=only("allowed.test"), envs=TRUST) as sbx:
+            def code(ip):
+                return sbx.commands.run(f"curl -sS -f -m 5 -o /dev/null http://{{ip}}/").exit_code
+            tell(code("{GOOD_IP}"), code("{BLOCKED_IP}"))
+            for wanted in (policy("{GOOD_IP}"), policy("{BLOCKED_IP}/32"), policy("198.18.0.0/16"), policy(deny=("{GOOD_IP}",)),
+                           policy("{GOOD_IP}:80"), policy(deny=("2001:db8::/32",)), policy("allowed.test")):
+                sbx.update_network(wanted)
+                tell(code("{GOOD_IP}") == 0, code("{BLOCKED_IP}") == 0)
+        """,
+        starter,
+    )
+    assert told.lines[1:] == [
+        [True, False],
+        [False, True],
+        [True, True],
+        [False, True],
+        [True, False],
+        [True, True],
+        [False, False],
+    ]
+
+
+def test_what_is_no_longer_allowed_ends(lab: Lab, starter: int | None) -> None:
+    """A connection by name, one by address, and one that both policies allow."""
+    told = Told(
+        lab,
+        f"""
+        held = '''
+        import socket, ssl, sys, time
+        kind, target = sys.argv[1:]
+        sock = socket.create_connection((target, 443 if kind == "tls" else {int(Port.BYTES)}), 5)
+        if kind == "tls":
+            sock = ssl.create_default_context(cafile=CA).wrap_socket(sock, server_hostname=target)
+        else:
+            sock.sendall(b"99999999999\\\\n")
+        print("open", flush=True)
+        sock = socket.socket(fileno=sock.detach())  # as TCP sees it: session tickets are still to be read
+        sock.settimeout(2)
+        try:
+            while sock.recv(1 << 16):
+                time.sleep(0.001)
+            said = "ended"
+        except OSError as error:
+            said = type(error).__name__
+        print(said, time.time(), flush=True)
+        '''
+        import textwrap
+        held = textwrap.dedent(held).replace("CA", repr(TRUST["CURL_CA_BUNDLE"]))
+        heard = {{}}
+        with Sandbox.create(security=only("allowed.test", "blocked.test", "{WILD_IP}"), envs=TRUST) as sbx:
+            running = []
+            for kind, target in (("tls", "allowed.test"), ("tls", "blocked.test"), ("bytes", "{WILD_IP}")):
+                heard[target] = ""
+                def hear(text, target=target):
+                    heard[target] += text
+                running.append(sbx.commands.run(["/usr/bin/python3", "-c", held, kind, target], background=True, on_stdout=hear))
+            threads = [threading.Thread(target=one.wait) for one in running]
+            for one in threads:
+                one.start()
+            while not all("open" in said for said in heard.values()):
+                time.sleep(0.05)
+            time.sleep(0.3)
+            sbx.update_network(NetworkPolicy(allow_out=["blocked.test"], deny_out=[ALL_TRAFFIC]))
+            swapped = time.time()
+            for one in threads:
+                one.join()
+            tell({{target: [said.split()[1], float(said.split()[2]) - swapped] for target, said in heard.items()}})
+        """,
+        starter,
+    )
+    ((ended,),) = told.lines
+    print({target: (how, f"{after_s * 1000:.0f} ms") for target, (how, after_s) in ended.items()})
+    assert ended["allowed.test"][0] == "ConnectionResetError" and ended["allowed.test"][1] < 1
+    assert ended[WILD_IP][0] in ("ConnectionResetError", "ended") and ended[WILD_IP][1] < 1
+    assert ended["blocked.test"][0] == "TimeoutError"  # nothing was wrong with it
+    by_policy = [record for record in told.records if record.get("ended_by") == "policy"]
+    assert {record["domain"] for record in by_policy} == (
+        {"allowed.test"} if starter is None else {"allowed.test", None}
+    )
+
+
+def test_another_resolver_is_no_swap_and_changes_nothing(lab: Lab, starter: int | None) -> None:
+    told = Told(
+        lab,
+        f"""
+        with Sandbox.create(security=only("allowed.test"), envs=TRUST) as sbx:
+            {CURL}
+            try:
+                sbx.update_network(NetworkPolicy(allow_out=["blocked.test"], deny_out=[ALL_TRAFFIC], resolver="9.9.9.9"))
+            except EgressError as error:
+                tell(type(error).__name__, str(error))
+            try:
+                sbx.update_network(["blocked.test"])
+            except TypeError as error:
+                tell(type(error).__name__, str(error))
+            tell(code("allowed.test"), code("blocked.test"))
+        try:
+            sbx.update_network(None)
+        except SandboxClosed as error:
+            tell(type(error).__name__)
+        """,
+        starter,
+    )
+    assert told.lines == [
+        ["SetupError", "resolver=9.9.9.9: a sandbox keeps its resolver, 8.8.8.8; create another sandbox"],
+        ["TypeError", "network: write NetworkPolicy(allow_out=[...])"],
+        [0, 35],
+        ["SandboxClosed"],
+    ]
+    assert all(record.get("generation", 1) == 1 for record in told.records)
+    assert ATTACKER_IP not in str(told.records)
