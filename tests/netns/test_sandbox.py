@@ -51,12 +51,12 @@ def python_for(uid: int | None) -> tuple[Sequence[str], dict[str, str]]:
 class Told:
     """What a program told, and what is on record."""
 
-    def __init__(self, lab: Lab, text: str, uid: int | None = None) -> None:
+    def __init__(self, lab: Lab, text: str, uid: int | None = None, timeout_s: float = 60) -> None:
         self.audit = new_audit_dir(lab, uid)
         argv, environment = python_for(uid)
         environment["EGRESS_AUDIT_DIR"] = str(self.audit)
         cwd = ROOT if uid is None else lab.work
-        done = lab.run([*argv, "-c", program(text)], env=environment, cwd=cwd, uid=uid, timeout=60)
+        done = lab.run([*argv, "-c", program(text)], env=environment, cwd=cwd, uid=uid, timeout=timeout_s)
         assert done.returncode == 0, done.stderr
         self.lines: list[list[Any]] = [json.loads(line) for line in done.stdout.splitlines()]
         self.stderr = done.stderr
