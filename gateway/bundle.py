@@ -41,6 +41,8 @@ class Bundle:
     refused: socket.socket | None = None
     """Where the kernel tells of what it refused, and of what it let out."""
     allowed: socket.socket | None = None
+    dropped: tuple[int, int] = (0, 0)
+    """What the two had no room for by the time when the worker before this one ended."""
     generation: int = 1
     """Of the policy."""
 

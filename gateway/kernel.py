@@ -74,9 +74,10 @@ class KernelRecords:
         judge: Judge,
         journal: Journal,
         flow_of: Callable[[Packet], Flow],
+        dropped: tuple[int, int],
     ) -> None:
-        """Does nothing before ``start``."""
-        self._groups = (_Group(refused, left=False), _Group(allowed, left=True))
+        """Does nothing before ``start``. ``dropped``: what each socket had dropped before it was this process's to count."""
+        self._groups = (_Group(refused, dropped[0], left=False), _Group(allowed, dropped[1], left=True))
         self._judge = judge
         self._journal = journal
         self._flow_of = flow_of
@@ -208,13 +209,13 @@ class _Group:
 
     __slots__ = ("_counted", "_drops", "_gaps", "_next", "left", "socket")
 
-    def __init__(self, sock: socket.socket, *, left: bool) -> None:
+    def __init__(self, sock: socket.socket, dropped: int, *, left: bool) -> None:
         self.socket = sock
         self.left = left
         """Whether it tells of packets that left the cell."""
         self._next: int | None = None
         self._gaps = self._counted = 0
-        self._drops = self._dropped()
+        self._drops = dropped
 
     def missing(self, seq: int | None) -> int:
         """How many more were lost before ``seq``. The first that a process reads may come after others that another read."""
@@ -227,16 +228,18 @@ class _Group:
 
     def lost(self) -> int:
         """How many more were lost by now."""
-        return self._more(self._dropped() - self._drops & 0xFFFFFFFF)
+        return self._more(dropped_by(self.socket) - self._drops & 0xFFFFFFFF)
 
     def _more(self, known: int) -> int:
         more = max(0, known - self._counted)
         self._counted += more
         return more
 
-    def _dropped(self) -> int:
-        (dropped,) = _U32.unpack_from(self.socket.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36), DROPS_AT)
-        return int(dropped)
+
+def dropped_by(sock: socket.socket) -> int:
+    """How many messages the kernel had no room for on ``sock``, ever, modulo 2**32."""
+    (dropped,) = _U32.unpack_from(sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36), DROPS_AT)
+    return int(dropped)
 
 
 def _record(flow: Flow, made: Decision) -> Record:

@@ -24,6 +24,7 @@ from gateway.bundle import HOLD, OBEYED, READY, STOP, Bundle, Orders
 from gateway.errors import EgressError, SetupError
 from gateway.flow import Endpoint
 from gateway.keeper import Keeper
+from gateway.kernel import dropped_by
 from gateway.launch import Command, forwarded, in_foreground
 from gateway.netd.server import Netd
 from gateway.process import fork_worker
@@ -204,6 +205,9 @@ class Supervisor:
         self.unwatch(self._control.fileno())
         self._control.close()
         self._keeper.bury()
+        if self._bundle.refused is not None and self._bundle.allowed is not None:
+            dropped = dropped_by(self._bundle.refused), dropped_by(self._bundle.allowed)
+            self._bundle = replace(self._bundle, dropped=dropped)
 
     def _stop_worker(self) -> None:
         """Ask it to drain while its records are taken in; a worker that does not end is killed."""

@@ -162,7 +162,9 @@ class Worker:
         def judge(flow: Flow, left: bool) -> Decision:
             return decide_packet(house.gate.policy, flow, local, left=left)
 
-        return KernelRecords(bundle.refused, bundle.allowed, judge, self._journal, self._flow_of)
+        return KernelRecords(
+            bundle.refused, bundle.allowed, judge, self._journal, self._flow_of, bundle.dropped
+        )
 
     def _flow_of(self, packet: Packet) -> Flow:
         self._accepted += 1

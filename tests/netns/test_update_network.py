@@ -3,7 +3,7 @@
 import pytest
 
 from tests.lab.lab import Lab
-from tests.lab.places import ATTACKER_IP, BLOCKED_IP, GOOD_IP, WILD_IP, Port
+from tests.lab.places import ATTACKER_IP, BLOCKED_IP, GOOD_IP, OTHER_IP, WILD_IP, Port
 from tests.netns.test_sandbox import Told
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
@@ -148,6 +148,64 @@ def test_what_is_no_longer_allowed_ends(lab: Lab, starter: int | None) -> None:
     assert {record["domain"] for record in by_policy} == (
         {"allowed.test"} if starter is None else {"allowed.test", None}
     )
+
+
+STREAM = """
+import socket, sys, time
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.bind((sys.argv[1], 9001))
+print("ready", flush=True)
+_, peer = sock.recvfrom(1)
+for number in range(600):
+    sock.sendto(str(number).encode(), peer)
+    time.sleep(0.005)
+"""
+LISTENER = """
+import socket, sys, time
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.connect((sys.argv[1], 9001))
+sock.send(b"x")
+sock.settimeout(1)
+heard = 0
+try:
+    while sock.recv(16):
+        heard, last = heard + 1, time.time()
+        if heard == 50:
+            print("hears", flush=True)
+except TimeoutError:
+    print(heard, last, flush=True)
+"""
+
+
+def test_a_flow_that_is_only_listened_to_ends_too(lab: Lab) -> None:
+    """Nothing asks the rules about answers: the kernel must forget the flow."""
+    with lab.popen(["/usr/bin/python3", "-c", STREAM, WILD_IP], namespace="net") as stream:
+        assert stream.stdout is not None and stream.stdout.readline() == "ready\n"
+        told = Told(
+            lab,
+            f"""
+            said = []
+            with Sandbox.create(security=only("{WILD_IP}")) as sbx:
+                running = sbx.commands.run(["/usr/bin/python3", "-c", {LISTENER!r}, "{WILD_IP}"], background=True, on_stdout=said.append)
+                waiting = threading.Thread(target=running.wait)
+                waiting.start()
+                while "hears" not in "".join(said):
+                    time.sleep(0.01)
+                sbx.update_network(NetworkPolicy(allow_out=["{WILD_IP}", "{OTHER_IP}", "allowed.test"], deny_out=[ALL_TRAFFIC]))
+                time.sleep(0.5)
+                began = time.time()
+                sbx.update_network(NetworkPolicy(allow_out=["allowed.test"], deny_out=[ALL_TRAFFIC]))
+                done = time.time()
+                waiting.join()
+                _, heard, last = "".join(said).split()
+                tell(int(heard), float(last) - began, float(last) - done)
+            """,
+        )
+    ((heard, after_begin_s, after_end_s),) = told.lines
+    print(f"{heard} datagrams; the last {after_begin_s * 1000:.0f} ms after the swap began")
+    assert 100 < heard < 600  # a policy that allows it still leaves it alone
+    assert after_begin_s > 0
+    assert after_end_s < 0.02
 
 
 def test_another_resolver_is_no_swap_and_changes_nothing(lab: Lab, starter: int | None) -> None:
