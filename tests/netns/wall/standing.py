@@ -41,11 +41,12 @@ class Standing:
         deny: Sequence[str] = (),
         options: Sequence[str] = (),
         command: Sequence[str] = COMMAND,
+        prefix: Sequence[str] = (),
     ) -> None:
         self.lab = lab
         self.audit = new_audit_dir(lab)
         argv = egress_argv(self.audit, command, allow=allow, deny=deny, options=["--link", "veth", *options])
-        self.process = lab.popen(argv, stdin=subprocess.PIPE)
+        self.process = lab.popen([*prefix, *argv], stdin=subprocess.PIPE)
         assert self.process.stdout is not None
         if self.process.stdout.readline() != "ready\n":
             raise RuntimeError(self.end())
