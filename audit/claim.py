@@ -68,7 +68,7 @@ _WHERE: Final[dict[str, Check]] = {
 _DECISION: Final[dict[str, Check]] = {
     **_WHO,
     "domain": _NAME,
-    "domain_source": _either(None, "tls_sni", "http_host"),
+    "domain_source": _either(None, "tls_sni", "http_host", "dns"),
     **_WHERE,
     "app": _or_null(_like(_word)),
     "layer": _either("proxy", "kernel", "dns"),

@@ -29,7 +29,7 @@ FIELDS: Final[dict[str, Schema]] = {
     "src_ip": _ADDRESS,
     "src_port": _PORT,
     "domain": _NAME,
-    "domain_source": {"enum": ["tls_sni", "http_host", None]},
+    "domain_source": {"enum": ["tls_sni", "http_host", "dns", None]},
     "qtype": _or_null({"type": "string", "pattern": "^[A-Z0-9-]{1,24}$"}),
     "dest_ip": _or_null(_ADDRESS),
     "dest_port": _PORT,

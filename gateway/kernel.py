@@ -75,12 +75,15 @@ class KernelRecords:
         journal: Journal,
         flow_of: Callable[[Packet], Flow],
         dropped: tuple[int, int],
+        name_of: Callable[[IPAddress], str | None],
     ) -> None:
-        """Does nothing before ``start``. ``dropped``: what each socket had dropped before it was this process's to count."""
+        """Does nothing before ``start``. ``dropped``: what each socket had dropped before it was this process's to count. ``name_of``: what DNS told
+        the sandbox that an address is called."""
         self._groups = (_Group(refused, dropped[0], left=False), _Group(allowed, dropped[1], left=True))
         self._judge = judge
         self._journal = journal
         self._flow_of = flow_of
+        self._name_of = name_of
         now = time.monotonic()
         self._messages = Bucket(*MESSAGES, now)
         self._budget = Bucket(*RECORDED, now)
@@ -183,12 +186,12 @@ class KernelRecords:
         else:
             made = refuse(Reason.FORGED_SOURCE)
         if made.verdict is Verdict.ALLOW:
-            self._journal.send(_record(flow, made))
+            self._journal.send(_record(flow, made, self._name_of(flow.dest.ip)))
             return
         now = time.monotonic()
         if self._budget.holds(1, now):
             self._budget.take(1)
-            self._journal.send(_record(flow, made))
+            self._journal.send(_record(flow, made, self._name_of(flow.dest.ip)))
             return
         alike = _Alike(str(made.reason), made.entry, flow.proto, flow.dest)
         if alike not in self._sums and len(self._sums) >= AGGREGATED:
@@ -242,7 +245,7 @@ def dropped_by(sock: socket.socket) -> int:
     return int(dropped)
 
 
-def _record(flow: Flow, made: Decision) -> Record:
+def _record(flow: Flow, made: Decision, name: str | None) -> Record:
     allowed = made.verdict is Verdict.ALLOW
     return decision(
         time.time_ns(),
@@ -252,6 +255,8 @@ def _record(flow: Flow, made: Decision) -> Record:
         source=(str(flow.source.ip), flow.source.port),
         dest=(str(flow.dest.ip), flow.dest.port),
         upstream_ip=str(flow.dest.ip) if allowed else None,
+        domain=name,
+        domain_source=None if name is None else "dns",
         proto=flow.proto,
         layer="kernel",
         rule=made.entry,

@@ -163,8 +163,11 @@ class Worker:
             return decide_packet(house.gate.policy, flow, local, left=left)
 
         return KernelRecords(
-            bundle.refused, bundle.allowed, judge, self._journal, self._flow_of, bundle.dropped
+            bundle.refused, bundle.allowed, judge, self._journal, self._flow_of, bundle.dropped, self._name_of
         )
+
+    def _name_of(self, ip: IPAddress) -> str | None:
+        return None if self._forwarder is None else self._forwarder.told.name_of(ip)
 
     def _flow_of(self, packet: Packet) -> Flow:
         self._accepted += 1

@@ -128,6 +128,10 @@ class Guard:
             return Ruling(rule, question, answer=reply.nothing(query))
         return Ruling(rule, question, query)
 
+    def tells(self, address: IPAddress) -> bool:
+        """Whether the sandbox is told of it where an answer has it."""
+        return self._keeps(address)
+
     def hand_on(self, query: dns.message.Message, found: bytes, ttl_s: int, *, tcp: bool) -> reply.Reply:
         """What of the resolver's answer ``found`` the sandbox gets; SERVFAIL where that cannot be told. Raises nothing."""
         try:

@@ -13,6 +13,7 @@ from gateway.dns.budget import ASKED, Budget
 from gateway.dns.guard import Guard, Question, Rule, Ruling, failed
 from gateway.dns.passing import framed, pass_on, read_message
 from gateway.dns.records import QueryRecords
+from gateway.dns.told import Told
 from gateway.flow import Endpoint
 from gateway.net.resolve import Answer, ResolveError, Resolver
 from gateway.net.sockets import endpoint, send_all
@@ -50,6 +51,7 @@ class DnsForwarder:
         self._tcp = tcp
         self._resolver = resolver
         self._records = records
+        self.told = Told()
         self._budget = Budget(*ASKED)
         self._in_flight = 0
         self._stopped = False
@@ -120,6 +122,8 @@ class DnsForwarder:
         if handed.emptied:
             forbidden = Rule(False, ruling.rule.entry, Reason.FORBIDDEN_ANSWER)
             self._records.note(forbidden, ruling.question, client, proto)
+        else:
+            self.told.note(ruling.question.name or "", filter(self._guard.tells, answer.addresses))
         return handed.wire
 
     # -- UDP

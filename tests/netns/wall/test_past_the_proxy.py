@@ -197,3 +197,27 @@ def test_ten_thousand_networks_are_as_many_rules_as_one(lab: Lab) -> None:
         2,
         10_001,
     )
+
+
+TOLD = """
+import socket
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for name in ("allowed.test", "wild.test"):
+    sock.sendto(b"x", (socket.gethostbyname(name), 9))
+sock.sendto(b"x", (%r, 9))
+"""
+
+
+def test_what_the_kernel_decides_is_on_record_under_the_name_that_dns_told(lab: Lab) -> None:
+    outcome = egress_run(
+        lab,
+        ["/usr/bin/python3", "-c", TOLD % BLOCKED_IP],
+        allow=["allowed.test", GOOD_IP, BLOCKED_IP],
+        options=["--link", "veth"],
+    )
+    found = {
+        (record["dest_ip"], record["domain"], record["domain_source"])
+        for record in outcome.records
+        if record.get("layer") == "kernel"
+    }
+    assert found == {(GOOD_IP, "allowed.test", "dns"), (BLOCKED_IP, None, None), ("192.0.0.8", None, None)}
