@@ -197,8 +197,9 @@ def still_allowed(
     anew = decide(policy, flow, seen, local)
     if anew.verdict is not Verdict.ALLOW or anew.target is not Target.BOUND:
         return anew.verdict is Verdict.ALLOW
-    return made.target is Target.BOUND and (
-        upstream is None or usable(policy, upstream, local, flow.dest.port)
+    addresses = made.addresses if upstream is None else (upstream,)
+    return made.target is Target.BOUND and all(
+        usable(policy, address, local, flow.dest.port) for address in addresses
     )
 
 

@@ -14,7 +14,7 @@ from gateway.netd.requests import (
     PlansSwapped,
     SwapPlans,
 )
-from gateway.netd.swap import Standing, swap
+from gateway.netd.swap import Standing, restore, swap
 from rules.plan import Plan
 
 
@@ -70,8 +70,14 @@ class Held:
         answer, descriptors = in_child(lambda: swap(standing, plans, request.firewall), PlansSwapped)
         if isinstance(answer, PlansSwapped):
             self._cells[inode] = _Cell(spaces, plans, cell.dns or "dns_udp" in answer.descriptors, owner)
-        elif owner != cell.owner:
+            return answer, descriptors
+        again, _ = in_child(lambda: restore(standing, request.firewall), PlansSwapped)
+        if owner != cell.owner:
             lower_uplinks(owner)
+        if isinstance(again, Failed):
+            return Failed(
+                f"{_said(answer)}; and what was in force could not be restored: {again.message}"
+            ), []
         return answer, descriptors
 
     def close(self, sandbox: int) -> Answer:
@@ -109,3 +115,7 @@ class Held:
 
 def _plans(request: OpenCell | SwapPlans) -> tuple[Plan, ...]:
     return (request.plan,) if request.plan6 is None else (request.plan, request.plan6)
+
+
+def _said(answer: Answer) -> str:
+    return answer.message if isinstance(answer, Failed) else str(answer)

@@ -35,33 +35,31 @@ class Standing:
 
 
 def swap(standing: Standing, plans: Sequence[Plan], backend: Backend | None) -> dict[str, int]:
-    """Put ``plans`` in force; descriptors of what the gateway is to listen on beside what it has. Runs in a process of its own. If it fails, what was
-    in force is again."""
+    """Put ``plans`` in force; descriptors of what the gateway is to listen on beside what it has. Runs in a process of its own. If it fails, some
+    of it may be done: ``restore``, in another."""
     from gateway.netd.conntrack import forget
     from gateway.netd.sockets import open_dns
     from rules.sets import destroy_sets, install_sets
 
     host = enter_made(standing.cell, standing.user)
     before = standing.plans
-    firewall = choose([*before, *plans], backend)
-    try:
-        _raise_what_is_new(standing, plans, host)
-        sockets = {
-            name: sock for new in (() if standing.dns else plans) for name, sock in open_dns(new).items()
-        }
-        together = [_together(old, new) for old, new in zip(before, plans, strict=True)]
-        install_sets(one for plan in together for one in plan.sets)
-        install(firewall, together)
-        install_sets(one for plan in plans for one in plan.sets)
-    except BaseException:
-        install(firewall, before)
-        raise
+    _raise_what_is_new(standing, plans, host)
+    sockets = {name: sock for new in (() if standing.dns else plans) for name, sock in open_dns(new).items()}
+    install(choose(plans, backend), [_together(old, new) for old, new in zip(before, plans, strict=True)])
+    install_sets(one for plan in plans for one in plan.sets)
     named = {one.name for plan in plans for one in plan.sets}
     destroy_sets(one.name for plan in before for one in plan.sets if one.name not in named)
     for plan in plans:
         if plan.uplink:
             forget(plan.family, Passing(terms_in(plan)).holds)
     return {name: sock.detach() for name, sock in sockets.items()}
+
+
+def restore(standing: Standing, backend: Backend | None) -> dict[str, int]:
+    """Put what was in force in force again."""
+    enter_made(standing.cell, standing.user)
+    install(choose(standing.plans, backend), standing.plans)
+    return {}
 
 
 def _together(old: Plan, new: Plan) -> Plan:
