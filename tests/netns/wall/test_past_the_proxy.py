@@ -134,6 +134,8 @@ for number in range(int(sys.argv[1])):
     started = time.monotonic()
     cell = netd.open_cell(*plans)
     opened = time.monotonic()
+    netd.swap_plans(cell["netns"], other)
+    swapped = time.monotonic()
     netd.close_cell(cell["netns"])
     for descriptor in cell.values():
         os.close(descriptor)
@@ -171,17 +173,23 @@ from gateway.netd.server import Netd
 from rules import NetworkPolicy
 from rules.plan import build_plan
 def timed(count):
-    entries = [f"10.{n >> 8 & 255}.{n & 255}.0/25" for n in range(count)] + ["198.18.0.10"]
+    def planned_for(half):
+        entries = [f"10.{n >> 8 & 255}.{n & 255}.{half}/25" for n in range(count)] + ["198.18.0.10"]
+        return build_plan(NetworkPolicy(entries, ["0.0.0.0/0"]), "veth", 4)
     started = time.monotonic()
-    plan = build_plan(NetworkPolicy(entries, ["0.0.0.0/0"]), "veth", 4)
+    plan = planned_for(0)
     planned = time.monotonic()
+    other = planned_for(128)
+    began = time.monotonic()
     netd = Netd()
     cell = netd.open_cell(plan)
     opened = time.monotonic()
+    netd.swap_plans(cell["netns"], other)
+    swapped = time.monotonic()
     netd.close_cell(cell["netns"])
     netd.close()
     return {"rules": sum(len(chain.rules) for chain in plan.chains), "entries": sum(len(one.entries) for one in plan.sets),
-            "plan_ms": round((planned - started) * 1000), "attach_ms": round((opened - planned) * 1000)}
+            "plan_ms": round((planned - started) * 1000), "attach_ms": round((opened - began) * 1000), "swap_ms": round((swapped - opened) * 1000)}
 print(json.dumps([timed(count) for count in (1, 10_000)]))
 """
 
