@@ -161,48 +161,6 @@ def decide(
     return _by_name(policy, flow, seen, denied)
 
 
-def decide_packet(policy: CompiledPolicy, flow: Flow, local: Container[IPAddress], *, left: bool) -> Decision:
-    """Say which words of the policy a packet met that the kernel decided; ``left``: it let it out of the
-    cell.
-
-    The kernel's rules come from the same policy. What it did is what counts: where that is not what the words
-    lead to, the link could not carry it.
-    """
-    decision = settle(policy, flow, local) or denied_by_address(policy, flow)
-    if left and decision is not None and decision.row == 1:
-        return decision  # local to the host, which its half of the uplink drops
-    if decision is None or (decision.verdict is Verdict.ALLOW) is not left:
-        return _DEFAULT if left else refuse(Reason.NOT_CARRIED)
-    return decision
-
-
-def explains(policy: CompiledPolicy, flow: Flow, local: Container[IPAddress], *, left: bool) -> bool:
-    """Whether the kernel, by the rules of ``policy``, does what it did with a packet."""
-    decision = settle(policy, flow, local) or denied_by_address(policy, flow)
-    return (decision is None or decision.verdict is Verdict.ALLOW) is left
-
-
-def still_allowed(
-    policy: CompiledPolicy,
-    flow: Flow,
-    seen: Sniffed | Refused | None,
-    made: Decision,
-    upstream: IPAddress | None,
-    local: Container[IPAddress],
-) -> bool:
-    """Whether ``policy`` allows a connection that another allowed by ``made``, as it is carried now.
-
-    One that would have to be bound, and was not, is no longer: nobody knows whether it leads to the name's own.
-    """
-    anew = decide(policy, flow, seen, local)
-    if anew.verdict is not Verdict.ALLOW or anew.target is not Target.BOUND:
-        return anew.verdict is Verdict.ALLOW
-    addresses = made.addresses if upstream is None else (upstream,)
-    return made.target is Target.BOUND and all(
-        usable(policy, address, local, flow.dest.port) for address in addresses
-    )
-
-
 def denied_by_address(policy: CompiledPolicy, flow: Flow) -> Decision | None:
     """What ``deny_out`` says to the address alone: the answer where ``settle`` is None and no allowed name
     comes."""
@@ -228,7 +186,7 @@ def _by_address(
         if policy.allow_names.table.covers_port(port) or ip == SINKHOLE:
             return None, denied
         return _denied_address(denied, None), denied
-    return (None if policy.deny_names.table.covers_port(port) else _DEFAULT), None
+    return (None if policy.deny_names.table.covers_port(port) else BY_DEFAULT), None
 
 
 def _without_names(policy: CompiledPolicy, flow: Flow, denied: Held | None) -> Decision:
@@ -237,7 +195,7 @@ def _without_names(policy: CompiledPolicy, flow: Flow, denied: Held | None) -> D
         return _denied_address(denied, None)
     if policy.deny_names.first is not None and flow.proto == "udp" and flow.dest.port in QUIC_PORTS:
         return Decision(Verdict.BLOCK, 4, policy.deny_names.first, Reason.DENIED_NAME)
-    return _DEFAULT
+    return BY_DEFAULT
 
 
 def _named_default(policy: CompiledPolicy, settled: Decision, seen: Sniffed, port: int) -> Decision:
@@ -265,7 +223,7 @@ def _by_name(policy: CompiledPolicy, flow: Flow, seen: Sniffed, denied: Held | N
     if seen.ech and policy.ech_refused:
         return _unreadable(Reason.ECH, host)
     if allow_rule is None:
-        return _DEFAULT._replace(host=host)
+        return BY_DEFAULT._replace(host=host)
     target = Target.ASKED if denied is None and deny_rule is None else Target.BOUND
     return Decision(Verdict.ALLOW, 3, allow_rule, Reason.ALLOWED_NAME, target, host)
 
@@ -278,7 +236,7 @@ def decide_query(policy: CompiledPolicy, host: str) -> Decision:
     if policy.allow_everything is not None:
         return Decision(Verdict.ALLOW, 2, policy.allow_everything, Reason.ALLOWED_ADDRESS, host=host)
     if policy.deny_everything is None:
-        return _DEFAULT._replace(target=Target.NONE, host=host)
+        return BY_DEFAULT._replace(target=Target.NONE, host=host)
     denied = policy.deny_names.find(host, None)
     if denied is not None:
         return Decision(Verdict.BLOCK, 4, denied, Reason.DENIED_NAME, host=host)
@@ -353,4 +311,4 @@ def _denied_address(denied: Held, host: str | None) -> Decision:
 
 
 _FLOOR: Final = Decision(Verdict.BLOCK, 1, "floor", Reason.FLOOR)
-_DEFAULT: Final = Decision(Verdict.ALLOW, 5, "default", Reason.DEFAULT_ALLOW, Target.ASKED)
+BY_DEFAULT: Final = Decision(Verdict.ALLOW, 5, "default", Reason.DEFAULT_ALLOW, Target.ASKED)

@@ -16,16 +16,14 @@ from gateway.decide import (
     Decision,
     Verdict,
     compile_policy,
-    decide_packet,
     decide_query,
-    explains,
-    still_allowed,
     usable,
 )
 from gateway.dns.guard import Guard, Rule
 from gateway.dns.records import QueryRecords
 from gateway.dns.server import DnsForwarder
 from gateway.flow import Endpoint, Flow, IPAddress
+from gateway.hindsight import decide_packet, explains, still_allowed
 from gateway.journal import Attempt, Journal
 from gateway.kernel import Judge, KernelRecords, OwnOrLocal
 from gateway.net.local import LocalAddresses

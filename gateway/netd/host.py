@@ -8,9 +8,7 @@ import contextlib
 import fcntl
 import os
 import secrets
-import shutil
 import socket
-import subprocess
 from collections.abc import Iterable, Iterator
 from ipaddress import ip_network
 from pathlib import Path
@@ -19,19 +17,16 @@ from typing import Any, Final
 import msgspec
 from pyroute2 import IPRoute
 
-from gateway.netd import sysctls
+from gateway.netd import sysctls, variants
 from gateway.netd.links import FAMILIES, NUD_PERMANENT, OF_HOST, OF_UPLINK, Way
+from gateway.netd.variants import HostError
 from rules import host
 from rules.link import Family
 
 STATE: Final = Path("/run/egress")
-LOCK_WAIT_S: Final = 10
 PREFIX: Final = host.DEVICES.removesuffix("+")
 NUMBERS: Final = ip_network(host.POOLS[4]).num_addresses - 2
 SO_NETNS_COOKIE: Final = 71  # asm-generic/socket.h, Linux 5.14
-Variant = str
-"""``legacy`` or ``nft``: whose tables iptables writes."""
-PROGRAMS: Final[dict[Family, str]] = {4: "iptables", 6: "ip6tables"}
 FORWARDING: Final[dict[Family, str]] = {4: "ipv4/ip_forward", 6: "ipv6/conf/all/forwarding"}
 TOUCHED: Final[dict[Family, tuple[str, ...]]] = {
     4: ("ipv4/conf/*/forwarding", "ipv4/conf/*/accept_redirects"),
@@ -72,10 +67,6 @@ class Place:
     def forget(self) -> None:
         """There is nothing to be given back any more."""
         self._file.unlink(missing_ok=True)
-
-
-class HostError(Exception):
-    """The host would not take its half. The message says what and why."""
 
 
 class Lifeline:
@@ -259,14 +250,14 @@ def _open_host(family: Family, place: Place) -> None:
     if family not in before.values and not _forwards(family):
         before.values[family] = sysctls.read((FORWARDING[family], *TOUCHED[family]))
         before.forward[family] = [
-            rule for variant in _variants_in_use(family) for rule in _others_forward(variant, family)
+            rule for variant in variants.in_use(family) for rule in _others_forward(variant, family)
         ]
         place.keep()
     closed = family in before.values
-    first, *others = _variants_in_use(family) or [_variant_to_use(family)]
-    _restore(first, family, host.host_chains(family, closed=closed))
+    first, *others = variants.in_use(family) or [variants.to_use(family)]
+    variants.restore(first, family, host.host_chains(family, closed=closed))
     for variant in others:  # where both are in use a packet has to pass both
-        _restore(variant, family, (host.forward_chain(closed=closed),))
+        variants.restore(variant, family, (host.forward_chain(closed=closed),))
     if not _forwards(family):
         if family == 6:
             # A host that forwards would no longer heed router advertisements, and lose its way out.
@@ -283,13 +274,13 @@ def _open_host(family: Family, place: Place) -> None:
 def _close_host(place: Place) -> None:
     """Everything of ours away; forwarding as it was, unless others have come meanwhile who need it."""
     before = place.before
-    for family in PROGRAMS:
-        variants = _variants_in_use(family)
+    for family in variants.PROGRAMS:
+        used = variants.in_use(family)
         chains = host.host_chains(family, closed=False)
-        for variant in variants:
-            _apply(variant, family, host.removal_text(chains, _saved(variant, family)))
+        for variant in used:
+            variants.apply(variant, family, host.removal_text(chains, variants.saved(variant, family)))
         if family in before.values:
-            now = [rule for variant in variants for rule in _others_forward(variant, family)]
+            now = [rule for variant in used for rule in _others_forward(variant, family)]
             if now == before.forward[family]:
                 _give_back(family, before.values[family])
     place.forget()
@@ -308,55 +299,7 @@ def _forwards(family: Family) -> bool:
     return (sysctls.SYSCTL_ROOT / FORWARDING[family]).read_text().strip() != "0"
 
 
-def _others_forward(variant: Variant, family: Family) -> list[str]:
+def _others_forward(variant: str, family: Family) -> list[str]:
     ours = host.forward_chain(closed=False).jump
-    rules = _saved(variant, family).get("filter", ())
+    rules = variants.saved(variant, family).get("filter", ())
     return [rule for rule in rules if rule.startswith("-A FORWARD ") and rule != ours]
-
-
-def _variants_in_use(family: Family) -> list[Variant]:
-    """Those that have tables in this namespace; asking makes none."""
-    names = Path(f"/proc/self/net/{PROGRAMS[family].replace('tables', '_tables')}_names")
-    with contextlib.suppress(OSError):
-        if names.read_text().strip():
-            legacy = ["legacy"]
-            return legacy + _nft_in_use(family)
-    return _nft_in_use(family)
-
-
-def _nft_in_use(family: Family) -> list[Variant]:
-    return ["nft"] if shutil.which(f"{PROGRAMS[family]}-nft-save") and _saved("nft", family) else []
-
-
-def _variant_to_use(family: Family) -> Variant:
-    """On a host that uses neither: what its own ``iptables`` writes."""
-    said = subprocess.run([PROGRAMS[family], "--version"], capture_output=True, text=True, check=False).stdout
-    return "nft" if "nf_tables" in said else "legacy"
-
-
-def _saved(variant: Variant, family: Family) -> dict[str, list[str]]:
-    program = f"{PROGRAMS[family]}-{variant}-save"
-    done = subprocess.run([program], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise HostError(f"{program}: {' '.join(done.stderr.split())}")
-    return host.saved_rules(done.stdout)
-
-
-def _restore(variant: Variant, family: Family, chains: tuple[host.OwnChain, ...]) -> None:
-    _apply(variant, family, host.restore_text(chains, _saved(variant, family)))
-
-
-def _apply(variant: Variant, family: Family, text: str) -> None:
-    if not text:
-        return
-    argv = [f"{PROGRAMS[family]}-{variant}-restore", "--noflush", f"--wait={LOCK_WAIT_S}"]
-    if variant == "nft":  # which has no lock, and says so
-        argv.pop()
-    try:
-        done = subprocess.run(argv, input=text, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise HostError(f"{argv[0]} is not installed: apt-get install iptables") from None
-    if done.returncode:
-        raise HostError(
-            f"{argv[0]} would not take the host's half of the rules: {' '.join(done.stderr.split())}"
-        )
