@@ -204,7 +204,7 @@ class Supervisor:
         os.close(self._worker_pidfd)
         self.unwatch(self._control.fileno())
         self._control.close()
-        self._keeper.bury()
+        self._keeper.bury(self._bundle.generation)
         if self._bundle.refused is not None and self._bundle.allowed is not None:
             dropped = dropped_by(self._bundle.refused), dropped_by(self._bundle.allowed)
             self._bundle = replace(self._bundle, dropped=dropped)
@@ -228,9 +228,12 @@ class Supervisor:
         control, pid = self._control, self._worker_pid
 
         def hear() -> None:
+            word = b""
             with contextlib.suppress(OSError):
-                said.append(control.recv(16))
-            self._selector.unregister(control)
+                word = control.recv(16)
+            if word != READY:  # of one that took another's place, and that nobody waited for
+                said.append(word)
+                self._selector.unregister(control)
 
         self._tell(Orders(self._bundle.policy, self._bundle.generation).pieces(), dns)
         if not self._worker_pid:
@@ -242,7 +245,8 @@ class Supervisor:
         if said != [OBEYED] and self._worker_pid == pid:
             signal.pidfd_send_signal(self._worker_pidfd, signal.SIGKILL)
             self._reap_worker()
-            self._start_worker()
+            if self._keeper.ready:
+                self._start_worker()
 
     def _tell(self, words: Sequence[bytes], dns: Sequence[socket.socket] = ()) -> None:
         """The last of ``words`` brings ``dns``. A worker that is gone is told nothing."""
@@ -261,6 +265,8 @@ class Supervisor:
         due, started = self._keeper.due_in(), time.monotonic()
         wait = due if timeout is None else timeout if due is None else min(due, timeout)
         for key, _ in self._selector.select(wait):
+            if self._selector.get_map().get(key.fd) is not key:
+                continue  # what came before it in this round, or a round within, has dealt with it
             act: Callable[[], object] = key.data
             act()
         if due is not None and time.monotonic() >= started + due:
