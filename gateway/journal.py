@@ -243,11 +243,14 @@ def _pack(flow: Flow) -> bytes:
     ).encode()
 
 
-def bury(ledger: Ledger, log: AuditLog | None, sandbox: str, summary: Summary) -> None:
-    """Write down what a dead worker left undecided, count what it owed, and make the ledger ready for the next. What it says is not trusted."""
+def bury(ledger: Ledger, log: AuditLog | None, sandbox: str, summary: Summary, generation: int = 1) -> None:
+    """Write down what a dead worker left undecided under the policy of ``generation``, count what it owed, and make the ledger ready for the next.
+    What it says is not trusted."""
     if log is not None and (missing := ledger.missing()):
         log.count_lost(missing)
-    left = [(leftover.sending, _unpack(leftover.payload, sandbox)) for leftover in ledger.leftovers()]
+    left = [
+        (leftover.sending, _unpack(leftover.payload, sandbox, generation)) for leftover in ledger.leftovers()
+    ]
     ledger.reset()
     arrived: set[str] = set()
     if log is not None:
@@ -262,7 +265,7 @@ def bury(ledger: Ledger, log: AuditLog | None, sandbox: str, summary: Summary) -
             summary.count(record)
 
 
-def _unpack(payload: bytes, sandbox: str) -> Record | None:
+def _unpack(payload: bytes, sandbox: str, generation: int) -> Record | None:
     """The record of an attempt that only the ledger knows of; None where the ledger was scribbled on."""
     parts = payload.decode("ascii", "replace").split("|")
     if len(parts) != 5 or not (parts[2].isdigit() and parts[4].isdigit()):
@@ -276,5 +279,6 @@ def _unpack(payload: bytes, sandbox: str) -> Record | None:
         dest=(parts[3], int(parts[4])),
         rule="limit",
         reason=str(Reason.WORKER_DIED),
+        generation=generation,
     )
     return rebuilt(claim, sandbox)

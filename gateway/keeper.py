@@ -106,7 +106,7 @@ class Keeper:
         if time.monotonic() >= self._upkeep_due:
             self._start_upkeep()
 
-    def bury(self) -> None:
+    def bury(self, generation: int = 1) -> None:
         """After a worker's death: take in all that it sent, whatever the disk says, for there is room held; and write what it left undecided."""
         if self._intake is not None:
             self._intake.drain()
@@ -116,7 +116,7 @@ class Keeper:
                 os.eventfd_read(self.kept)
             except BlockingIOError:
                 pass
-        bury(self.ledger, self._log, self._sandbox, self._summary)
+        bury(self.ledger, self._log, self._sandbox, self._summary, generation)
         self._settle()
 
     def _settle(self, *, flush: bool = True) -> None:
