@@ -15,3 +15,7 @@ class PrivilegeError(EgressError):
 
 class SetupError(EgressError):
     """The host cannot give what the sandbox needs: a program, a kernel module, a directory."""
+
+
+class InDoubt(SetupError):
+    """What the kernel enforces is not known any more: the sandbox has been ended."""

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from gateway.netd.links import Way
 
 MAX_DESCRIPTORS: Final = 16
+WORK_TIMEOUT_S = 20.0
 CLEAR_PAUSE_S: Final = 0.01
 CLEAR_TIMEOUT_S: Final = 5.0
 
@@ -67,9 +68,16 @@ def in_child(
         pid = os.fork()
         if pid == 0:
             ours.close()
+            os.setpgid(0, 0)
             _answer(act, answer, theirs)
         theirs.close()
-        message, descriptors, _, _ = socket.recv_fds(ours, MAX_MESSAGE_BYTES, MAX_DESCRIPTORS)
+        ours.settimeout(WORK_TIMEOUT_S)
+        try:
+            message, descriptors, _, _ = socket.recv_fds(ours, MAX_MESSAGE_BYTES, MAX_DESCRIPTORS)
+        except TimeoutError:
+            # With what it runs: whoever asked is told that nothing was done, and nothing may be done after that.
+            os.killpg(pid, signal.SIGKILL)
+            message, descriptors = b"", []
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if not message:
         how = f"by signal {-status}" if status < 0 else f"with status {status}"

@@ -75,9 +75,8 @@ class Held:
         if owner != cell.owner:
             lower_uplinks(owner)
         if isinstance(again, Failed):
-            return Failed(
-                f"{_said(answer)}; and what was in force could not be restored: {again.message}"
-            ), []
+            said = f"{_said(answer)}; and what was in force could not be restored: {again.message}"
+            return Failed(said, in_doubt=True), []
         return answer, descriptors
 
     def close(self, sandbox: int) -> Answer:

@@ -57,6 +57,8 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
     message: str
     privilege: bool = False
+    in_doubt: bool = False
+    """Something was, and could not be taken back."""
 
 
 Request = OpenCell | SwapPlans | CloseCell

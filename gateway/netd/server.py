@@ -6,7 +6,7 @@ import socket
 from collections.abc import Sequence
 from typing import Final
 
-from gateway.errors import EgressError, PrivilegeError, SetupError
+from gateway.errors import EgressError, InDoubt, PrivilegeError, SetupError
 from gateway.netd.cells import MAX_DESCRIPTORS
 from gateway.netd.held import Held
 from gateway.netd.requests import (
@@ -29,7 +29,8 @@ from gateway.userns import obstacle
 from rules.backend import Backend
 from rules.plan import Plan
 
-ANSWER_TIMEOUT_S = 30.0
+ANSWER_TIMEOUT_S = 60.0
+"""Longer than a swap and taking it back may take (``cells.WORK_TIMEOUT_S``)."""
 ENCLOSED: Final = b"enclosed"
 """Instead of a request that is too long: it is in the file that comes with the message."""
 MAX_BROUGHT: Final = 2
@@ -48,6 +49,7 @@ class Netd:
             serve(theirs)
         theirs.close()
         self._socket.settimeout(ANSWER_TIMEOUT_S)
+        self._in_doubt = False
 
     def open_cell(
         self, plan: Plan, plan6: Plan | None = None, firewall: Backend | None = None
@@ -62,7 +64,7 @@ class Netd:
         self, sandbox: int, plan: Plan, plan6: Plan | None = None, firewall: Backend | None = None
     ) -> dict[str, int]:
         """Put other plans in force in the cell whose ``netns`` is ``sandbox``: ``PlansSwapped.descriptors`` by name, owned by the caller. SetupError,
-        and then what was in force still is."""
+        and then what was in force still is; InDoubt, and then nobody knows."""
         answer, descriptors = self._ask(SwapPlans(plan, plan6, firewall), [sandbox])
         if isinstance(answer, PlansSwapped):
             return dict(zip(answer.descriptors, descriptors, strict=True))
@@ -75,12 +77,20 @@ class Netd:
             raise _error(answer)
 
     def _ask(self, request: Request, brought: Sequence[int] = ()) -> tuple[Answer, list[int]]:
+        if self._in_doubt:
+            raise InDoubt("netd owes an answer")
         try:
             _send(self._socket, encode(request), brought)
+        except OSError as error:
+            raise SetupError(f"netd is gone: {error}") from error
+        try:
             message, descriptors, _, _ = socket.recv_fds(self._socket, MAX_MESSAGE_BYTES, MAX_DESCRIPTORS)
         except OSError as error:
-            raise SetupError(f"netd does not answer: {error}") from error
-        return (decode_answer(message) if message else Failed("netd died")), descriptors
+            self._in_doubt = True  # if it comes after all, it is no other request's
+            raise InDoubt(f"netd does not answer: {error}") from error
+        if not message:
+            raise InDoubt("netd died over it")
+        return decode_answer(message), descriptors
 
     def close(self) -> None:
         """End the process; what it made lives on in the descriptors that it gave."""
@@ -132,7 +142,7 @@ def _error(failed: Answer) -> EgressError:
         if os.geteuid() != 0:
             mend = obstacle() or "run egress as root, or see egress doctor"
         return PrivilegeError(f"{failed.message}; {mend}")
-    return SetupError(failed.message)
+    return InDoubt(failed.message) if failed.in_doubt else SetupError(failed.message)
 
 
 def serve(channel: socket.socket) -> None:
