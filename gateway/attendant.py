@@ -32,7 +32,7 @@ from gateway.errands import (
     decode_errand,
     encode,
 )
-from gateway.errors import EgressError, PrivilegeError
+from gateway.errors import EgressError, InDoubt, PrivilegeError
 from gateway.netd.server import Netd
 from rules.policy import NetworkPolicy, SecurityPolicy
 
@@ -154,11 +154,15 @@ class Attendant:
             self._run(errand, socket.socket(fileno=brought[0]), brought[1:])
 
     def _update(self, asked: Update) -> None:
+        """One at a time: meanwhile commands end and records are kept, but nothing more is asked."""
+        self._supervisor.unwatch(self._channel.fileno())
         try:
             network = None if asked.network is None else NetworkPolicy.from_dict(asked.network)
-            answer(self._channel, Updated(self._supervisor.swap(network)))
+            answer(self._channel, Updated(self._supervisor.swap(network), asked.number))
         except EgressError as error:
-            answer(self._channel, Trouble(type(error).__name__, str(error)))
+            answer(self._channel, Trouble(type(error).__name__, str(error), asked.number))
+            self._over = isinstance(error, InDoubt)
+        self._supervisor.watch(self._channel.fileno(), self._hear)
 
     def _run(self, asked: Run, channel: socket.socket, streams: list[int]) -> None:
         from gateway.launch import forwarded, launch

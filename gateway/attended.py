@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Iterable, Mapping
 from typing import Final
@@ -22,6 +23,7 @@ from gateway.errands import (
     Errand,
     Kill,
     Killed,
+    Trouble,
     Update,
     Updated,
     decode_answer,
@@ -32,7 +34,7 @@ from rules.link import LinkKind
 from rules.policy import NetworkPolicy, SecurityPolicy, without_internet
 
 START_TIMEOUT_S: Final = 60.0
-UPDATE_TIMEOUT_S: Final = 60.0
+UPDATE_TIMEOUT_S: Final = 90.0
 KILL_TIMEOUT_S: Final = 30.0
 TEMPLATES: Final = ("base",)
 BOOT: Final = "import sys, json; sys.path[:] = json.loads(sys.argv[2]); from gateway.attendant import main; main(int(sys.argv[1]))"
@@ -60,6 +62,7 @@ class Attended:
                 raise SetupError(f"{sys.executable} could not be started: {error.strerror}") from error
         self._talk = threading.Lock()
         """Held while an answer is waited for: any thread may ask."""
+        self._updates = 0
         # Whoever forgets to kill a sandbox still ends it, at the latest with the program.
         self._end = weakref.finalize(self, self._channel.close)
 
@@ -88,20 +91,28 @@ class Attended:
         with self._talk:
             if self.closed:
                 raise SandboxClosed("the sandbox has been killed; create another")
-            answer = self._ask(Update(None if network is None else network.to_dict()), UPDATE_TIMEOUT_S)
+            self._updates += 1
+            told = None if network is None else network.to_dict()
+            answer = self._ask(Update(told, self._updates), UPDATE_TIMEOUT_S)
         if isinstance(answer, Updated):
             return answer.generation
         raise raised(answer)
 
     def _ask(self, errand: Errand, timeout_s: float) -> Answer | None:
-        """None where nobody answers."""
+        """None where nobody answers. What answers an update that somebody no longer waited for is passed over."""
+        mine = errand.number if isinstance(errand, Update) else 0
+        give_up = time.monotonic() + timeout_s
         try:
             self._channel.settimeout(timeout_s)
             self._send_whole(encode(errand))
-            raw = self._channel.recv(MAX_BYTES)
+            while raw := self._channel.recv(MAX_BYTES):
+                answer = decode_answer(raw)
+                if not isinstance(answer, Updated | Trouble) or answer.number in (0, mine):
+                    return answer
+                self._channel.settimeout(max(0.001, give_up - time.monotonic()))
         except OSError:
-            return None
-        return decode_answer(raw) if raw else None
+            pass
+        return None
 
     def _send_whole(self, raw: bytes) -> None:
         if len(raw) <= MAX_BYTES:

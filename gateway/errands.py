@@ -48,12 +48,15 @@ class Update(msgspec.Struct, frozen=True, tag=True):
 
     network: dict[str, object] | None
     """``NetworkPolicy.to_dict()``; None is full egress."""
+    number: int
+    """Of the errand, from 1. Who asks may be interrupted while it waits: the answer that comes after all is then no other errand's."""
 
 
 class Updated(msgspec.Struct, frozen=True, tag=True):
     """It is in force."""
 
     generation: int
+    number: int
 
 
 class Ended(msgspec.Struct, frozen=True, tag=True):
@@ -67,6 +70,8 @@ class Trouble(msgspec.Struct, frozen=True, tag=True):
 
     kind: str
     message: str
+    number: int = 0
+    """Of the ``Update`` that it answers; 0 for whatever else."""
 
 
 class Kill(msgspec.Struct, frozen=True, tag=True):
