@@ -1,0 +1,235 @@
+"""A policy is replaced on a bad day: its asker is interrupted, the worker dies, netd dies half way, commands come and go all the while."""
+
+import pytest
+
+from tests.lab.lab import Lab
+from tests.lab.places import OTHER_IP, WILD_IP
+from tests.netns.test_sandbox import Told
+from tests.netns.wall.standing import host_state
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+
+ABOUT = """
+import signal
+from pathlib import Path
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+def worker_of(sbx):
+    while True:
+        for child in children(sbx._attended.pid):
+            status = Path(f"/proc/{child}/status").read_text()
+            if "\\nUid:\\t65534" in status and "Name:\\tbwrap" not in status:
+                return child
+        time.sleep(0.01)
+def code(name):
+    return sbx.commands.run(f"curl -sS -m 5 -o /dev/null https://{name}/").exit_code
+def policy(*allow):
+    return NetworkPolicy(allow_out=list(allow), deny_out=[ALL_TRAFFIC])
+"""
+
+
+def test_a_worker_that_took_anothers_place_obeys_as_the_first_did(lab: Lab) -> None:
+    """It said that it is ready when nobody listened: that is no answer to an order."""
+    told = Told(
+        lab,
+        ABOUT
+        + """
+with Sandbox.create(security=only("allowed.test"), envs=TRUST) as sbx:
+    first = worker_of(sbx)
+    os.kill(first, signal.SIGKILL)
+    code("allowed.test")
+    second = worker_of(sbx)
+    sbx.update_network(policy("blocked.test"))
+    tell(first != second, second == worker_of(sbx), code("blocked.test"))
+""",
+    )
+    assert told.lines == [[True, True, 0]]
+
+
+def test_a_worker_that_dies_in_the_middle_of_it(lab: Lab) -> None:
+    told = Told(
+        lab,
+        ABOUT
+        + """
+with Sandbox.create(security=only("allowed.test"), envs=TRUST) as sbx:
+    worker = worker_of(sbx)
+    code("allowed.test")
+    os.kill(sbx._attended.pid, signal.SIGSTOP)  # so that it hears of the order first, then of the death
+    said = []
+    asking = threading.Thread(target=lambda: said.append(sbx.update_network(policy("blocked.test"))))
+    asking.start()
+    while not said and asking.is_alive() and sbx._attended._updates == 0:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    os.kill(worker, signal.SIGKILL)
+    os.kill(sbx._attended.pid, signal.SIGCONT)
+    asking.join()
+    tell(said, code("blocked.test"), code("allowed.test"))
+""",
+    )
+    assert told.lines == [[[2], 0, 35]]
+
+
+def test_what_a_dead_worker_left_is_of_the_policy_that_it_obeyed(lab: Lab) -> None:
+    told = Told(
+        lab,
+        ABOUT
+        + f"""
+SILENT = "import socket, time; s = socket.create_connection(('{OTHER_IP}', 443)); s.send(b'\\x16'); print('open', flush=True); time.sleep(60)"
+with Sandbox.create(security=only("allowed.test")) as sbx:
+    sbx.update_network(policy("blocked.test"))
+    worker, heard = worker_of(sbx), []
+    running = sbx.commands.run(["/usr/bin/python3", "-c", SILENT], background=True, on_stdout=heard.append)
+    waiting = threading.Thread(target=running.wait)
+    waiting.start()
+    while not heard:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    os.kill(worker, signal.SIGKILL)
+    while worker_of(sbx) == worker:
+        time.sleep(0.01)
+    running.kill()
+    waiting.join()
+""",
+    )
+    died = [record for record in told.records if record.get("reason") == "worker_died"]
+    assert [record["generation"] for record in died] == [2]
+
+
+def test_an_answer_that_nobody_waited_for_is_not_the_next_ones(lab: Lab, starter: int | None) -> None:
+    """A signal, a Ctrl-C: the caller no longer waits, and asks for something else."""
+    told = Told(
+        lab,
+        ABOUT
+        + """
+class Enough(Exception):
+    pass
+def enough(*_):
+    raise Enough
+signal.signal(signal.SIGALRM, enough)
+with Sandbox.create(security=only("allowed.test"), envs=TRUST) as sbx:
+    os.kill(sbx._attended.pid, signal.SIGSTOP)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        sbx.update_network(policy("allowed.test", "blocked.test"))
+    except Enough:
+        tell("interrupted")
+    threading.Timer(0.3, os.kill, (sbx._attended.pid, signal.SIGCONT)).start()
+    tell(sbx.update_network(policy("allowed.test")), code("blocked.test"), code("allowed.test"))
+    os.kill(sbx._attended.pid, signal.SIGSTOP)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        sbx.update_network(NetworkPolicy(resolver="9.9.9.9"))
+    except Enough:
+        tell("interrupted")
+    os.kill(sbx._attended.pid, signal.SIGCONT)
+tell(sbx.audit_dir == AUDIT)
+""",
+        starter,
+    )
+    assert told.lines == [["interrupted"], [3, 35, 0], ["interrupted"], [True]]
+
+
+def test_from_many_threads_while_commands_come_and_go(lab: Lab) -> None:
+    """Nobody keeps a descriptor or an uplink of it, and no answer goes astray."""
+    before = host_state(lab)
+    told = Told(
+        lab,
+        ABOUT
+        + f"""
+policies = [policy("allowed.test", "{WILD_IP}", "2001:db8::9"), policy(), None, policy("allowed.test", "blocked.test"),
+            policy("2001:db8::9", "{OTHER_IP}")]
+with Sandbox.create(security=only("allowed.test"), envs=TRUST) as sbx:
+    def held():
+        pids = [sbx._attended.pid, *children(sbx._attended.pid)[:1], worker_of(sbx)]
+        return [len(os.listdir(f"/proc/{{pid}}/fd")) for pid in pids]
+    generations, wrong, over = [], [], []
+    def updates(first):
+        for number in range(15):
+            generations.append(sbx.update_network(policies[(first + number) % len(policies)]))
+    def commands():
+        while not over:
+            if sbx.commands.run("true").exit_code:
+                wrong.append("true")
+    def guarded(work, *args):
+        try:
+            work(*args)
+        except Exception as error:
+            wrong.append(repr(error))
+    for one in policies:
+        sbx.update_network(one)
+    first = held()
+    running = [threading.Thread(target=guarded, args=(commands,)) for _ in range(3)]
+    asking = [threading.Thread(target=guarded, args=(updates, number)) for number in range(3)]
+    for one in running + asking:
+        one.start()
+    for one in asking:
+        one.join()
+    over.append(True)
+    for one in running:
+        one.join()
+    give_up = time.monotonic() + 5  # of the last command something may still be held
+    while held() != first and time.monotonic() < give_up:
+        time.sleep(0.05)
+    tell(sorted(generations) == list(range(7, 52)), wrong, first == held(), first, held())
+""",
+        timeout_s=100,
+    )
+    ((numbered, wrong, equal, *held),) = told.lines
+    assert (numbered, wrong) == (True, [])
+    assert equal, held
+    assert host_state(lab) == before
+
+
+PROBE = """
+import socket, sys
+for ip in sys.argv[1:]:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.settimeout(1)
+    sock.connect((ip, 9))
+    try:
+        sock.send(b"x")
+        sock.recv(1)
+        print(ip, "answered")
+    except ConnectionRefusedError:
+        print(ip, "left")  # refused by the far side, which has nothing on that port
+    except OSError as error:
+        print(ip, type(error).__name__)
+"""
+
+
+def test_when_netd_dies_half_way_nobody_stays_between_two_policies(lab: Lab) -> None:
+    """What it had begun goes on without it: what the kernel enforces is not known any more."""
+    lab.capture.clear()
+    told = Told(
+        lab,
+        ABOUT
+        + f"""
+wide = NetworkPolicy(allow_out=["{OTHER_IP}", *(f"10.{{n >> 8}}.{{n & 255}}.0/25" for n in range(30000))], deny_out=[ALL_TRAFFIC])
+with Sandbox.create(security=only("allowed.test", "{WILD_IP}")) as sbx:
+    netd = children(sbx._attended.pid)[0]
+    said = []
+    def update():
+        try:
+            said.append(sbx.update_network(wide))
+        except EgressError as error:
+            said.append(repr(error))
+    asking = threading.Thread(target=update)
+    asking.start()
+    while not children(netd):
+        time.sleep(0.001)
+    os.kill(netd, signal.SIGKILL)
+    asking.join()
+    try:
+        tell(said, sbx.commands.run(["/usr/bin/python3", "-c", {PROBE!r}, "{OTHER_IP}"]).stdout)
+    except SandboxClosed:
+        tell(said, None)
+""",
+    )
+    ((said, stdout),) = told.lines
+    print(said, stdout)
+    assert "InDoubt" in said[0]
+    assert stdout is None
+    assert lab.capture.packets(to=OTHER_IP) == []
+    # Another takes away what the dead one left of its uplink.
+    Told(lab, f'Sandbox.create(security=only("{WILD_IP}")).kill()')
