@@ -1,6 +1,7 @@
 """What is decided already, judged by a policy: what the kernel did with a packet, and what another policy said of a connection. Pure."""
 
 from collections.abc import Container
+from dataclasses import replace
 
 from gateway.decide import (
     BY_DEFAULT,
@@ -53,9 +54,23 @@ def still_allowed(
     One that would have to be bound, and was not, is no longer: nobody knows whether it leads to the name's own.
     """
     anew = decide(policy, flow, seen, local)
-    if anew.verdict is not Verdict.ALLOW or anew.target is not Target.BOUND:
-        return anew.verdict is Verdict.ALLOW
-    addresses = made.addresses if upstream is None else (upstream,)
-    return made.target is Target.BOUND and all(
-        usable(policy, address, local, flow.dest.port) for address in addresses
-    )
+    if anew.verdict is not Verdict.ALLOW or (anew.target is Target.BOUND and made.target is not Target.BOUND):
+        return False
+    # A name may have led elsewhere than to the address that the sandbox asked for.
+    dialled = made.addresses if upstream is None or made.target is not Target.BOUND else (upstream,)
+    return all(_leads_to(policy, flow, seen, address, local) for address in dialled)
+
+
+def _leads_to(
+    policy: CompiledPolicy,
+    flow: Flow,
+    seen: Sniffed | Refused | None,
+    address: IPAddress,
+    local: Container[IPAddress],
+) -> bool:
+    """Whether ``policy`` lets what was seen lead to an address that is the name's own."""
+    dest = flow.dest._replace(ip=address)
+    made = decide(policy, replace(flow, dest=dest), seen, local)
+    if made.target is Target.BOUND:
+        return usable(policy, address, local, dest.port)
+    return made.verdict is Verdict.ALLOW
