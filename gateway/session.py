@@ -94,20 +94,23 @@ async def run_session(client: socket.socket, flow: Flow, house: House, attempt: 
         if decision.verdict is not Verdict.ALLOW:
             await _refuse(client, heard, decision)
             return
-        if attempt.to_be_kept and not await attempt.is_kept():
-            reset_on_close(client)
-            return
-        upstream = await _connect(flow, decision, attempt)
-        if upstream is None:
-            reset_on_close(client)
-            return
-        with upstream:
-            try:
-                await _splice(client, upstream, heard, flow.dest.port, attempt)
-            finally:
-                if attempt.revoked:
-                    reset_on_close(client)
-                    reset_on_close(upstream)
+        try:
+            if attempt.to_be_kept and not await attempt.is_kept():
+                reset_on_close(client)
+                return
+            upstream = await _connect(flow, decision, attempt)
+            if upstream is None:
+                reset_on_close(client)
+                return
+            with upstream:
+                try:
+                    await _splice(client, upstream, heard, flow.dest.port, attempt)
+                finally:
+                    if attempt.revoked:
+                        reset_on_close(upstream)
+        finally:
+            if attempt.revoked:
+                reset_on_close(client)
 
 
 async def _judge_anew(flow: Flow, gate: Gate, heard: Heard) -> Decision:
