@@ -7,6 +7,7 @@ it came, so every protocol can be forgotten.
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Final, NamedTuple
 
 from rules.link import Family
@@ -22,6 +23,7 @@ NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 1, 4, 0x300
 READ_BYTES: Final = 1 << 18
 ANSWER_TIMEOUT_S: Final = 5
+MOST: Final = 16384
 FAMILIES: Final[dict[Family, int]] = {4: socket.AF_INET, 6: socket.AF_INET6}
 _HEAD = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
@@ -38,20 +40,33 @@ class Remembered(NamedTuple):
     """0 where the protocol has none."""
 
 
-def forget(family: Family, stays: Callable[[int, bytes, int], bool]) -> int:
-    """Forget every flow of ``family`` for which ``stays(protocol, dest, port)`` is false; how many that were. OSError."""
-    with socket.socket(
-        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER
-    ) as netlink:
-        netlink.bind((0, 0))
-        netlink.settimeout(ANSWER_TIMEOUT_S)
-        going = [
-            flow for flow in _listed(netlink, family) if not stays(flow.protocol, flow.dest, flow.dest_port)
-        ]
-        for flow in going:
-            netlink.send(_message(DELETE, NLM_F_REQUEST | NLM_F_ACK, family, flow.name))
-            netlink.recv(READ_BYTES)  # that it is done, or that it was gone already
-    return len(going)
+def forget(family: Family, stays: Callable[[int, bytes, int], bool]) -> None:
+    """Forget every flow of ``family`` for which ``stays(protocol, dest, port)`` is false. OSError.
+
+    All flows, where there are more than ``MOST``: whoever floods must not have what is forbidden go on for as long as it takes to look at each.
+    """
+    with _connected() as netlink:
+        looked_at = list(islice(_listed(netlink, family), MOST + 1))
+        if len(looked_at) <= MOST:
+            for flow in looked_at:
+                if not stays(flow.protocol, flow.dest, flow.dest_port):
+                    _forget(netlink, family, flow.name)
+            return
+    with _connected() as netlink:  # the listing went no further
+        _forget(netlink, family)
+
+
+def _connected() -> socket.socket:
+    netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
+    netlink.bind((0, 0))
+    netlink.settimeout(ANSWER_TIMEOUT_S)
+    return netlink
+
+
+def _forget(netlink: socket.socket, family: Family, name: bytes = b"") -> None:
+    """The flow called that; without a name, every one."""
+    netlink.send(_message(DELETE, NLM_F_REQUEST | NLM_F_ACK, family, name))
+    netlink.recv(READ_BYTES)  # that it is done, or that it was gone already
 
 
 def _message(kind: int, flags: int, family: Family, body: bytes = b"") -> bytes:
