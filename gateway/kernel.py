@@ -31,12 +31,14 @@ AGGREGATED: Final = 16
 """Destinations that are counted apart in that time."""
 READ_BYTES: Final = 16384
 READS_A_TURN: Final = 32
-READS_A_DRAIN: Final = 32768
-"""More than a buffer holds: a flood that goes on keeps nobody."""
+LEAST_BYTES: Final = 512
+"""That a message takes of the kernel's buffer (SKB_TRUESIZE of the smallest)."""
 PAUSE_S: Final = 0.05
 
 SO_MEMINFO: Final = 55  # asm-generic/socket.h
-DROPS_AT: Final = 8 * 4  # SK_MEMINFO_DROPS, linux/sock_diag.h
+# linux/sock_diag.h: SK_MEMINFO_RMEM_ALLOC, SK_MEMINFO_DROPS
+HELD_AT: Final = 0
+DROPS_AT: Final = 8 * 4
 _U32 = struct.Struct("=I")
 
 SANDBOX: Final = frozenset(map(ip_address, (LO.address, LO.address6, str(VETH.link_local6))))
@@ -119,9 +121,10 @@ class KernelRecords:
         self.start()
 
     def _drain(self) -> None:
+        """What has come by now, and not what goes on coming: a flood keeps nobody."""
         self.flush()
         for group in self._groups:
-            for _ in range(READS_A_DRAIN):
+            for _ in range(1 + _meminfo(group.socket, HELD_AT) // LEAST_BYTES):
                 if not self._take(group):
                     break
         self.flush()
@@ -241,8 +244,12 @@ class _Group:
 
 def dropped_by(sock: socket.socket) -> int:
     """How many messages the kernel had no room for on ``sock``, ever, modulo 2**32."""
-    (dropped,) = _U32.unpack_from(sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36), DROPS_AT)
-    return int(dropped)
+    return _meminfo(sock, DROPS_AT)
+
+
+def _meminfo(sock: socket.socket, at: int) -> int:
+    (value,) = _U32.unpack_from(sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36), at)
+    return int(value)
 
 
 def _record(flow: Flow, made: Decision, name: str | None) -> Record:

@@ -207,18 +207,19 @@ class Worker:
         new = Gate(compile_policy(orders.policy), old.resolver, old.local)
         if self._forwarder is not None:
             self._forwarder.obey(self._guard(orders.policy, new))
-        if self._kernel is not None:
-            self._kernel.go_on(self._judge_between(old, new, orders.generation, self._kernel.flush))
         self._house.gate = new
-        self._journal.generation = orders.generation
+        self._revoke(new)
         self._bundle = replace(self._bundle, policy=orders.policy, generation=orders.generation)
         if dns:
             self._bundle = replace(self._bundle, dns_udp=dns[0], dns_tcp=dns[1])
             self._forwarder = self._dns()
             if self._forwarder is not None:
                 self._forwarder.start()
-        self._revoke(new)
         self._control.send(OBEYED)
+        # What the kernel has told is read last: a flood leaves much of it, and nobody has to wait for records of what is decided.
+        if self._kernel is not None:
+            self._kernel.go_on(self._judge_between(old, new, orders.generation, self._kernel.flush))
+        self._journal.generation = orders.generation
 
     def _judge_between(self, old: Gate, new: Gate, generation: int, flush: Callable[[], None]) -> Judge:
         """For packets of a time in which the kernel's rules changed: by whichever policy explains what it did. Each sum is of one policy."""

@@ -233,3 +233,54 @@ with Sandbox.create(security=only("allowed.test", "{WILD_IP}")) as sbx:
     assert lab.capture.packets(to=OTHER_IP) == []
     # Another takes away what the dead one left of its uplink.
     Told(lab, f'Sandbox.create(security=only("{WILD_IP}")).kill()')
+
+
+FLOOD = """
+import socket, sys
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+print("floods", flush=True)
+for number in range(10**9):
+    for ip in sys.argv[1:]:
+        try:
+            sock.sendto(b"x", (ip, 1 + number % 60000))
+        except OSError:
+            pass
+"""
+
+
+def test_a_flood_keeps_neither_the_kernel_nor_the_worker_from_obeying(lab: Lab) -> None:
+    """More flows than can be looked at one by one, more messages than can be read meanwhile: the worker is not taken for one that does not obey, and
+    what the kernel let out under one policy is not on record as another's."""
+    told = Told(
+        lab,
+        ABOUT
+        + f"""
+with Sandbox.create(security=only("allowed.test", "{WILD_IP}"), envs=TRUST) as sbx:
+    worker, heard = worker_of(sbx), []
+    running = sbx.commands.run(["/usr/bin/python3", "-c", {FLOOD!r}, "{WILD_IP}", "{OTHER_IP}"], background=True, on_stdout=heard.append)
+    waiting = threading.Thread(target=running.wait)
+    waiting.start()
+    while not heard:
+        time.sleep(0.01)
+    time.sleep(1)
+    for ip in ("{OTHER_IP}", "{WILD_IP}"):
+        sbx.update_network(policy("allowed.test", ip))
+    tell(worker == worker_of(sbx), code("allowed.test"))
+    running.kill()
+    waiting.join()
+""",
+        timeout_s=90,
+    )
+    assert told.lines == [[True, 0]]
+    by = {
+        (record["generation"], record["dest_ip"], record["reason"])
+        for record in told.records
+        if record["event"] == "egress_allowed" and record["proto"] == "udp" and record["layer"] == "kernel"
+    }
+    # Of what came last there may be no more than a sum.
+    assert {(1, WILD_IP, "allowed_address"), (2, OTHER_IP, "allowed_address")} <= by
+    assert by <= {
+        (1, WILD_IP, "allowed_address"),
+        (2, OTHER_IP, "allowed_address"),
+        (3, WILD_IP, "allowed_address"),
+    }
