@@ -75,7 +75,8 @@ class Sandbox:
     def update_network(self, network: NetworkPolicy | None) -> int:
         """Replace the policy in force, for what runs already too: what it no longer allows ends at once. Its number, ``generation`` in records.
 
-        None is full egress. TypeError, and SetupError where it cannot be (another ``resolver``): then nothing has changed. SandboxClosed.
+        None is full egress. TypeError, and SetupError where it cannot be (another ``resolver``): then nothing has changed. InDoubt
+        (a SetupError) where nobody knows what is in force: then the sandbox has been ended. SandboxClosed.
         """
         return self._attended.update(network)
 
