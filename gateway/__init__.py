@@ -7,7 +7,7 @@ from rules import ALL_TRAFFIC, AuditConfig, NetworkPolicy, PolicyError, Security
 if TYPE_CHECKING:
     from gateway.async_sandbox import AsyncSandbox
     from gateway.commands import CommandResult, CommandTimeout, SandboxClosed
-    from gateway.errors import EgressError
+    from gateway.errors import EgressError, InDoubt, PrivilegeError, SetupError
     from gateway.sandbox import Sandbox
 
 __all__ = [
@@ -17,11 +17,14 @@ __all__ = [
     "CommandResult",
     "CommandTimeout",
     "EgressError",
+    "InDoubt",
     "NetworkPolicy",
     "PolicyError",
+    "PrivilegeError",
     "Sandbox",
     "SandboxClosed",
     "SecurityPolicy",
+    "SetupError",
 ]
 
 _ROOMS = {
@@ -29,6 +32,9 @@ _ROOMS = {
     "CommandResult": "gateway.commands",
     "CommandTimeout": "gateway.commands",
     "EgressError": "gateway.errors",
+    "InDoubt": "gateway.errors",
+    "PrivilegeError": "gateway.errors",
+    "SetupError": "gateway.errors",
     "Sandbox": "gateway.sandbox",
     "SandboxClosed": "gateway.commands",
 }
