@@ -265,6 +265,7 @@ with Sandbox.create(security=only("allowed.test", "{WILD_IP}"), envs=TRUST) as s
     time.sleep(1)
     for ip in ("{OTHER_IP}", "{WILD_IP}"):
         sbx.update_network(policy("allowed.test", ip))
+        time.sleep(1)  # what waited in the kernel's buffer has been read, and some of what comes
     tell(worker == worker_of(sbx), code("allowed.test"))
     running.kill()
     waiting.join()
