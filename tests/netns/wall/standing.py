@@ -14,6 +14,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from gateway.netd.host import SO_NETNS_COOKIE
 from gateway.netd.links import OF_CELL, OF_SANDBOX
 from rules.plan import VETH
 from tests.lab.lab import Lab
@@ -198,6 +199,7 @@ def _taken(wire: socket.socket) -> Iterator[Seen]:
 EMPTY = {
     "ipset save",
     "ip neigh",
+    "ip netns",
     *(f"{ip}tables-{kind}-save" for ip in ("ip", "ip6") for kind in ("legacy", "nft")),
 }
 
@@ -220,8 +222,17 @@ def host_state(lab: Lab) -> dict[str, str]:
         done = lab.run(["sh", "-c", f"{words} 2>/dev/null"])
         said[words] = _still(done.stdout, words)
         assert done.stdout or words in EMPTY, f"{words} says nothing"
-    said["state"] = "\n".join(sorted(str(path) for path in Path("/run/egress").glob("host-*")))
+    ours = _cookie(lab.host)
+    said["state"] = "\n".join(
+        str(path) for path in Path("/run/egress").glob("host-*") if path.name == f"host-{ours}"
+    )
     return said
+
+
+def _cookie(namespace: Path) -> int:
+    """Its number, by which netd calls what it keeps of it."""
+    with entered(namespace), socket.socket(socket.AF_UNIX) as any_socket:
+        return int.from_bytes(any_socket.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8), "little")
 
 
 def _still(text: str, words: str) -> str:
@@ -239,6 +250,8 @@ def _still(text: str, words: str) -> str:
             and "STALE" not in line
             and "DELAY" not in line
         ]
+    if words == "ip netns":  # of all the machine's: those of other labs come and go
+        lines = [line for line in lines if not re.match(r"eg\d+-\d+-(host|net)", line)]
     if words.startswith("grep"):
         lines = [
             line
