@@ -55,7 +55,8 @@ class View:
     """Inside a writable path and read-only all the same."""
     hidden: tuple[Path, ...]
     """Where the machine's processes can be seen although ``/proc`` is the sandbox's own: ``root`` and ``fd`` of a process of the same user are
-    a door to its files and its unix sockets, whatever pid namespace they are asked from. And where the key lies that records are signed with."""
+    a door to its files and its unix sockets, whatever pid namespace they are asked from. And where the key lies that records are signed with, and the
+    socket that tells metrics."""
     resolver: str
     environment: Mapping[str, str]
     notices: tuple[str, ...]
@@ -72,11 +73,16 @@ def plan_view(
     resolver: str,
     environment: Mapping[str, str],
     tmp: Path | None = None,
+    unseen: Iterable[Path] = (),
 ) -> View:
-    """Root's view of what the command may have; every doubt about a path makes it read-only, with a notice. ViewError for what makes no sense."""
+    """Root's view of what the command may have; every doubt about a path makes it read-only, with a notice. ViewError for what makes no sense.
+
+    ``protected`` is never writable; ``unseen``, which exists, is not even there.
+    """
     identity = identify(user, environment)
     keys = key_directory()
-    kept = (*protected, *installation(), *((keys,) if keys.is_dir() else ()))
+    secret = (*unseen, *((keys,) if keys.is_dir() else ()))
+    kept = (*protected, *installation(), *secret)
     guarded = sorted({Path(os.path.realpath(path)) for path in kept})
     links = {link.parent for path in kept for link in symlinks(path)}
     notices: list[str] = []
@@ -92,7 +98,7 @@ def plan_view(
         tuple(writable),
         tuple(sorted(set(_between(writable, covered)))),
         tuple(covered),
-        (*_other_procs(), *((Path(os.path.realpath(keys)),) if keys.is_dir() else ())),
+        (*_other_procs(), *(Path(os.path.realpath(path)) for path in secret)),
         resolver,
         _environment(environment, identity),
         tuple(notices),
