@@ -138,8 +138,8 @@ class Keeper:
                 os.eventfd_read(self.kept)
             except BlockingIOError:
                 pass
-        bury(self.ledger, self._log, self._sandbox, self._summary, self.tally)
         self.tally.bury()
+        bury(self.ledger, self._log, self._sandbox, self._summary, self.tally)
         self._settle()
 
     def _settle(self, *, flush: bool = True) -> None:

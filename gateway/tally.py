@@ -22,6 +22,9 @@ BOUNDS_US: Final = (
 )
 """Upper bounds of the latencies' buckets. The last but one is the deadline of a decision, the last that of a connect."""
 
+MOST: Final = 2**62
+"""Of anything that can be counted in this world."""
+
 ACCEPTED: Final = 0
 CARRIED: Final = 1
 """Gauge: connections that are allowed and have not ended."""
@@ -121,8 +124,12 @@ class Tally:
             self.words[_ROWS[record["layer"]][Reason(record["reason"])]] += record.get("count", 1)
 
     def bury(self) -> None:
-        """Of a worker that has died nothing lives."""
-        self.words[CARRIED] = self.words[WAITING] = 0
+        """Of a worker that has died nothing lives; and whatever it may have scribbled, there is room to go on counting."""
+        words = self.words
+        words[CARRIED] = words[WAITING] = 0
+        for word, value in enumerate(words):
+            if value > MOST:
+                words[word] = MOST
 
     def read(self) -> Count:
         """What was counted by now."""

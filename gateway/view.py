@@ -98,7 +98,7 @@ def plan_view(
         tuple(writable),
         tuple(sorted(set(_between(writable, covered)))),
         tuple(covered),
-        (*_other_procs(), *(Path(os.path.realpath(path)) for path in secret)),
+        (*_other_procs(), *_shown(secret, writable)),
         resolver,
         _environment(environment, identity),
         tuple(notices),
@@ -241,6 +241,13 @@ def _other_procs() -> Iterator[Path]:
         except OSError:
             continue
         if device == f"{os.major(seen)}:{os.minor(seen)}":  # else another mount lies over it
+            yield path
+
+
+def _shown(paths: Iterable[Path], writable: list[Path]) -> Iterator[Path]:
+    """Those that would be seen: what is in the machine's ``/run`` or ``/tmp`` is not, unless it lies in what is handed in of them."""
+    for path in map(Path, map(os.path.realpath, paths)):
+        if not any(_inside(path, own) for own in OWN) or any(_inside(path, outer) for outer in writable):
             yield path
 
 

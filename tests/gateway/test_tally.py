@@ -7,7 +7,7 @@ import pytest
 
 from audit.record import EndedBy, Event, Phase, decision, lost, query
 from gateway.reasons import ALLOWING, Reason
-from gateway.tally import ACCEPTED, BOUNDS_US, CARRIED, WAITING, Decided, Tally
+from gateway.tally import ACCEPTED, BOUNDS_US, CARRIED, MOST, WAITING, Decided, Tally
 
 AT_NS = 1_795_415_702_123_456_789
 
@@ -127,3 +127,16 @@ def test_it_outlives_who_counted() -> None:
     assert tally.read().accepted == 2
     assert told(tally) == [("proxy", True, Reason.DEFAULT_ALLOW, 2)]
     assert tally.read().decision.total == 2
+
+
+def test_what_a_dead_worker_scribbled_stops_nobody_from_counting() -> None:
+    tally = Tally()
+    for word in range(len(tally.words)):
+        tally.words[word] = 2**64 - 1
+    tally.bury()
+    tally.refused(Reason.WORKER_DIED)
+    tally.decided(Reason.ALLOWED_NAME, 10**9)
+    tally.connected(10**9)
+    tally.closed(EndedBy.CLIENT, Phase.RELAY, 1 << 40, 1 << 40)
+    assert tally.read().decided[0].times == MOST
+    assert (tally.read().carried, tally.read().waiting) == (0, 0)

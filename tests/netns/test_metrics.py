@@ -6,6 +6,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -280,6 +281,15 @@ def test_nobody_inside_a_sandbox_can_ask(lab: Lab, starter: int | None, where: s
         shutil.rmtree(work)
 
 
+def test_in_the_machines_own_tmp_it_is_not_there_either(lab: Lab, starter: int | None) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        Path(directory).chmod(0o777)
+        place = Path(directory) / "m.sock"
+        outcome = egress_run(lab, ["find", "/tmp"], options=["--metrics", place], uid=starter, cwd="/")
+        assert (outcome.status, outcome.stdout) == (0, "/tmp\n")
+        assert list(Path(directory).iterdir()) == []
+
+
 def test_who_comes_from_another_network_namespace_is_not_answered(lab: Lab) -> None:
     """A sandbox's process that has the file all the same, through a directory that somebody shared, for example."""
     with _place(lab) as path, Puppet(lab, options=["--metrics", str(path)]) as puppet:
@@ -377,6 +387,15 @@ def _await(true: Callable[[], bool], timeout_s: float = 10.0) -> None:
         if time.monotonic() > give_up:
             raise TimeoutError
         time.sleep(0.02)
+
+
+def test_a_gateway_that_does_not_start_leaves_no_socket(lab: Lab) -> None:
+    with _place(lab) as path:
+        file = lab.work / "no-directory"
+        file.write_text("")
+        refused = egress_run(lab, ["true"], options=["--metrics", path, "--audit-dir", file])
+        file.unlink()
+        assert refused.status == 125 and "no records can be kept" in refused.notices[-1]
 
 
 def test_what_a_killed_gateway_left_is_replaced_and_nothing_else(lab: Lab) -> None:
