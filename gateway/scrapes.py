@@ -23,6 +23,8 @@ MAX_SCRAPERS: Final = 8
 MAX_REQUEST_BYTES: Final = 8192
 SCRAPE_S: Final = 5.0
 """From accept to the last byte of the answer."""
+PAUSE_S: Final = 1.0
+"""How long nobody is accepted after accepting failed: descriptors have run out, most likely, and asking again at once would help nobody."""
 MAX_PATH_BYTES: Final = 107  # unix(7): sun_path, and its NUL
 SO_NETNS_COOKIE: Final = 71  # asm-generic/socket.h; Linux 5.14 and later
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -47,17 +49,21 @@ class Scrapes:
         """Until when each may take; oldest first."""
         self._listener, self._file = _listen(path)
         self._home = _namespace(self._listener)
+        self._paused_until: float | None = None
         selector.register(self._listener, selectors.EVENT_READ, self._accept)
 
     def due_in(self) -> float | None:
         """Seconds until ``tick`` has something to do."""
-        for deadline in self._scrapers.values():
-            return max(0.0, deadline - self._clock())
-        return None
+        oldest = next(iter(self._scrapers.values()), None)
+        due = min((moment for moment in (oldest, self._paused_until) if moment is not None), default=None)
+        return None if due is None else max(0.0, due - self._clock())
 
     def tick(self) -> None:
-        """Let go of those who take too long."""
+        """Let go of those who take too long; accept again after a pause."""
         now = self._clock()
+        if self._paused_until is not None and self._paused_until <= now:
+            self._paused_until = None
+            self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
         for scraper in [one for one, deadline in self._scrapers.items() if deadline <= now]:
             self._drop(scraper)
 
@@ -67,7 +73,8 @@ class Scrapes:
             return
         for scraper in list(self._scrapers):
             self._drop(scraper)
-        self._selector.unregister(self._listener)
+        if self._paused_until is None:
+            self._selector.unregister(self._listener)
         self._listener.close()
         with contextlib.suppress(OSError):
             if _identity(self.path) == self._file:
@@ -76,8 +83,12 @@ class Scrapes:
     def _accept(self) -> None:
         try:
             asker, _ = self._listener.accept()
+        except BlockingIOError:
+            return
         except OSError:
-            return  # gone again, or no descriptor is left: the next turn asks anew
+            self._selector.unregister(self._listener)
+            self._paused_until = self._clock() + PAUSE_S
+            return
         asker.setblocking(False)
         if _namespace(asker) != self._home:
             with asker, contextlib.suppress(OSError):

@@ -1,6 +1,8 @@
 """The socket that tells metrics, in a loop of this process: who asks well, who asks badly, who is slow."""
 
+import contextlib
 import os
+import resource
 import selectors
 import socket
 import stat
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import SetupError
-from gateway.scrapes import MAX_PATH_BYTES, MAX_REQUEST_BYTES, MAX_SCRAPERS, SCRAPE_S, Scrapes
+from gateway.scrapes import MAX_PATH_BYTES, MAX_REQUEST_BYTES, MAX_SCRAPERS, PAUSE_S, SCRAPE_S, Scrapes
 
 ASKED = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -211,6 +213,29 @@ def test_two_of_one_turn_of_which_the_first_displaces_the_second(bench: Bench) -
     assert bench.asked == 0 and gone(oldest)
     for sock in (*others, newest):
         sock.close()
+
+
+def test_without_descriptors_nothing_spins_and_it_goes_on_later(bench: Bench) -> None:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.connect(str(bench.scrapes.path))
+    sock.send(ASKED)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (sock.fileno() + 1, hard))
+    filling = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                filling.append(os.dup(0))
+        assert bench.turn() == 1
+        assert (bench.scrapes.due_in(), bench.watched()) == (PAUSE_S, -1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in filling:
+            os.close(descriptor)
+    bench.now += PAUSE_S
+    assert bench.turn() == 0
+    bench.turn()
+    assert everything(sock).endswith(bench.text)
 
 
 def test_only_the_owner_may_connect_and_the_mask_is_as_before(tmp_path: Path) -> None:
