@@ -56,6 +56,11 @@ class Feed:
         return bool(self._backlog or self.lost)
 
     @property
+    def backlog(self) -> int:
+        """Records that wait for room in the pipe."""
+        return len(self._backlog)
+
+    @property
     def unsent(self) -> int:
         """Records that would be lost with this process, and that nobody else knows of: nothing is called when they are sent."""
         return self._nobodys + self.lost

@@ -70,6 +70,11 @@ class Ledger:
         self._memory[FRONT_BYTES + slot * SLOT_BYTES] = FREE
         self._free.append(slot)
 
+    def undecided(self) -> int:
+        """How many slots are taken."""
+        states = self._memory[FRONT_BYTES::SLOT_BYTES]
+        return len(states) - states.count(FREE)
+
     def leftovers(self) -> list[Leftover]:
         """What a dead process left, for the one that survived it."""
         found = []

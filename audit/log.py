@@ -95,6 +95,11 @@ class AuditLog:
         return self._segment.path
 
     @property
+    def buffered(self) -> int:
+        """Bytes that were taken and are not in the file yet."""
+        return len(self._buffer)
+
+    @property
     def ready(self) -> bool:
         """Whether more may be handed over without being lost; always, where the settings would rather lose it than wait."""
         return self.trouble is None or self.settings.on_full is OnFull.DROP

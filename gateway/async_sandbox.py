@@ -44,9 +44,10 @@ class AsyncSandbox:
         binds: Iterable[str | os.PathLike[str]] = (),
         envs: Mapping[str, str] | None = None,
         user: str | None = None,
+        metrics: str | os.PathLike[str] | None = None,
     ) -> "AsyncSandbox":
         """As ``Sandbox.create``."""
-        wanted = asked(template, security, allow_internet_access, name, audit_dir, link, binds, user)
+        wanted = asked(template, security, allow_internet_access, name, audit_dir, link, binds, user, metrics)
         attended = Attended()
         try:
             made = await asyncio.to_thread(attended.create, wanted)

@@ -74,12 +74,13 @@ def _attend(channel: socket.socket, netd: Netd) -> None:
     policy = SecurityPolicy.from_dict(asked.policy)
     audit_dir = Path(asked.audit_dir).absolute() if asked.audit_dir else default_directory().absolute()
     identity = identify(asked.user, os.environ)
-    with Supervisor(policy, asked.name, audit_dir, netd, link=link, say=say) as supervisor:
+    metrics = Path(asked.metrics).absolute() if asked.metrics else None
+    with Supervisor(policy, asked.name, audit_dir, netd, link=link, metrics=metrics, say=say) as supervisor:
         scratch = Scratch(identity.uid, identity.gid)
         try:
             supervisor.open()
             attendant = Attendant(
-                channel, supervisor, Place(scratch, audit_dir, asked.binds), identity, policy
+                channel, supervisor, Place(scratch, audit_dir, asked.binds, metrics), identity, policy
             )
             channel.send(encode(Created(link, str(audit_dir), str(scratch.home))))
             told = attendant.serve()
@@ -96,6 +97,7 @@ class Place:
     scratch: "Scratch"
     audit_dir: Path
     binds: tuple[str, ...]
+    metrics: Path | None
 
 
 class Attendant:
@@ -174,6 +176,7 @@ class Attendant:
                 cwd=Path(asked.cwd) if asked.cwd else home,
                 binds=[*map(Path, place.binds), home],
                 protected=[place.audit_dir],
+                unseen=[place.metrics] if place.metrics and place.metrics.is_socket() else [],
                 user=asked.user or self._user,
                 resolver=self._resolver,
                 # Not the program's own: it may hold what the sandbox must not know.

@@ -162,6 +162,7 @@ def asked(
     link: LinkKind | None,
     binds: Iterable[str | os.PathLike[str]],
     user: str | None,
+    metrics: str | os.PathLike[str] | None,
 ) -> Create:
     """What to create. ValueError, TypeError and PolicyError, before anything is started."""
     if template not in TEMPLATES:
@@ -184,6 +185,7 @@ def asked(
         link,
         tuple(os.fspath(bind) for bind in binds),
         user,
+        None if metrics is None else os.fspath(metrics),
     )
 
 

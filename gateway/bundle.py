@@ -1,13 +1,14 @@
 """What a worker is forked with, and what it and the process that forked it say to each other. Pure but for the descriptors that it names."""
 
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import orjson
 
 from audit.ledger import Ledger
 from gateway.flow import Endpoint
+from gateway.tally import Tally
 from rules.policy import NetworkPolicy
 
 READY: Final = b"ready"
@@ -45,6 +46,7 @@ class Bundle:
     """What the two had no room for by the time when the worker before this one ended."""
     generation: int = 1
     """Of the policy."""
+    tally: Tally = field(default_factory=Tally)
 
     @property
     def descriptors(self) -> set[int]:

@@ -24,6 +24,7 @@ class Create(msgspec.Struct, frozen=True, tag=True):
     """None is the best that this user can have."""
     binds: tuple[str, ...]
     user: str | None
+    metrics: str | None = None
 
 
 class Created(msgspec.Struct, frozen=True, tag=True):

@@ -21,6 +21,7 @@ from gateway.net.relay import Counts
 from gateway.reasons import Reason
 from gateway.sniff.result import Refused, Sniffed
 from gateway.summary import Summary
+from gateway.tally import CARRIED, WAITING, Tally
 
 SOURCES: Final = {"tls": "tls_sni", "http": "http_host"}
 KEPT_S: Final = 10.0
@@ -84,6 +85,8 @@ class Attempt:
         if self._record is None:
             return
         counts = self.counts or Counts()
+        ended_by = EndedBy.SHUTDOWN if stopping else self.ended_by
+        self._journal.tally.closed(ended_by, self.phase, counts.up, counts.down)
         self._journal.ended(
             closed(
                 time.time_ns(),
@@ -93,7 +96,7 @@ class Attempt:
                 bytes_up=counts.up,
                 bytes_down=counts.down,
                 duration_ms=(time.monotonic_ns() - self._started_ns) / 1e6,
-                ended_by=EndedBy.SHUTDOWN if stopping else self.ended_by,
+                ended_by=ended_by,
                 phase=self.phase,
             )
         )
@@ -111,14 +114,21 @@ class Attempt:
         journal.ledger.sending(slot)
         if made.verdict is Verdict.ALLOW:
             if journal.offer(record):
+                journal.tally.decided(made.reason, time.monotonic_ns() - self._started_ns)
                 journal.begun()
                 journal.ledger.close(slot)
                 self._record, self._number = record, journal.feed.sent
                 return True
             refused = refuse(Reason.LIMIT)._replace(host=made.host)
+            journal.tally.decided(refused.reason, time.monotonic_ns() - self._started_ns)
             journal.send(decision_record(self._flow, refused, seen), slot)
             return False
+        journal.tally.decided(made.reason, time.monotonic_ns() - self._started_ns)
         return journal.send(record, slot)
+
+    def connected(self, took_ns: int) -> None:
+        """The upstream answered, so long after it was first asked."""
+        self._journal.tally.connected(took_ns)
 
     @property
     def to_be_kept(self) -> bool:
@@ -140,9 +150,12 @@ class Attempt:
 class Journal:
     """The records of one worker."""
 
-    def __init__(self, feed: Feed, ledger: Ledger, kept: Progress | None = None) -> None:
-        """``kept`` counts the records that are on the disk, where somebody waits for that."""
+    def __init__(
+        self, feed: Feed, ledger: Ledger, kept: Progress | None = None, tally: Tally | None = None
+    ) -> None:
+        """``kept`` counts the records that are on the disk, where somebody waits for that; ``tally`` is this worker's own if None."""
         self.feed = feed
+        self.tally = tally or Tally()
         self.ledger = ledger
         self.kept = kept
         self._carried = 0
@@ -158,6 +171,7 @@ class Journal:
 
     def blocked(self, flow: Flow, reason: Reason) -> None:
         """Record a refusal that never became an attempt."""
+        self.tally.refused(reason)
         self.send(decision_record(flow, refuse(reason), None))
 
     def offer(self, record: Record) -> bool:
@@ -178,6 +192,7 @@ class Journal:
 
     def _note_owed(self) -> None:
         """Where whoever survives this process finds it."""
+        self.tally.words[CARRIED] = self._carried
         owed = self._carried + self.feed.unsent
         if owed != self._owed:
             self._owed = owed
@@ -194,6 +209,7 @@ class Journal:
                 self.ledger.close(slot)
         if self.feed.waiting:
             self._note_owed()
+            self._note_waiting()
             self._flush_soon()
         return taken
 
@@ -211,7 +227,30 @@ class Journal:
         self._flushing = None
         self.feed.flush()
         self._note_owed()
+        self._note_waiting()
         self._flush_soon()
+
+    def _note_waiting(self) -> None:
+        self.tally.words[WAITING] = self.feed.backlog
+
+
+class Counting:
+    """The journal of those whose records are no connections' (the kernel's, DNS): it counts what they say."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def offer(self, record: Record) -> bool:
+        """As ``Journal.offer``. Counted if it is taken: else another is written in its place."""
+        taken = self._journal.offer(record)
+        if taken:
+            self._journal.tally.record(record)
+        return taken
+
+    def send(self, record: Record) -> bool:
+        """As ``Journal.send``. Counted in any case: what is lost of it was decided all the same."""
+        self._journal.tally.record(record)
+        return self._journal.send(record)
 
 
 def decision_record(flow: Flow, made: Decision, seen: Sniffed | Refused | None) -> Record:
@@ -243,7 +282,14 @@ def _pack(flow: Flow) -> bytes:
     ).encode()
 
 
-def bury(ledger: Ledger, log: AuditLog | None, sandbox: str, summary: Summary, generation: int = 1) -> None:
+def bury(
+    ledger: Ledger,
+    log: AuditLog | None,
+    sandbox: str,
+    summary: Summary,
+    generation: int = 1,
+    tally: Tally | None = None,
+) -> None:
     """Write down what a dead worker left undecided under the policy of ``generation``, count what it owed, and make the ledger ready for the next.
     What it says is not trusted."""
     if log is not None and (missing := ledger.missing()):
@@ -263,6 +309,8 @@ def bury(ledger: Ledger, log: AuditLog | None, sandbox: str, summary: Summary, g
             if log is not None:
                 log.write(record)
             summary.count(record)
+            if tally is not None and not sending:  # else it counted its decision before it died
+                tally.refused(Reason.WORKER_DIED)
 
 
 def _unpack(payload: bytes, sandbox: str, generation: int) -> Record | None:

@@ -4,22 +4,30 @@ What the disk does not take is not taken from the pipe either, where the setting
 nothing more and then accepts nothing more. What is in the pipe by then has been carried, and room on the disk is held for it.
 """
 
+import fcntl
 import os
 import selectors
 import signal
+import struct
+import termios
 import time
 from collections.abc import Callable
-from typing import Final
+from pathlib import Path
+from typing import Final, NamedTuple
 
 from audit.apart import Upkeep
 from audit.feed import Intake, open_pipe
+from audit.files import key_directory
+from audit.keys import KeyTrouble, prepare
 from audit.ledger import Ledger
 from audit.log import AuditLog
 from audit.record import pruned
-from audit.settings import Fsync, OnFull
+from audit.settings import AuditSettings, Fsync, OnFull
 from audit.upkeep import Job
+from gateway.errors import SetupError
 from gateway.journal import bury
 from gateway.summary import Summary
+from gateway.tally import Tally
 
 LEDGER_ROOM_BYTES: Final = 512 * 1024
 """What a dead worker leaves undecided, once written."""
@@ -31,6 +39,19 @@ UPKEEP_S: Final = 3600.0
 CLOCK_STEP_S: Final = 600.0
 FINISH_S: Final = 10.0
 """How long the process that signs is waited for at the end."""
+_INT: Final = struct.Struct("=i")
+
+
+class Audited(NamedTuple):
+    """How the keeping of the records stands."""
+
+    records: int
+    """Taken and numbered."""
+    lost: int
+    in_pipe_bytes: int
+    buffered_bytes: int
+    """Taken, and not in the file yet."""
+    writable: bool
 
 
 class Keeper:
@@ -45,6 +66,7 @@ class Keeper:
         say: Callable[[str], object],
     ) -> None:
         self.ledger = Ledger()
+        self.tally = Tally()
         self._log = log
         self._sandbox = sandbox
         self._summary = summary
@@ -116,7 +138,8 @@ class Keeper:
                 os.eventfd_read(self.kept)
             except BlockingIOError:
                 pass
-        bury(self.ledger, self._log, self._sandbox, self._summary, generation)
+        self.tally.bury()
+        bury(self.ledger, self._log, self._sandbox, self._summary, generation, self.tally)
         self._settle()
 
     def _settle(self, *, flush: bool = True) -> None:
@@ -169,6 +192,16 @@ class Keeper:
         if text not in self._said:
             self._said.add(text)
             self._say(text)
+
+    def audited(self) -> Audited:
+        """For whoever looks from outside."""
+        log = self._log
+        waiting = 0
+        if self._intake is not None:
+            (waiting,) = _INT.unpack(fcntl.ioctl(self._read_end, termios.FIONREAD, bytes(_INT.size)))
+        if log is None:
+            return Audited(0, self._summary.lost, waiting, 0, True)
+        return Audited(log.seq, self._summary.lost + log.lost, waiting, log.buffered, log.trouble is None)
 
     # -- signing and removing
 
@@ -265,6 +298,23 @@ class Keeper:
         if _ends(self._last):
             self._heed(self._last, log)
         self._last = None
+
+
+def open_log(
+    directory: Path, settings: AuditSettings | None, sandbox: str, say: Callable[[str], object]
+) -> AuditLog:
+    keys: Path | None = None
+    try:
+        prepare(key_directory(), directory)
+        keys = key_directory()
+    except KeyTrouble as trouble:
+        say(f"records are not signed: {trouble}")
+    try:
+        return AuditLog(directory, settings=settings, sandbox=sandbox, keys=keys)
+    except OSError as error:
+        raise SetupError(
+            f"no records can be kept in {directory}: {error.strerror}; name another with --audit-dir"
+        ) from error
 
 
 def _ends(upkeep: Upkeep) -> bool:

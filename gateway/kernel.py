@@ -15,8 +15,8 @@ from typing import Final, NamedTuple
 from audit.record import Event, Record, decision, lost, timestamp
 from gateway.decide import Decision, Verdict, refuse
 from gateway.dns.budget import Bucket
+from gateway.dns.records import Sink
 from gateway.flow import Endpoint, Flow, IPAddress
-from gateway.journal import Journal
 from gateway.packets import Packet, messages
 from gateway.reasons import Reason
 from rules.link import LO, VETH
@@ -74,7 +74,7 @@ class KernelRecords:
         refused: socket.socket,
         allowed: socket.socket,
         judge: Judge,
-        journal: Journal,
+        sink: Sink,
         flow_of: Callable[[Packet], Flow],
         dropped: tuple[int, int],
         name_of: Callable[[IPAddress], str | None],
@@ -83,7 +83,7 @@ class KernelRecords:
         the sandbox that an address is called."""
         self._groups = (_Group(refused, dropped[0], left=False), _Group(allowed, dropped[1], left=True))
         self._judge = judge
-        self._journal = journal
+        self._sink = sink
         self._flow_of = flow_of
         self._name_of = name_of
         now = time.monotonic()
@@ -141,7 +141,7 @@ class KernelRecords:
         for record in self._sums.values():
             if record["count"] == 1 and record["dest_ip"] is not None:
                 del record["count"]
-            self._journal.send(record | {"timestamp": moment})
+            self._sink.send(record | {"timestamp": moment})
         self._sums.clear()
 
     def _read(self, group: "_Group") -> None:
@@ -178,7 +178,7 @@ class KernelRecords:
 
     def _missed(self, group: "_Group", count: int) -> None:
         if group.left:
-            self._journal.send(lost(time.time_ns(), count))
+            self._sink.send(lost(time.time_ns(), count))
         else:
             self._sum(_Alike(str(Reason.FLOOD)), None, count)
 
@@ -189,12 +189,12 @@ class KernelRecords:
         else:
             made = refuse(Reason.FORGED_SOURCE)
         if made.verdict is Verdict.ALLOW:
-            self._journal.send(_record(flow, made, self._name_of(flow.dest.ip)))
+            self._sink.send(_record(flow, made, self._name_of(flow.dest.ip)))
             return
         now = time.monotonic()
         if self._budget.holds(1, now):
             self._budget.take(1)
-            self._journal.send(_record(flow, made, self._name_of(flow.dest.ip)))
+            self._sink.send(_record(flow, made, self._name_of(flow.dest.ip)))
             return
         alike = _Alike(str(made.reason), made.entry, flow.proto, flow.dest)
         if alike not in self._sums and len(self._sums) >= AGGREGATED:

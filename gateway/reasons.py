@@ -1,6 +1,7 @@
 """Every word that a record's ``reason`` may be: one published list (docs/audit.md), shared by sniffer, decision and session."""
 
 from enum import StrEnum
+from typing import Final
 
 
 class Reason(StrEnum):
@@ -81,3 +82,7 @@ class Reason(StrEnum):
     """The worker ended before it decided; written by the process that survived it."""
     SHUTDOWN = "shutdown"
     """The gateway was stopping before the decision."""
+
+
+ALLOWING: Final = frozenset((Reason.ALLOWED_ADDRESS, Reason.ALLOWED_NAME, Reason.DEFAULT_ALLOW))
+"""Every other one blocks."""

@@ -58,16 +58,17 @@ class Sandbox:
         binds: Iterable[str | os.PathLike[str]] = (),
         envs: Mapping[str, str] | None = None,
         user: str | None = None,
+        metrics: str | os.PathLike[str] | None = None,
     ) -> "Sandbox":
         """Make a sandbox. Without ``security`` everything may leave, and is recorded; ``allow_internet_access=False`` denies everything.
 
         ``template``: ``base``, the machine's file system, read-only. ``binds``: paths that are writable inside. ``envs``: variables of every command,
         which inherits none of the program's. ``user``: as root, ``"UID:GID"`` of the commands (SUDO_UID, else 65534). ``link``: ``veth`` (root),
-        ``lo``; the best of them if None. ``audit_dir``: as ``egress run --audit-dir``.
+        ``lo``; the best of them if None. ``audit_dir``, ``metrics``: as ``egress run --audit-dir``, ``--metrics``.
 
         PolicyError, ValueError, TypeError before anything is started; EgressError where the machine cannot (PrivilegeError, SetupError).
         """
-        wanted = asked(template, security, allow_internet_access, name, audit_dir, link, binds, user)
+        wanted = asked(template, security, allow_internet_access, name, audit_dir, link, binds, user, metrics)
         attended = Attended()
         made = attended.create(wanted)
         return cls(attended, wanted.name, made.link, made.audit_dir, made.home, dict(envs or {}))

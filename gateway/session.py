@@ -6,6 +6,7 @@ leaves exactly one decision record whatever happens: a connection that ends with
 
 import logging
 import socket
+import time
 from collections.abc import Container
 from dataclasses import dataclass
 from typing import Final
@@ -206,6 +207,7 @@ async def _refuse(client: socket.socket, heard: Heard, decision: Decision) -> No
 
 async def _connect(flow: Flow, decision: Decision, attempt: Attempt) -> socket.socket | None:
     attempt.phase = Phase.CONNECT
+    begun_ns = time.monotonic_ns()
     addresses = decision.addresses if decision.target is Target.BOUND else (flow.dest.ip,)
     try:
         with deadline(now() + CONNECT_S):
@@ -216,6 +218,7 @@ async def _connect(flow: Flow, decision: Decision, attempt: Attempt) -> socket.s
     except OSError:
         attempt.ended_by = EndedBy.UPSTREAM
         return None
+    attempt.connected(time.monotonic_ns() - begun_ns)
     return upstream
 
 

@@ -16,18 +16,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from audit.files import key_directory
-from audit.keys import KeyTrouble, prepare
-from audit.log import AuditLog
 from audit.settings import AuditSettings
 from gateway.bundle import HOLD, OBEYED, READY, STOP, Bundle, Orders
 from gateway.errors import EgressError, SetupError
 from gateway.flow import Endpoint
-from gateway.keeper import Keeper
+from gateway.keeper import Keeper, open_log
 from gateway.kernel import dropped_by
 from gateway.launch import Command, forwarded, in_foreground
 from gateway.netd.server import Netd
 from gateway.process import fork_worker
+from gateway.scrapes import Scrapes
 from gateway.summary import Summary
 from rules.backend import Backend
 from rules.link import LinkKind
@@ -56,23 +54,31 @@ class Supervisor:
         link: LinkKind = "lo",
         *,
         settings: AuditSettings | None = None,
+        metrics: Path | None = None,
         say: Callable[[str], object] = log.warning,
     ) -> None:
-        """``netd``, whose imports run beside the caller's, is this object's from now on; ``say`` gets a line where the records are in trouble.
-        SetupError where no records can be kept."""
+        """``netd``, whose imports run beside the caller's, is this object's from now on; ``say`` gets a line where the records are in trouble;
+        ``metrics``: a socket to be made there. SetupError where no records can be kept, or there can be no such socket."""
         self._firewall: Backend | None = firewall
         self._link: LinkKind = link
         self._policy = policy
         self._sandbox = sandbox
         self.summary = Summary()
-        self.log = _open_log(audit_dir, settings, sandbox, say) if policy.audit.enabled else None
         self._netd = netd
         self._selector = selectors.DefaultSelector()
+        self._scrapes = None if metrics is None else Scrapes(metrics, self._selector, self._metrics)
+        try:
+            self.log = open_log(audit_dir, settings, sandbox, say) if policy.audit.enabled else None
+        except SetupError:
+            if self._scrapes is not None:
+                self._scrapes.close()
+            raise
         self._keeper = Keeper(self.log, sandbox, self.summary, self._selector, say)
         self._stopping = False
         self._restore_signals: Callable[[], None] | None = None
         self._worker_pid = 0
         self._worker_started = 0.0
+        self._workers = 0
         self.namespaces: dict[str, int] = {}
 
     def __enter__(self) -> "Supervisor":
@@ -101,8 +107,11 @@ class Supervisor:
             self._keeper.kept,
             sockets.get("nflog_refused"),
             sockets.get("nflog_allowed"),
+            tally=self._keeper.tally,
         )
         self._start_worker()
+        if self._scrapes is not None:
+            import gateway.metrics  # noqa: F401 - while the worker starts; later it would hold up the records
         if not self._await_ready():
             raise SetupError("the worker did not start; its own message is above")
         self._keeper.start_upkeep()
@@ -158,6 +167,8 @@ class Supervisor:
         while self.namespaces:
             os.close(self.namespaces.popitem()[1])
         self._netd.close()
+        if self._scrapes is not None:
+            self._scrapes.close()
         self._selector.close()
         if self._restore_signals is not None:
             self._restore_signals()
@@ -177,6 +188,7 @@ class Supervisor:
     def _start_worker(self) -> None:
         self._worker_started = time.monotonic()
         self._worker_pid, self._control = fork_worker(self._bundle)
+        self._workers += 1
         self._worker_pidfd = os.pidfd_open(self._worker_pid)
         self._selector.register(self._worker_pidfd, selectors.EVENT_READ, self._worker_died)
 
@@ -263,7 +275,8 @@ class Supervisor:
     def turn(self, timeout: float | None) -> None:
         """Wait for something to happen, and see to it; for ``timeout`` seconds at the most."""
         due, started = self._keeper.due_in(), time.monotonic()
-        wait = due if timeout is None else timeout if due is None else min(due, timeout)
+        scrape_due = None if self._scrapes is None else self._scrapes.due_in()
+        wait = min((one for one in (due, scrape_due, timeout) if one is not None), default=None)
         for key, _ in self._selector.select(wait):
             if self._selector.get_map().get(key.fd) is not key:
                 continue  # what came before it in this round, or a round within, has dealt with it
@@ -271,8 +284,25 @@ class Supervisor:
             act()
         if due is not None and time.monotonic() >= started + due:
             self._keeper.tick()
+        if self._scrapes is not None:
+            self._scrapes.tick()
         if not self._worker_pid and not self._stopping and self._keeper.ready:
             self._start_worker()
+
+    def _metrics(self) -> bytes:
+        from gateway.metrics import Figures, text
+
+        keeper = self._keeper
+        return text(
+            Figures(
+                self._sandbox,
+                keeper.tally.read(),
+                keeper.ledger.undecided(),
+                keeper.audited(),
+                max(0, self._workers - 1),
+                self._bundle.generation,
+            )
+        )
 
     def _forward_signals(self, command: Command) -> Callable[[], None]:
         """Pass on what is sent to this process; what a terminal sends reaches the command by itself, which then shares our process group."""
@@ -317,20 +347,3 @@ def has_ipv6() -> bool:
     except OSError:
         return False
     return any(line.split()[3] == "00" for line in lines)
-
-
-def _open_log(
-    directory: Path, settings: AuditSettings | None, sandbox: str, say: Callable[[str], object]
-) -> AuditLog:
-    keys: Path | None = None
-    try:
-        prepare(key_directory(), directory)
-        keys = key_directory()
-    except KeyTrouble as trouble:
-        say(f"records are not signed: {trouble}")
-    try:
-        return AuditLog(directory, settings=settings, sandbox=sandbox, keys=keys)
-    except OSError as error:
-        raise SetupError(
-            f"no records can be kept in {directory}: {error.strerror}; name another with --audit-dir"
-        ) from error

@@ -55,7 +55,8 @@ class View:
     """Inside a writable path and read-only all the same."""
     hidden: tuple[Path, ...]
     """Where the machine's processes can be seen although ``/proc`` is the sandbox's own: ``root`` and ``fd`` of a process of the same user are
-    a door to its files and its unix sockets, whatever pid namespace they are asked from. And where the key lies that records are signed with."""
+    a door to its files and its unix sockets, whatever pid namespace they are asked from. And where the key lies that records are signed with, and the
+    socket that tells metrics."""
     resolver: str
     environment: Mapping[str, str]
     notices: tuple[str, ...]
@@ -72,11 +73,16 @@ def plan_view(
     resolver: str,
     environment: Mapping[str, str],
     tmp: Path | None = None,
+    unseen: Iterable[Path] = (),
 ) -> View:
-    """Root's view of what the command may have; every doubt about a path makes it read-only, with a notice. ViewError for what makes no sense."""
+    """Root's view of what the command may have; every doubt about a path makes it read-only, with a notice. ViewError for what makes no sense.
+
+    ``protected`` is never writable; ``unseen``, which exists, is not even there.
+    """
     identity = identify(user, environment)
     keys = key_directory()
-    kept = (*protected, *installation(), *((keys,) if keys.is_dir() else ()))
+    secret = (*unseen, *((keys,) if keys.is_dir() else ()))
+    kept = (*protected, *installation(), *secret)
     guarded = sorted({Path(os.path.realpath(path)) for path in kept})
     links = {link.parent for path in kept for link in symlinks(path)}
     notices: list[str] = []
@@ -92,7 +98,7 @@ def plan_view(
         tuple(writable),
         tuple(sorted(set(_between(writable, covered)))),
         tuple(covered),
-        (*_other_procs(), *((Path(os.path.realpath(keys)),) if keys.is_dir() else ())),
+        (*_other_procs(), *_shown(secret, writable)),
         resolver,
         _environment(environment, identity),
         tuple(notices),
@@ -235,6 +241,13 @@ def _other_procs() -> Iterator[Path]:
         except OSError:
             continue
         if device == f"{os.major(seen)}:{os.minor(seen)}":  # else another mount lies over it
+            yield path
+
+
+def _shown(paths: Iterable[Path], writable: list[Path]) -> Iterator[Path]:
+    """Those that would be seen: what is in the machine's ``/run`` or ``/tmp`` is not, unless it lies in what is handed in of them."""
+    for path in map(Path, map(os.path.realpath, paths)):
+        if not any(_inside(path, own) for own in OWN) or any(_inside(path, outer) for outer in writable):
             yield path
 
 

@@ -24,7 +24,7 @@ from gateway.dns.records import QueryRecords
 from gateway.dns.server import DnsForwarder
 from gateway.flow import Endpoint, Flow, IPAddress
 from gateway.hindsight import decide_packet, explains, still_allowed
-from gateway.journal import Attempt, Journal
+from gateway.journal import Attempt, Counting, Journal
 from gateway.kernel import Judge, KernelRecords, OwnOrLocal
 from gateway.net.local import LocalAddresses
 from gateway.net.poller import Poller, Strand
@@ -34,6 +34,7 @@ from gateway.net.sockets import endpoint, reset_on_close, set_for_accepted
 from gateway.packets import Packet
 from gateway.reasons import Reason
 from gateway.session import Gate, House, run_session
+from gateway.tally import ACCEPTED
 from gateway.turns import Turns
 from rules.policy import NetworkPolicy
 
@@ -69,7 +70,7 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._feed = Feed(bundle.feed)
         kept = None if bundle.kept is None else Progress(bundle.kept)
-        self._journal = Journal(self._feed, bundle.ledger, kept)
+        self._journal = Journal(self._feed, bundle.ledger, kept, bundle.tally)
         self._journal.generation = bundle.generation
         self._house = House(
             Gate(
@@ -131,7 +132,7 @@ class Worker:
         bundle = self._bundle
         if bundle.dns_udp is None or bundle.dns_tcp is None:
             return None
-        records = QueryRecords(self._journal, bundle.sandbox, bundle.resolver)
+        records = QueryRecords(Counting(self._journal), bundle.sandbox, bundle.resolver)
         resolver = self._house.gate.resolver
         return DnsForwarder(
             bundle.dns_udp, bundle.dns_tcp, resolver, self._guard(bundle.policy, self._house.gate), records
@@ -161,7 +162,13 @@ class Worker:
             return decide_packet(house.gate.policy, flow, local, left=left)
 
         return KernelRecords(
-            bundle.refused, bundle.allowed, judge, self._journal, self._flow_of, bundle.dropped, self._name_of
+            bundle.refused,
+            bundle.allowed,
+            judge,
+            Counting(self._journal),
+            self._flow_of,
+            bundle.dropped,
+            self._name_of,
         )
 
     def _name_of(self, ip: IPAddress) -> str | None:
@@ -271,6 +278,7 @@ class Worker:
     def _begin(self, client: socket.socket, source: Endpoint) -> None:
         client.setblocking(False)
         self._accepted += 1
+        self._journal.tally.words[ACCEPTED] += 1
         flow = Flow(
             f"{self._life}-{self._accepted:x}", self._bundle.sandbox, source, endpoint(client.getsockname())
         )

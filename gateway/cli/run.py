@@ -93,6 +93,12 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="remove records after so many days (default: %(default)s)",
     )
     parser.add_argument(
+        "--metrics",
+        metavar="PATH",
+        type=Path,
+        help="make a unix socket there that tells Prometheus' metrics over HTTP, to its owner only (docs/metrics.md)",
+    )
+    parser.add_argument(
         "command", nargs=argparse.REMAINDER, metavar="-- CMD...", help="the command and its arguments"
     )
     parser.set_defaults(run=run, parser=parser)
@@ -123,13 +129,15 @@ def _carry(args: argparse.Namespace, policy: SecurityPolicy, command: list[str])
     settings = AuditSettings(
         fsync=args.audit_fsync, on_full=args.audit_on_full, keep_days=args.audit_keep_days
     )
+    metrics = args.metrics and args.metrics.absolute()
     with Supervisor(
-        policy, name, audit_dir, netd, args.firewall, args.link, settings=settings, say=say
+        policy, name, audit_dir, netd, args.firewall, args.link, settings=settings, metrics=metrics, say=say
     ) as supervisor:
         view = plan_view(
             cwd=Path.cwd(),
             binds=args.bind,
             protected=[audit_dir],
+            unseen=[metrics] if metrics else [],
             user=args.user,
             resolver=str(policy.resolver_ip),
             environment=os.environ,

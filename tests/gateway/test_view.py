@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -131,6 +132,38 @@ def test_an_outer_bind_comes_before_an_inner_one(home: Path) -> None:
 def test_a_current_directory_inside_a_bind_is_not_bound_again(home: Path) -> None:
     inner = made(home / "a" / "b")
     assert seen(inner, home / "a").writable == (home / "a",)
+
+
+# -- what is not even there
+
+
+def socket_at(path: Path) -> Path:
+    """A unix socket."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+    return path
+
+
+def test_what_is_to_be_unseen_is_hidden_and_cannot_be_moved_away(home: Path) -> None:
+    path = socket_at(made(home / "a" / "b") / "m.sock")
+    link = made(home / "c") / "link"
+    link.symlink_to(home / "a" / "b")
+    view = seen(home, unseen=[link / "m.sock"])
+    assert path in view.hidden and path in view.protected
+    assert view.pinned == (home / "a", home / "a" / "b")
+    assert link.parent in view.protected, "who replaced the link could lead the next one elsewhere"
+    with pytest.raises(ViewError, match="belongs to the gateway itself"):
+        seen(home, path, unseen=[path])
+
+
+def test_what_the_sandbox_has_its_own_of_need_not_be_hidden() -> None:
+    """And no mount point is made for it; but where that part of it is handed in it is seen."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:
+        path = socket_at(Path(place) / "m.sock")
+        Path(place).chmod(0o777)
+        assert path not in seen(Path("/"), unseen=[path]).hidden
+        assert path in seen(Path("/"), Path(place), unseen=[path]).hidden
+        assert path in seen(Path(place), unseen=[path]).hidden
 
 
 # -- --bind
