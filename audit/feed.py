@@ -12,14 +12,15 @@ from typing import Final, NamedTuple
 
 import orjson
 
-from audit.claim import record_of
+from audit.claim import plain_line, record_of
 from audit.log import AuditLog
-from audit.record import MAX_LINE_BYTES, Record, lost
+from audit.record import MAX_LINE_BYTES, Event, Record, lost
 
 MAX_BACKLOG: Final = 4096
 """Records that wait in the sender while the pipe is full."""
 PIPE_BYTES: Final = 1024 * 1024
 """/proc/sys/fs/pipe-max-size, as it comes: what an ordinary user may ask for."""
+_ALLOWED: Final[Record] = {"event": Event.ALLOWED}
 
 
 def open_pipe() -> tuple[int, int]:
@@ -124,11 +125,13 @@ class Intake:
         *,
         sandbox: str,
     ) -> None:
-        """``log=None`` keeps nothing (audit is off); ``count`` sees each record that was taken. All are records of ``sandbox``."""
+        """``log=None`` keeps nothing (audit is off); ``count`` sees each record that was taken, of an allowed connection's no more than the event
+        of its decision. All are records of ``sandbox``."""
         self._descriptor = descriptor
         self._log = log
         self._count = count
         self._sandbox = sandbox
+        self._plain = plain_line(sandbox)
         self._rest = b""
         self.lines = 0
         """Taken in so far, in the order in which they were sent; those that were refused among them."""
@@ -161,6 +164,14 @@ class Intake:
         return taken
 
     def _take(self, line: bytes) -> bool:
+        plain = self._plain(line)
+        if plain is not None and len(line) <= MAX_LINE_BYTES:
+            flow = plain[1]
+            if self._log is not None:
+                self._log.take(line, flow)
+            if self._count is not None and flow is not None:
+                self._count(_ALLOWED)
+            return True
         record = record_of(line, self._sandbox)
         if record is None:
             if self._log is not None:
