@@ -12,14 +12,15 @@ from typing import Final, NamedTuple
 
 import orjson
 
-from audit.claim import record_of
+from audit.claim import plain_line, record_of
 from audit.log import AuditLog
-from audit.record import MAX_LINE_BYTES, Record, lost
+from audit.record import MAX_LINE_BYTES, Event, Record, lost
 
 MAX_BACKLOG: Final = 4096
 """Records that wait in the sender while the pipe is full."""
 PIPE_BYTES: Final = 1024 * 1024
 """/proc/sys/fs/pipe-max-size, as it comes: what an ordinary user may ask for."""
+_ALLOWED: Final[Record] = {"event": Event.ALLOWED}
 
 
 def open_pipe() -> tuple[int, int]:
@@ -45,6 +46,7 @@ class Feed:
         # An empty line ends whatever a sender before this one may have left in the pipe.
         self._backlog: deque[_Waiting] = deque([_Waiting(b"\n", None)])
         self._nobodys = 0
+        self._pending: list[bytes] = []
         self.lost = 0
         self.sent = 0
         """Records in the pipe so far: the number of the last one."""
@@ -63,13 +65,27 @@ class Feed:
     @property
     def unsent(self) -> int:
         """Records that would be lost with this process, and that nobody else knows of: nothing is called when they are sent."""
-        return self._nobodys + self.lost
+        return self._nobodys + self.lost + len(self._pending)
 
     def offer(self, record: Record) -> bool:
         """Put one record into the pipe now, or leave it alone. True: it outlives this process."""
         line = _line(record)
-        self.flush()
-        return line is not None and not self._backlog and self._write(line)
+        return line is not None and self.put(line)
+
+    def put(self, line: bytes) -> bool:
+        """As ``offer``, of a record that is a line already; with what was to come ``later``."""
+        pending = self._pending
+        if pending and not self._backlog and len(line) + sum(map(len, pending)) <= MAX_LINE_BYTES:
+            if self._write(b"".join((*pending, line)), len(pending) + 1):
+                pending.clear()
+                return True
+        if self._backlog or pending or self.lost:
+            self.flush()
+        return not self._backlog and len(line) <= MAX_LINE_BYTES and self._write(line)
+
+    def later(self, line: bytes) -> None:
+        """Take one record that may wait for the next ``flush``, or whatever is sent before it."""
+        self._pending.append(line)
 
     def send(self, record: Record, sent: Callable[[], object] | None = None) -> bool:
         """Take one record; ``sent`` is called once it is in the pipe. False where it could not be taken: it is counted, and the count is sent."""
@@ -88,6 +104,8 @@ class Feed:
 
     def flush(self) -> None:
         """Send what waits, as far as the pipe takes it."""
+        if self._pending:
+            self._send_pending()
         while self._backlog and self._write(self._backlog[0].line):
             done = self._backlog.popleft()
             if done.sent is not None:
@@ -99,13 +117,31 @@ class Feed:
             if line is not None and self._write(line):
                 self.lost = 0
 
-    def _write(self, line: bytes) -> bool:
+    def _send_pending(self) -> None:
+        """As many lines at once as enter the pipe whole or not at all; those that do not wait their turn."""
+        pending, self._pending = self._pending, []
+        at = 0
+        while at < len(pending) and not self._backlog:
+            end, size = at, 0
+            while end < len(pending) and (size := size + len(pending[end])) <= MAX_LINE_BYTES:
+                end += 1
+            end = max(end, at + 1)
+            if not self._write(b"".join(pending[at:end]), end - at):
+                break
+            at = end
+        room = max(0, MAX_BACKLOG - len(self._backlog))
+        self._backlog.extend(_Waiting(line, None) for line in pending[at : at + room])
+        self._nobodys += min(len(pending) - at, room)
+        self.lost += max(0, len(pending) - at - room)
+
+    def _write(self, lines: bytes, records: int = 1) -> bool:
         try:
-            if os.write(self._descriptor, line) != len(line):
+            if os.write(self._descriptor, lines) != len(lines):
                 return False
         except OSError:
             return False
-        self.sent += len(line) > 1
+        if len(lines) > 1:
+            self.sent += records
         return True
 
 
@@ -129,11 +165,13 @@ class Intake:
         *,
         sandbox: str,
     ) -> None:
-        """``log=None`` keeps nothing (audit is off); ``count`` sees each record that was taken. All are records of ``sandbox``."""
+        """``log=None`` keeps nothing (audit is off); ``count`` sees each record that was taken, of an allowed connection's no more than the event
+        of its decision. All are records of ``sandbox``."""
         self._descriptor = descriptor
         self._log = log
         self._count = count
         self._sandbox = sandbox
+        self._plain = plain_line(sandbox)
         self._rest = b""
         self.lines = 0
         """Taken in so far, in the order in which they were sent; those that were refused among them."""
@@ -166,6 +204,14 @@ class Intake:
         return taken
 
     def _take(self, line: bytes) -> bool:
+        plain = self._plain(line)
+        if plain is not None and len(line) <= MAX_LINE_BYTES:
+            flow = plain[1]
+            if self._log is not None:
+                self._log.take(line, flow)
+            if self._count is not None and flow is not None:
+                self._count(_ALLOWED)
+            return True
         record = record_of(line, self._sandbox)
         if record is None:
             if self._log is not None:

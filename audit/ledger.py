@@ -23,6 +23,7 @@ ACCEPTING: Final = OWED.size
 FRONT_BYTES: Final = 16
 """Before the slots."""
 MAX_OWED: Final = 2**32
+_HEADS: Final = [bytes((OPEN, length)) for length in range(SLOT_BYTES - HEAD_BYTES + 1)]
 
 
 class Leftover(NamedTuple):
@@ -55,10 +56,10 @@ class Ledger:
         slot = self._free.pop()
         at = FRONT_BYTES + slot * SLOT_BYTES
         body = payload[: SLOT_BYTES - HEAD_BYTES]
-        self._memory[at + HEAD_BYTES : at + HEAD_BYTES + len(body)] = body
-        self._memory[at + 1] = len(body)
-        self._memory[at] = OPEN
-        self._memory[ACCEPTING] = 0
+        memory, begin = self._memory, at + HEAD_BYTES
+        memory[begin : begin + len(body)] = body
+        memory[at:begin] = _HEADS[len(body)]
+        memory[ACCEPTING] = 0
         return slot
 
     def sending(self, slot: int) -> None:

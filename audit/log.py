@@ -79,6 +79,7 @@ class AuditLog:
         self._locks: dict[str, int] = {}
         self._before: str | None = None
         self.writer = f"{os.urandom(4).hex()}-0"
+        self._writer = self.writer.encode()
         self._day = self._clock() // DAY_NS
         self._segment = self._begin(0, 0)
         self._list()
@@ -135,6 +136,17 @@ class AuditLog:
         self.seq += 1
         if "reason" in line and "flow" in line:
             self._recent.append(line["flow"])
+        return True
+
+    def take(self, line: bytes, decided: bytes | None) -> bool:
+        """As ``write``, of a line that needs nothing but its number: ``plain_line`` vouches for it. ``decided``: the flow, if it is a decision."""
+        if len(self._buffer) > MAX_BUFFERED_BYTES:
+            self.count_lost(1)
+            return False
+        self._buffer += b'%b,"writer":"%b","seq":%d}\n' % (line[:-1], self._writer, self.seq)
+        self.seq += 1
+        if decided is not None:
+            self._recent.append(decided.decode())
         return True
 
     def count_lost(self, count: int) -> None:

@@ -1,10 +1,48 @@
 """The values that travel down the path with one connection."""
 
-from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
 IPAddress = IPv4Address | IPv6Address
+
+
+class _Met4(IPv4Address):
+    """One that is asked for its text and its hash again and again: they are worked out once."""
+
+    __slots__ = ("_hash", "_text")
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._text, self._hash = super().__str__(), super().__hash__()
+
+    def __str__(self) -> str:
+        return self._text
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
+class _Met6(IPv6Address):
+    """As ``_Met4``."""
+
+    __slots__ = ("_hash", "_text")
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._text, self._hash = super().__str__(), super().__hash__()
+
+    def __str__(self) -> str:
+        return self._text
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
+@lru_cache(maxsize=4096)
+def met(text: str) -> IPAddress:
+    """The address that the kernel, or a resolver's answer, spells so; its zone (``%eth0``) is dropped. ValueError if it is none."""
+    return _Met6(text.partition("%")[0]) if ":" in text else _Met4(text)
 
 
 class Endpoint(NamedTuple):
@@ -17,8 +55,7 @@ class Endpoint(NamedTuple):
         return f"[{self.ip}]:{self.port}" if self.ip.version == 6 else f"{self.ip}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
-class Flow:
+class Flow(NamedTuple):
     """One attempt of a sandbox: who, from where, to what it dialled. Identity is the listener that accepted it, no address."""
 
     id: str

@@ -1,7 +1,6 @@
 """What is decided already, judged by a policy: what the kernel did with a packet, and what another policy said of a connection. Pure."""
 
 from collections.abc import Container
-from dataclasses import replace
 
 from gateway.decide import (
     BY_DEFAULT,
@@ -70,7 +69,7 @@ def _leads_to(
 ) -> bool:
     """Whether ``policy`` lets what was seen lead to an address that is the name's own."""
     dest = flow.dest._replace(ip=address)
-    made = decide(policy, replace(flow, dest=dest), seen, local)
+    made = decide(policy, flow._replace(dest=dest), seen, local)
     if made.target is Target.BOUND:
         return usable(policy, address, local, dest.port)
     return made.verdict is Verdict.ALLOW

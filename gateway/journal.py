@@ -6,6 +6,7 @@ records before anything is sent upstream; only then is the note cleared.
 
 import asyncio
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final
 
@@ -13,7 +14,7 @@ from audit.claim import rebuilt
 from audit.feed import Feed
 from audit.ledger import Ledger
 from audit.log import AuditLog
-from audit.record import EndedBy, Event, Phase, Record, closed, decision
+from audit.record import EndedBy, Event, Phase, Record, decision, timestamp
 from gateway.decide import Decision, Verdict, refuse
 from gateway.flow import Flow, IPAddress
 from gateway.net.progress import Progress
@@ -22,8 +23,9 @@ from gateway.reasons import Reason
 from gateway.sniff.result import Refused, Sniffed
 from gateway.summary import Summary
 from gateway.tally import CARRIED, WAITING, Tally
+from gateway.wording import Wording, Wordings, quoted
+from gateway.wording import decision_record as decision_record
 
-SOURCES: Final = {"tls": "tls_sni", "http": "http_host"}
 KEPT_S: Final = 10.0
 """How long an allowed connection waits for its record to be on the disk, where it must be."""
 FLUSH_S: Final = 0.05
@@ -36,9 +38,9 @@ class Attempt:
     __slots__ = (
         "_decided",
         "_flow",
+        "_forms",
         "_journal",
         "_number",
-        "_record",
         "_slot",
         "_started_ns",
         "counts",
@@ -56,7 +58,7 @@ class Attempt:
         self._flow = flow
         self._slot = slot
         self._started_ns = time.monotonic_ns()
-        self._record: Record | None = None
+        self._forms: Wording | None = None
         self._number = 0
         self._decided = False
         self.phase = Phase.SNIFF
@@ -82,23 +84,25 @@ class Attempt:
             self.ended_by, stopping = EndedBy.POLICY, False
         if not self._decided:
             self.decided(refuse(Reason.SHUTDOWN if stopping else Reason.INTERNAL_ERROR), None)
-        if self._record is None:
-            return
-        counts = self.counts or Counts()
-        ended_by = EndedBy.SHUTDOWN if stopping else self.ended_by
-        self._journal.tally.closed(ended_by, self.phase, counts.up, counts.down)
-        self._journal.ended(
-            closed(
-                time.time_ns(),
-                decided=self._record,
-                domain=self.domain,
-                upstream_ip=None if self.upstream_ip is None else str(self.upstream_ip),
-                bytes_up=counts.up,
-                bytes_down=counts.down,
-                duration_ms=(time.monotonic_ns() - self._started_ns) / 1e6,
-                ended_by=ended_by,
-                phase=self.phase,
-            )
+        if self._forms is not None:
+            ended_by, counts = EndedBy.SHUTDOWN if stopping else self.ended_by, self.counts or Counts()
+            self._journal.tally.closed(ended_by, self.phase, counts.up, counts.down)
+            self._journal.ended(self._end(self._forms, ended_by, counts))
+
+    def _end(self, forms: Wording, ended_by: EndedBy, counts: Counts) -> bytes:
+        flow, upstream = self._flow, self.upstream_ip
+        return forms.closed.line(
+            timestamp(time.time_ns()),
+            flow.source.ip,
+            flow.source.port,
+            quoted(forms.made.host or self.domain),
+            "null" if upstream is None else f'"{upstream}"',
+            flow.id,
+            counts.up,
+            counts.down,
+            round((time.monotonic_ns() - self._started_ns) / 1e6, 3),
+            ended_by,
+            self.phase,
         )
 
     def decided(self, made: Decision, seen: Sniffed | Refused | None) -> bool:
@@ -107,24 +111,30 @@ class Attempt:
         An allowed one must be in the keeper's pipe before anything is carried, or it is no longer one. A refusal may wait
         its turn, and is noted in the ledger as long as it does.
         """
-        record = decision_record(self._flow, made, seen)
+        journal, slot, flow = self._journal, self._slot, self._flow
+        if made.verdict is not Verdict.ALLOW:
+            record = decision_record(flow, made, seen)
+            self._sending(made, seen)
+            journal.tally.decided(made.reason, time.monotonic_ns() - self._started_ns)
+            return journal.send(record, slot)
+        forms, source = journal.forms.of(flow, made, seen), flow.source
+        line = forms.decided.line(timestamp(time.time_ns()), source.ip, source.port, flow.id)
+        self._sending(made, seen)
+        if journal.feed.put(line):
+            journal.tally.decided(made.reason, time.monotonic_ns() - self._started_ns)
+            journal.begun()
+            journal.ledger.close(slot)
+            self._forms, self._number = forms, journal.feed.sent
+            return True
+        refused = refuse(Reason.LIMIT)._replace(host=made.host)
+        journal.tally.decided(refused.reason, time.monotonic_ns() - self._started_ns)
+        journal.send(decision_record(flow, refused, seen), slot)
+        return False
+
+    def _sending(self, made: Decision, seen: Sniffed | Refused | None) -> None:
         self._decided = True
         self.made, self.seen = made, seen
-        journal, slot = self._journal, self._slot
-        journal.ledger.sending(slot)
-        if made.verdict is Verdict.ALLOW:
-            if journal.offer(record):
-                journal.tally.decided(made.reason, time.monotonic_ns() - self._started_ns)
-                journal.begun()
-                journal.ledger.close(slot)
-                self._record, self._number = record, journal.feed.sent
-                return True
-            refused = refuse(Reason.LIMIT)._replace(host=made.host)
-            journal.tally.decided(refused.reason, time.monotonic_ns() - self._started_ns)
-            journal.send(decision_record(self._flow, refused, seen), slot)
-            return False
-        journal.tally.decided(made.reason, time.monotonic_ns() - self._started_ns)
-        return journal.send(record, slot)
+        self._journal.ledger.sending(self._slot)
 
     def connected(self, took_ns: int) -> None:
         """The upstream answered, so long after it was first asked."""
@@ -151,9 +161,15 @@ class Journal:
     """The records of one worker."""
 
     def __init__(
-        self, feed: Feed, ledger: Ledger, kept: Progress | None = None, tally: Tally | None = None
+        self,
+        feed: Feed,
+        ledger: Ledger,
+        kept: Progress | None = None,
+        tally: Tally | None = None,
+        soon: Callable[[Callable[[], object]], object] | None = None,
     ) -> None:
-        """``kept`` counts the records that are on the disk, where somebody waits for that; ``tally`` is this worker's own if None."""
+        """``kept`` counts the records that are on the disk, where somebody waits for that; ``tally`` is this worker's own if None. ``soon`` calls
+        what it is given at the end of the turn: how connections ended is then sent together."""
         self.feed = feed
         self.tally = tally or Tally()
         self.ledger = ledger
@@ -161,8 +177,18 @@ class Journal:
         self._carried = 0
         self._owed = 0
         self._flushing: asyncio.TimerHandle | None = None
-        self.generation = 1
+        self._soon = soon
+        self._ending = False
+        self.forms = Wordings()
+
+    @property
+    def generation(self) -> int:
         """Of the policy that decides now."""
+        return self.forms.generation
+
+    @generation.setter
+    def generation(self, number: int) -> None:
+        self.forms = Wordings(number)
 
     def open(self, flow: Flow) -> Attempt | None:
         """Note an accepted connection; None where no more can be noted, so that it must be refused."""
@@ -184,11 +210,21 @@ class Journal:
         self._carried += 1
         self._note_owed()
 
-    def ended(self, record: Record) -> None:
-        """It has ended."""
+    def ended(self, line: bytes) -> None:
+        """It has ended, as ``line`` tells."""
         self._carried -= 1
-        self.send(record)
+        self.feed.later(line)
+        if self._soon is None:
+            self._end_turn()
+        elif not self._ending:
+            self._ending = True
+            self._soon(self._end_turn)
+
+    def _end_turn(self) -> None:
+        self._ending = False
+        self.feed.flush()
         self._note_owed()
+        self._flush_soon()
 
     def _note_owed(self) -> None:
         """Where whoever survives this process finds it."""
@@ -253,33 +289,9 @@ class Counting:
         return self._journal.send(record)
 
 
-def decision_record(flow: Flow, made: Decision, seen: Sniffed | Refused | None) -> Record:
-    """The record of one decision."""
-    allowed = made.verdict is Verdict.ALLOW
-    upstream = made.addresses[0] if made.addresses else flow.dest.ip
-    return decision(
-        time.time_ns(),
-        Event.ALLOWED if allowed else Event.BLOCKED,
-        sandbox=flow.sandbox,
-        flow=flow.id,
-        source=(str(flow.source.ip), flow.source.port),
-        dest=(str(flow.dest.ip), flow.dest.port),
-        rule=made.entry,
-        reason=str(made.reason),
-        domain=made.host,
-        domain_source=SOURCES[seen.app] if seen is not None and seen.app and made.host else None,
-        domain_raw=seen.raw if isinstance(seen, Refused) else b"",
-        upstream_ip=str(upstream) if allowed else None,
-        app=seen.app if seen is not None else None,
-        ech=isinstance(seen, Sniffed) and seen.ech,
-        dest_mismatch=made.dest_mismatch,
-    )
-
-
 def _pack(flow: Flow) -> bytes:
-    return "|".join(
-        (flow.id, str(flow.source.ip), str(flow.source.port), str(flow.dest.ip), str(flow.dest.port))
-    ).encode()
+    source, dest = flow.source, flow.dest
+    return f"{flow.id}|{source.ip}|{source.port}|{dest.ip}|{dest.port}".encode()
 
 
 def bury(

@@ -8,8 +8,7 @@ import logging
 import socket
 import time
 from collections.abc import Container
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from audit.record import EndedBy, Phase
 from gateway.decide import (
@@ -17,10 +16,7 @@ from gateway.decide import (
     Decision,
     Target,
     Verdict,
-    bind,
-    decide,
     refuse,
-    settle,
     unresolved,
 )
 from gateway.flow import Flow, IPAddress
@@ -29,9 +25,10 @@ from gateway.net.connect import connect
 from gateway.net.poller import deadline, now, receive
 from gateway.net.relay import Counts, Ended, relay
 from gateway.net.resolve import ResolveError, Resolver, ResolveTimeout
-from gateway.net.sockets import reset_on_close
+from gateway.net.sockets import Sock, reset_on_close
 from gateway.reasons import Reason
 from gateway.refusal import refusal
+from gateway.rulings import Rulings
 from gateway.sniff import (
     HANDSHAKE,
     Forbidden,
@@ -56,13 +53,16 @@ READ_BYTES: Final = 16 * 1024
 log = logging.getLogger("egress.session")
 
 
-@dataclass(frozen=True, slots=True)
 class Gate:
     """What every connection of one sandbox is decided and carried with."""
 
-    policy: CompiledPolicy
-    resolver: Resolver
-    local: Container[IPAddress]
+    __slots__ = ("local", "policy", "resolver", "rulings")
+
+    def __init__(self, policy: CompiledPolicy, resolver: Resolver, local: Container[IPAddress]) -> None:
+        self.policy = policy
+        self.resolver = resolver
+        self.local = local
+        self.rulings = Rulings(policy, local)
 
 
 class House:
@@ -74,51 +74,53 @@ class House:
         self.gate = gate
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
+class Heard(NamedTuple):
     """What the client said before the decision: the name it shows, and the bytes to pass on first."""
 
     seen: Sniffed | Refused | None
     first: bytes
 
 
-async def run_session(client: socket.socket, flow: Flow, house: House, attempt: Attempt) -> None:
+async def run_session(client: Sock, flow: Flow, house: House, attempt: Attempt) -> None:
     """Carry ``client``, an accepted non-blocking socket, to where the policy says, or refuse it. Closes it; raises nothing but cancellation."""
-    with client, attempt:
-        gate = house.gate
-        heard, decision = await _judge(client, flow, gate, attempt)
-        while gate is not house.gate:  # another policy came meanwhile
+    try:
+        with attempt:
             gate = house.gate
-            decision = await _judge_anew(flow, gate, heard)
-        if not attempt.decided(decision, heard.seen):
-            decision = refuse(Reason.INTERNAL_ERROR)  # what cannot be recorded is not carried
-        if decision.verdict is not Verdict.ALLOW:
-            await _refuse(client, heard, decision)
-            return
-        try:
-            if attempt.to_be_kept and not await attempt.is_kept():
-                reset_on_close(client)
+            heard, decision = await _judge(client, flow, gate, attempt)
+            while gate is not house.gate:  # another policy came meanwhile
+                gate = house.gate
+                decision = await _judge_anew(flow, gate, heard)
+            if not attempt.decided(decision, heard.seen):
+                decision = refuse(Reason.INTERNAL_ERROR)  # what cannot be recorded is not carried
+            if decision.verdict is not Verdict.ALLOW:
+                await _refuse(client, heard, decision)
                 return
-            upstream = await _connect(flow, decision, attempt)
-            if upstream is None:
-                reset_on_close(client)
-                return
-            with upstream:
+            try:
+                if attempt.to_be_kept and not await attempt.is_kept():
+                    reset_on_close(client)
+                    return
+                upstream = await _connect(flow, decision, attempt)
+                if upstream is None:
+                    reset_on_close(client)
+                    return
                 try:
                     await _splice(client, upstream, heard, flow.dest.port, attempt)
                 finally:
                     if attempt.revoked:
                         reset_on_close(upstream)
-        finally:
-            if attempt.revoked:
-                reset_on_close(client)
+                    upstream.close()
+            finally:
+                if attempt.revoked:
+                    reset_on_close(client)
+    finally:
+        client.close()
 
 
 async def _judge_anew(flow: Flow, gate: Gate, heard: Heard) -> Decision:
     """By another policy, with what was heard under the one before: if that is too little for it, no."""
     try:
         with deadline(now() + DECIDE_S):
-            decision = decide(gate.policy, flow, heard.seen, gate.local)
+            decision = gate.rulings.decide(flow, heard.seen)
             return await _bind(flow, gate, decision) if decision.target is Target.BOUND else decision
     except TimeoutError:
         return unresolved(decision, Reason.RESOLVE_TIMEOUT)
@@ -127,17 +129,17 @@ async def _judge_anew(flow: Flow, gate: Gate, heard: Heard) -> Decision:
         return refuse(Reason.INTERNAL_ERROR)
 
 
-async def _judge(client: socket.socket, flow: Flow, gate: Gate, attempt: Attempt) -> tuple[Heard, Decision]:
+async def _judge(client: Sock, flow: Flow, gate: Gate, attempt: Attempt) -> tuple[Heard, Decision]:
     """Read only what the decision needs; whatever goes wrong on the way is a refusal."""
     heard = Heard(None, b"")
     named: Decision | None = None
     try:
         with deadline(now() + DECIDE_S):
-            decision = settle(gate.policy, flow, gate.local)
+            decision = gate.rulings.settle(flow)
             if decision is None:
                 heard = await _sniff(client)
                 attempt.phase = Phase.DECIDE
-                decision = decide(gate.policy, flow, heard.seen, gate.local)
+                decision = gate.rulings.decide(flow, heard.seen)
             if decision.target is Target.BOUND:
                 attempt.phase = Phase.RESOLVE
                 named = decision
@@ -146,13 +148,13 @@ async def _judge(client: socket.socket, flow: Flow, gate: Gate, attempt: Attempt
     except TimeoutError:
         if named is not None:
             return heard, unresolved(named, Reason.RESOLVE_TIMEOUT)
-        return heard, decide(gate.policy, flow, Refused(Reason.NO_HELLO), gate.local)
+        return heard, gate.rulings.decide(flow, Refused(Reason.NO_HELLO))
     except Exception:
         log.exception("flow %s: refused after an unexpected error", flow.id)
         return heard, refuse(Reason.INTERNAL_ERROR)
 
 
-async def _sniff(client: socket.socket) -> Heard:
+async def _sniff(client: Sock) -> Heard:
     """The first message, as far as it takes to read a name or to know that there is none to trust."""
     buffer = bytearray()
     scanned, worth = 0, 1
@@ -184,10 +186,10 @@ async def _bind(flow: Flow, gate: Gate, decision: Decision) -> Decision:
         return unresolved(decision, Reason.RESOLVE_TIMEOUT)
     except ResolveError:
         return unresolved(decision, Reason.RESOLVE_FAILED)
-    return bind(gate.policy, decision, flow, answers, gate.local)
+    return gate.rulings.bind(decision, flow, answers)
 
 
-async def _refuse(client: socket.socket, heard: Heard, decision: Decision) -> None:
+async def _refuse(client: Sock, heard: Heard, decision: Decision) -> None:
     """Say no in the client's own protocol where it has one; a reset otherwise."""
     said = refusal(heard.seen, decision)
     if not said:
@@ -205,7 +207,7 @@ async def _refuse(client: socket.socket, heard: Heard, decision: Decision) -> No
         return
 
 
-async def _connect(flow: Flow, decision: Decision, attempt: Attempt) -> socket.socket | None:
+async def _connect(flow: Flow, decision: Decision, attempt: Attempt) -> Sock | None:
     attempt.phase = Phase.CONNECT
     begun_ns = time.monotonic_ns()
     addresses = decision.addresses if decision.target is Target.BOUND else (flow.dest.ip,)
@@ -222,9 +224,7 @@ async def _connect(flow: Flow, decision: Decision, attempt: Attempt) -> socket.s
     return upstream
 
 
-async def _splice(
-    client: socket.socket, upstream: socket.socket, heard: Heard, port: int, attempt: Attempt
-) -> None:
+async def _splice(client: Sock, upstream: Sock, heard: Heard, port: int, attempt: Attempt) -> None:
     """Pass on what was read, then everything, both ways, until both sides have ended, or the client names something else."""
     attempt.phase = Phase.RELAY
     counts = attempt.counts = Counts()

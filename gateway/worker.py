@@ -30,7 +30,7 @@ from gateway.net.local import LocalAddresses
 from gateway.net.poller import Poller, Strand
 from gateway.net.progress import Progress
 from gateway.net.resolve import Resolver
-from gateway.net.sockets import endpoint, reset_on_close, set_for_accepted
+from gateway.net.sockets import Sock, accept, destination, reset_on_close, set_for_accepted
 from gateway.packets import Packet
 from gateway.reasons import Reason
 from gateway.session import Gate, House, run_session
@@ -70,7 +70,7 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._feed = Feed(bundle.feed)
         kept = None if bundle.kept is None else Progress(bundle.kept)
-        self._journal = Journal(self._feed, bundle.ledger, kept, bundle.tally)
+        self._journal = Journal(self._feed, bundle.ledger, kept, bundle.tally, self._loop.call_soon)
         self._journal.generation = bundle.generation
         self._house = House(
             Gate(
@@ -262,7 +262,7 @@ class Worker:
         for _ in range(ACCEPTS_A_TURN):
             ledger.accepting(True)
             try:
-                client, peer = listener.accept()
+                client, source = accept(listener)
             except BlockingIOError:
                 ledger.accepting(False)
                 return False
@@ -272,16 +272,14 @@ class Worker:
                     self._pause(listener)
                     return False
                 continue  # ECONNABORTED and the like: that client is gone, the next may not be
-            self._begin(client, endpoint(peer))
+            self._begin(client, source)
         return True
 
-    def _begin(self, client: socket.socket, source: Endpoint) -> None:
-        client.setblocking(False)
+    def _begin(self, client: Sock, source: Endpoint) -> None:
         self._accepted += 1
         self._journal.tally.words[ACCEPTED] += 1
-        flow = Flow(
-            f"{self._life}-{self._accepted:x}", self._bundle.sandbox, source, endpoint(client.getsockname())
-        )
+        dest = destination(client.getsockname())
+        flow = Flow(f"{self._life}-{self._accepted:x}", self._bundle.sandbox, source, dest)
         attempt = self._journal.open(flow) if len(self._poller.live) < self._most else None
         if attempt is None:
             self._journal.blocked(flow, Reason.LIMIT)

@@ -8,12 +8,15 @@ from typing import Final
 
 from gateway.flow import IPAddress
 from gateway.net.poller import END, OUT, current, deadline, now, ready
+from gateway.net.sockets import Sock
 
+INET: Final = {4: int(socket.AF_INET), 6: int(socket.AF_INET6)}
+STREAM: Final = int(socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
 EACH_S: Final = 3.0
 """How long one address is waited for while there is another to try: two SYNs and their answers."""
 
 
-async def connect(addresses: Sequence[IPAddress], port: int) -> tuple[socket.socket, IPAddress]:
+async def connect(addresses: Sequence[IPAddress], port: int) -> tuple[Sock, IPAddress]:
     """The first of ``addresses`` that answers, tried in order, and its connected socket. The last OSError if none does.
 
     The caller sets the deadline over all of them; a cancelled wait closes what was under way.
@@ -22,8 +25,7 @@ async def connect(addresses: Sequence[IPAddress], port: int) -> tuple[socket.soc
     left = len(addresses)
     for ip in addresses:
         left -= 1
-        family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
-        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        sock = Sock(INET[ip.version], STREAM)
         try:
             if left:
                 with deadline(now() + EACH_S):
@@ -42,7 +44,7 @@ async def connect(addresses: Sequence[IPAddress], port: int) -> tuple[socket.soc
     raise failure
 
 
-async def _finish_connect(sock: socket.socket, address: tuple[str, int]) -> None:
+async def _finish_connect(sock: Sock, address: tuple[str, int]) -> None:
     status = sock.connect_ex(address)
     if status == errno.EINPROGRESS:
         if not await ready(sock, OUT) & END:

@@ -40,12 +40,12 @@ NOT_HERE: Final = {
 }
 """How the kernel says that there is no route, so certainly none to itself."""
 
-FRESH_S: Final = 1.0
+FRESH_S: Final = 0.5
 REMEMBERED: Final = 4096
 
 
 class LocalAddresses:
-    """A container: ``ip in local`` asks whether this network namespace holds ``ip`` itself. An answer is good for a second."""
+    """A container: ``ip in local`` asks whether this network namespace holds ``ip`` itself. An answer is good for ``FRESH_S``."""
 
     def __init__(self) -> None:
         """Open the netlink socket in the calling process's network namespace. OSError where the kernel refuses."""

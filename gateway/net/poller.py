@@ -58,14 +58,14 @@ class Strand:
         if self._future is None:
             self._resume()
 
-    def wait_for(self, sock: socket.socket) -> int:
+    def wait_for(self, sock: socket.SocketType) -> int:
         """See to it that events of ``sock`` resume this strand; its descriptor."""
         number = sock.fileno()
         if number not in self.seen:
             self._poller.register(number, self)
         return number
 
-    def forget(self, sock: socket.socket) -> None:
+    def forget(self, sock: socket.SocketType) -> None:
         """Before a socket is closed while the strand goes on: another may get its number."""
         self._poller.forget(sock.fileno(), self)
 
@@ -240,7 +240,7 @@ def event() -> Generator[None, None, None]:
     yield
 
 
-async def ready(sock: socket.socket, events: int) -> int:
+async def ready(sock: socket.SocketType, events: int) -> int:
     """Return once one of ``events``, an error or a hang-up has been told of ``sock`` since it was last asked; which."""
     strand = current()
     number = strand.wait_for(sock)
@@ -252,7 +252,7 @@ async def ready(sock: socket.socket, events: int) -> int:
     return found
 
 
-async def receive(sock: socket.socket, into: bytearray, most: int, at_least: int = 1) -> int:
+async def receive(sock: socket.SocketType, into: bytearray, most: int, at_least: int = 1) -> int:
     """Append up to ``most`` bytes to ``into`` and say how many; 0 is the end of file. OSError as the kernel reports it.
 
     What is there already is taken, however little. Who has to wait is woken by ``at_least`` bytes, or the end: a sender that drips wakes nobody.

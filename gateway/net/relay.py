@@ -20,7 +20,7 @@ from typing import Final, NamedTuple, Protocol
 
 from gateway.net.pipes import Pipe, put_back, take
 from gateway.net.poller import END, ERROR, IN, NEVER, OUT, RDHUP, current, event, now
-from gateway.net.sockets import reset_on_close
+from gateway.net.sockets import Sock, reset_on_close
 
 READ_BYTES: Final = 64 * 1024
 TURN_BYTES: Final = 1024 * 1024
@@ -68,7 +68,7 @@ class Ended(Enum):
 class Relayed(NamedTuple):
     """How it went."""
 
-    first: socket.socket
+    first: Sock
     """The side that ended first: by its half-close, or by its error."""
     why: Ended
 
@@ -92,7 +92,7 @@ class _Direction:
 
     __slots__ = ("_full", "_pipe", "_rest", "ended", "hung_up", "more", "passed", "sink", "source")
 
-    def __init__(self, source: socket.socket, sink: socket.socket) -> None:
+    def __init__(self, source: Sock, sink: Sock) -> None:
         self.source = source
         self.sink = sink
         self.ended = False
@@ -237,8 +237,8 @@ class _Session:
 
 
 async def relay(
-    client: socket.socket,
-    upstream: socket.socket,
+    client: Sock,
+    upstream: Sock,
     counts: Counts,
     first: bytes = b"",
     watch: Watch | None = None,
@@ -267,7 +267,7 @@ async def _copy(
     seen = strand.seen
     client, upstream = strand.wait_for(up.source), strand.wait_for(down.source)
     upstream_side = down.source
-    ended: socket.socket | None = None
+    ended: Sock | None = None
     moved_at, passed, quick = now(), 0, False
     strand.wake_at = moved_at + LOOK_S
     try:
@@ -318,7 +318,7 @@ async def _copy(
         counts.up, counts.down = up.passed, down.passed
 
 
-def _set(sock: socket.socket, level: int, option: int) -> None:
+def _set(sock: Sock, level: int, option: int) -> None:
     with contextlib.suppress(
         OSError
     ):  # a socket that is no TCP socket, or is gone: whoever reads it next is told

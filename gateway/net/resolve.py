@@ -8,7 +8,6 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from ipaddress import ip_address
 from typing import Any, Final, NamedTuple
 
 import dns.asyncbackend
@@ -22,7 +21,7 @@ import dns.rdata
 import dns.rdataclass
 import dns.rdatatype
 
-from gateway.flow import Endpoint, IPAddress
+from gateway.flow import Endpoint, IPAddress, met
 from gateway.tasks import spawn
 
 ATTEMPT_S: Final = 1.5
@@ -224,5 +223,5 @@ def _read(message: dns.message.Message) -> tuple[Answer, int | None]:
         lasts = any(rrset.rdtype == dns.rdatatype.SOA for rrset in message.authority)
         return answer, chain.minimum_ttl if lasts else None
     if rcode == dns.rcode.NOERROR and chain.answer.rdtype in (dns.rdatatype.A, dns.rdatatype.AAAA):
-        answer = answer._replace(addresses=tuple(ip_address(record.address) for record in chain.answer))
+        answer = answer._replace(addresses=tuple(met(record.address) for record in chain.answer))
     return answer, chain.minimum_ttl

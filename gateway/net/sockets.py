@@ -4,11 +4,12 @@ import asyncio
 import socket
 import struct
 from functools import lru_cache
-from ipaddress import ip_address
 from typing import Final
 
-from gateway.flow import Endpoint, IPAddress
+from gateway.flow import Endpoint, met
 
+Sock = socket.SocketType
+"""A socket without what ``socket.socket`` adds in Python, which costs a connection as much as a system call or two."""
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, 0 s (socket(7))
 PROBE_AFTER_S: Final = 60
 
@@ -78,12 +79,19 @@ async def send_all(sock: socket.socket, data: bytes | memoryview) -> None:
 
 def endpoint(address: tuple[str, int] | tuple[str, int, int, int]) -> Endpoint:
     """What ``getsockname`` or ``accept`` said, as a value; a zone (``%eth0``) is dropped."""
-    return Endpoint(_ip(address[0]), address[1])
+    return Endpoint(met(address[0]), address[1])
 
 
-@lru_cache(maxsize=4096)
-def _ip(text: str) -> IPAddress:
-    return ip_address(text.partition("%")[0])
+destination = lru_cache(maxsize=4096)(endpoint)
+"""As ``endpoint``, of what many connections have in common."""
+
+
+def accept(listener: socket.socket) -> tuple[Sock, Endpoint]:
+    """The next connection, non-blocking, and its other end. BlockingIOError where none waits, OSError as the kernel reports it."""
+    number, peer = listener._accept()  # type: ignore[attr-defined]  # what socket.accept calls, which makes more of it than is needed
+    client = Sock(listener.family, listener.type, listener.proto, number)
+    client.setblocking(False)
+    return client, endpoint(peer)
 
 
 def set_for_accepted(listener: socket.socket) -> None:
@@ -96,6 +104,6 @@ def set_for_accepted(listener: socket.socket) -> None:
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_AFTER_S)
 
 
-def reset_on_close(sock: socket.socket) -> None:
+def reset_on_close(sock: Sock) -> None:
     """Make the coming ``close`` send RST: the other side must see an abort as an abort."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)

@@ -203,6 +203,84 @@ def test_what_was_sent_outlives_a_sender_that_is_killed(pipe: Pipe) -> None:
     }  # none torn: that would be audit_lost
 
 
+# -- what may be later
+
+
+def _line(number: int) -> bytes:
+    return orjson.dumps(blocked(flow=f"{number:x}")) + b"\n"
+
+
+def _written(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    writes: list[bytes] = []
+    real = os.write
+
+    def write(descriptor: int, data: bytes) -> int:
+        writes.append(data)
+        return real(descriptor, data)
+
+    monkeypatch.setattr(os, "write", write)
+    return writes
+
+
+def test_what_may_be_later_goes_with_the_next_in_one_write_and_in_order(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed = Feed(pipe.write_end)
+    writes = _written(monkeypatch)
+    for number in range(3):
+        feed.later(_line(number))
+    assert (writes, feed.unsent, feed.sent) == ([], 3, 0), "nobody else knows of them yet"
+    assert feed.put(_line(3))
+    assert writes == [b"".join(map(_line, range(4)))]
+    assert (feed.unsent, feed.sent, feed.waiting) == (0, 4, False)
+    assert _flows(pipe.kept()) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("how", ["flush", "send", "offer", "put"])
+def test_nothing_overtakes_what_may_be_later_and_each_write_is_whole_or_absent(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    feed = Feed(pipe.write_end)
+    writes = _written(monkeypatch)
+    for number in range(40):
+        feed.later(_line(number))
+    if how == "flush":
+        feed.flush()
+    elif how == "put":
+        assert feed.put(_line(40))
+    else:
+        assert getattr(feed, how)(blocked(flow="28"))
+    assert max(map(len, writes)) <= MAX_LINE_BYTES and len(writes) < 10
+    assert _flows(pipe.kept()) == list(range(40 if how == "flush" else 41))
+    assert feed.sent == (40 if how == "flush" else 41)
+
+
+def test_what_may_be_later_waits_for_room_like_the_rest(pipe: Pipe) -> None:
+    pipe.shrink()
+    feed = Feed(pipe.write_end)
+    for number in range(100):
+        feed.later(_line(number))
+    assert not feed.put(_line(100)), "an offer is taken now or not at all"
+    first = _flows(pipe.kept())
+    assert 0 < len(first) < 20
+    assert feed.unsent == 100 - len(first)
+    while feed.waiting:
+        feed.flush()
+        pipe.intake.drain()
+    assert _flows(pipe.kept()) == list(range(100))
+    assert (feed.unsent, feed.sent, feed.lost) == (0, 100, 0)
+
+
+def test_of_what_may_be_later_the_backlog_takes_so_many(pipe: Pipe) -> None:
+    pipe.shrink()
+    feed = Feed(pipe.write_end)
+    for number in range(MAX_BACKLOG + 100):
+        feed.later(_line(number))
+    feed.flush()
+    assert feed.lost > 0
+    assert feed.unsent + feed.sent == MAX_BACKLOG + 100
+
+
 # -- the keeper
 
 

@@ -135,6 +135,61 @@ def test_a_decision_that_cannot_be_put_into_words_is_a_refusal(desk: Desk) -> No
     assert (record["event"], record["reason"]) == ("egress_blocked", "internal_error")
 
 
+def test_how_connections_ended_is_told_together_at_the_end_of_the_turn(desk: Desk) -> None:
+    soon: list[Callable[[], object]] = []
+    desk.journal = Journal(desk.journal.feed, desk.ledger, soon=soon.append)
+    with desk.open() as one, desk.open() as two:
+        assert one.decided(ALLOW, None) and two.decided(ALLOW, None)
+    assert _events(desk) == ["egress_allowed"] * 2
+    assert desk.ledger.missing() == 2, "who survives this process knows what is still to come"
+    assert len(soon) == 1
+    soon.pop()()
+    assert _events(desk) == ["egress_allowed", "egress_allowed", "egress_closed", "egress_closed"]
+    assert desk.ledger.missing() == 0
+    with desk.open() as attempt:
+        attempt.decided(ALLOW, None)
+    assert len(soon) == 1, "the next turn has an end too"
+
+
+def test_decisions_that_are_one_object_have_records_of_their_own(desk: Desk) -> None:
+    """What is alike is written out once; who, where to, as what, and under which policy is not alike."""
+    bound = ALLOW._replace(host=NAME)
+    cases: list[tuple[str, Sniffed | Refused | None, int]] = [
+        ("203.0.113.9", tls(NAME), 1),
+        ("203.0.113.9", tls(NAME), 1),
+        ("203.0.113.8", tls(NAME), 1),
+        ("203.0.113.8", tls(NAME, ech=True), 1),
+        ("203.0.113.8", Sniffed("http", NAME), 1),
+        ("203.0.113.8", None, 1),
+        ("203.0.113.8", Refused(Reason.BAD_NAME, "tls", b"a b"), 1),
+        ("203.0.113.8", Refused(Reason.BAD_NAME, "tls", b"a c"), 1),
+        ("203.0.113.8", tls(NAME), 2),
+    ]
+    for number, (ip, seen, generation) in enumerate(cases):
+        desk.journal.generation = generation
+        flow = desk.flow(number)._replace(dest=flow_to(ip).dest)
+        with desk.open(flow) as attempt:
+            assert attempt.decided(bound, seen)
+    made, ends = desk.records()[::2], desk.records()[1::2]
+    assert [
+        (one["flow"], one["dest_ip"], one["app"], "ech" in one, one.get("domain_raw"), one["generation"])
+        for one in made
+    ] == [
+        (
+            f"ab-{number:x}",
+            ip,
+            seen and seen.app,
+            isinstance(seen, Sniffed) and seen.ech,
+            seen.raw.decode() if isinstance(seen, Refused) else None,
+            generation,
+        )
+        for number, (ip, seen, generation) in enumerate(cases)
+    ]
+    assert [(one["flow"], one["dest_ip"], one["generation"]) for one in ends] == [
+        (f"ab-{number:x}", ip, generation) for number, (ip, _, generation) in enumerate(cases)
+    ]
+
+
 # -- what the record says
 
 

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from ipaddress import ip_address
 
 import pytest
@@ -54,7 +54,7 @@ async def test_the_first_that_answers_is_taken_and_no_other_is_asked() -> None:
     listeners, port = _listener(FIRST, SECOND)
     with _no_new_descriptor():
         sock, ip = await carried(connect([FIRST, SECOND], port))
-        with sock:
+        with closing(sock):
             assert ip == FIRST
             assert sock.getpeername() == (str(FIRST), port)
             assert not sock.getblocking()
@@ -147,6 +147,6 @@ async def test_a_process_without_descriptors_says_so(monkeypatch: pytest.MonkeyP
         raise OSError(errno.EMFILE, "Too many open files")
 
     with monkeypatch.context() as patched:
-        patched.setattr(socket, "socket", none_left)
+        patched.setattr(module, "Sock", none_left)
         with pytest.raises(OSError, match="Too many"):
             await carried(connect([FIRST], 1))

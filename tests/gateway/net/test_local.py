@@ -96,7 +96,7 @@ def test_an_address_that_comes_or_goes_is_noticed_within_a_second() -> None:
         moment[0] += module.FRESH_S + 0.01
         assert ip in local
         _ip("addr del 198.18.5.6/24 dev one")
-        assert ip in local, "an answer is good for a second"
+        assert ip in local, "an answer is good for a moment"
         moment[0] += module.FRESH_S + 0.01
         assert ip not in local
 

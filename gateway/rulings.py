@@ -1,0 +1,72 @@
+"""Decisions that were made a moment ago. ``gateway.decide`` is pure: the same question has the same answer while all that it looks at is the same.
+
+That is the question, the policy, of which each has rulings of its own, and which addresses are the host's. The last may change: so a ruling is
+forgotten after ``KEPT_S``, and one over an answer of the resolver's is good for that answer only.
+"""
+
+from collections.abc import Container
+from typing import Final
+
+from gateway.decide import CompiledPolicy, Decision, bind, decide, settle
+from gateway.flow import Endpoint, Flow, IPAddress
+from gateway.net.poller import now
+from gateway.sniff.result import Refused, Sniffed
+
+KEPT_S: Final = 0.5
+"""With ``net.local.FRESH_S``, in all a second that an address may have become the host's own."""
+MOST: Final = 1024
+"""Of each kind."""
+
+
+class Rulings:
+    """What ``settle``, ``decide`` and ``bind`` say under one policy."""
+
+    __slots__ = ("_bound", "_local", "_named", "_policy", "_settled", "_until")
+
+    def __init__(self, policy: CompiledPolicy, local: Container[IPAddress]) -> None:
+        self._policy = policy
+        self._local = local
+        self._settled: dict[tuple[Endpoint, str], Decision | None] = {}
+        self._named: dict[tuple[Endpoint, str, str, int | None, bool], Decision] = {}
+        self._bound: dict[int, tuple[Decision, Endpoint, tuple[IPAddress, ...], Decision]] = {}
+        """By the number of the decision that was bound, which lives as long as it is here."""
+        self._until = 0.0
+
+    def settle(self, flow: Flow) -> Decision | None:
+        """As ``decide.settle``."""
+        self._forget_the_old()
+        question = flow.dest, flow.proto
+        try:
+            return self._settled[question]
+        except KeyError:
+            made = self._settled[question] = settle(self._policy, flow, self._local)
+            return made
+
+    def decide(self, flow: Flow, seen: Sniffed | Refused | None) -> Decision:
+        """As ``decide.decide``."""
+        if not isinstance(seen, Sniffed):
+            return decide(self._policy, flow, seen, self._local)
+        self._forget_the_old()
+        question = flow.dest, flow.proto, seen.host, seen.port, seen.ech
+        made = self._named.get(question)
+        if made is None:
+            made = self._named[question] = decide(self._policy, flow, seen, self._local)
+        return made
+
+    def bind(self, decision: Decision, flow: Flow, answers: tuple[IPAddress, ...]) -> Decision:
+        """As ``decide.bind``."""
+        self._forget_the_old()
+        kept = self._bound.get(id(decision))
+        if kept is not None and kept[0] is decision and kept[1] == flow.dest and kept[2] == answers:
+            return kept[3]
+        made = bind(self._policy, decision, flow, answers, self._local)
+        self._bound[id(decision)] = decision, flow.dest, answers, made
+        return made
+
+    def _forget_the_old(self) -> None:
+        moment = now()
+        if moment >= self._until or len(self._settled) > MOST or len(self._named) > MOST:
+            self._settled.clear()
+            self._named.clear()
+            self._bound.clear()
+            self._until = moment + KEPT_S
