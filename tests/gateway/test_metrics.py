@@ -137,7 +137,7 @@ def test_histograms_are_cumulative_and_end_with_all(which: str) -> None:
 
 
 def test_who_does_not_ask_for_metrics_does_not_import_them() -> None:
-    """A tenth of a second of the start, and memory."""
+    """Neither its time at the start nor its memory."""
     program = "import sys, gateway.supervisor, gateway.attendant, gateway.worker; print('prometheus_client' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert said.stdout == "False\n"
