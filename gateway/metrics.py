@@ -1,4 +1,4 @@
-"""What a gateway tells Prometheus: names, help and labels of every metric, and its text. Imported only where somebody asks for it: that takes a while.
+"""What a gateway tells Prometheus: names, help and labels of every metric, and its text. Imported only where somebody asks: that takes a while.
 
 Labels have few values, all from published lists; what a workload says is never one. A series is there from the time when there is something to
 say, and those that tell of the gateway's own trouble from the start, so that an alert needs no first time.

@@ -231,7 +231,10 @@ for path in sys.argv[1:]:
     sock.settimeout(5)
     try:
         sock.connect(path)
-        sock.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        try:
+            sock.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        except BrokenPipeError:
+            pass  # who is not to be told anything is told so at once
         print(sock.recv(65536).decode().split("\r\n")[0])
     except OSError as error:
         print(type(error).__name__)
