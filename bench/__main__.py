@@ -39,7 +39,7 @@ examples
   python -m bench --checkout ../other --out /tmp/b another checkout's gateway, by this bench
   python -m bench compare A.json B.json            what changed beyond the noise; exit status 1 where something did
 
-a proxy of your own: --adapter path.py. {(adapters.__doc__ or "").partition(chr(10) * 2)[2]}"""
+a proxy of your own: {(adapters.__doc__ or "").partition(chr(10) * 2)[2]}"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

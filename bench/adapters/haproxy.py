@@ -78,13 +78,13 @@ class HAProxy(Adapter):
 
 
 class HAProxyWithoutSplice(HAProxy):
-    name = "haproxy, no splice"
+    name = "haproxy-no-splice"
     note = "the same, bytes copied"
     splice = False
 
 
 class HAProxyBound(HAProxy):
-    name = "haproxy, do-resolve"
+    name = "haproxy-do-resolve"
     note = "the same with splice, and the name resolved and dialled: the work nearest to ours"
     bound = True
 
