@@ -36,10 +36,10 @@ soak: setup  ## as root: 2,000,000 hostile connections (SOAK_CONNECTIONS), and w
 	$(PY) -m tests.soak
 
 bench: setup  ## as root, 20 minutes: this gateway beside the proxies people would use, and how cost grows; into bench/results/
-	$(PY) -m bench
+	$(PY) -m bench $(BENCH)
 
 bench-quick: setup  ## the same in 3 minutes, into .benchmarks/
-	$(PY) -m bench --quick --out .benchmarks
+	$(PY) -m bench --quick --out .benchmarks $(BENCH)
 
 bench-micro: setup  ## what the parts cost, one by one, and start-up; into bench/results/
 	$(PY) -m bench.micro

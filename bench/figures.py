@@ -5,6 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+FULL: Final = 0.9
+"""Of its core: whoever took that much had no more to give."""
+
 Sample = dict[str, float]
 """One proxy in one round, by ``Metric.key``. What could not be measured is not in it."""
 
@@ -78,6 +81,12 @@ def spread(values: Sequence[float]) -> float:
     """Half of the way from the least to the most, as a share of the median; 0 of nothing."""
     middle = median(values)
     return (max(values) - min(values)) / 2 / abs(middle) if middle else 0.0
+
+
+def load_was_full(rounds: Sequence[Sample]) -> bool:
+    """Whether in most rounds it was the load, not the proxy, that could do no more: what is found is then the load's rate."""
+    found = [sample for sample in rounds if "load_share" in sample]
+    return sum(sample["load_share"] > FULL >= sample["proxy_share"] for sample in found) * 2 > len(found)
 
 
 def shown(value: float | None, metric: Metric) -> str:

@@ -19,8 +19,6 @@ READY_S: Final = 30.0
 TRY_S: Final = "0.25"
 REFUSAL_S: Final = "2"
 SAID_S: Final = 120.0
-FULL: Final = 0.9
-"""Of its core: whoever took that much had no more to give."""
 
 
 class Trouble(Exception):

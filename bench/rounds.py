@@ -9,7 +9,7 @@ from typing import Any
 from bench.adapter import Adapter
 from bench.figures import Sample, medians, with_added
 from bench.place import Lab
-from bench.probe import FULL, Probe, Trouble
+from bench.probe import Probe, Trouble
 
 Say = Callable[[str], None]
 
@@ -41,13 +41,11 @@ class Peer:
     adapter: Adapter
     rounds: list[Sample]
     troubles: list[str]
-    notes: dict[str, int]
-    """In how many rounds the load, not the proxy, was the bottleneck, and the like."""
 
 
 def compare_proxies(lab: Lab, adapters: Sequence[Adapter], settings: Settings, say: Say) -> dict[str, Any]:
     """All figures of all of them, as a result file has them."""
-    peers = [Peer(adapter, [], [], {}) for adapter in adapters]
+    peers = [Peer(adapter, [], []) for adapter in adapters]
     started, steps = time.monotonic(), settings.rounds * len(peers)
     for number in range(settings.rounds):
         # A B C, then C B A: what drifts evenly is even for all.
@@ -83,7 +81,7 @@ def measure(lab: Lab, peer: Peer, settings: Settings, sample: Sample) -> None:
             return
         with _kept(peer):
             sample["idle_mib"] = round(running.pss_kib() / 1024, 1)
-            _paced(probe, settings, sample, _short(probe, peer, settings, sample) / 2)
+            _paced(probe, settings, sample, _short(probe, settings, sample) / 2)
         with _kept(peer):
             _bulk(probe, settings, sample)
         with _kept(peer):
@@ -94,7 +92,7 @@ def measure(lab: Lab, peer: Peer, settings: Settings, sample: Sample) -> None:
                 sample["held_kib"] = round((running.rss_kib() - before) / settings.held, 2)
 
 
-def _short(probe: Probe, peer: Peer, settings: Settings, sample: Sample) -> float:
+def _short(probe: Probe, settings: Settings, sample: Sample) -> float:
     tried = probe.short(300, settings.at_once)
     count = max(300, int(300 / tried.said["seconds"] * settings.seconds))
     cost = probe.short(count, settings.at_once)
@@ -102,8 +100,6 @@ def _short(probe: Probe, peer: Peer, settings: Settings, sample: Sample) -> floa
     rate: float = round(count / cost.said["seconds"], 1)
     sample["connections_s"] = rate
     sample["proxy_share"], sample["load_share"] = round(cost.share, 2), round(cost.load_share, 2)
-    if cost.load_share > FULL:
-        peer.notes["load_was_full"] = peer.notes.get("load_was_full", 0) + 1
     return rate
 
 
@@ -138,7 +134,6 @@ def _result(peer: Peer) -> dict[str, Any]:
         "medians": medians(peer.rounds),
         "rounds": peer.rounds,
         "troubles": peer.troubles,
-        "load_was_full": peer.notes.get("load_was_full", 0),
     }
 
 

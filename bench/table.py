@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from bench.figures import METRIC, medians, of, ratio, shown, spread
+from bench.figures import METRIC, load_was_full, medians, of, ratio, shown, spread
 
 COLUMNS: Final = (
     ("cpu_us", "CPU a connection, us"),
@@ -15,6 +15,8 @@ COLUMNS: Final = (
     ("idle_mib", "idle, MiB"),
 )
 
+FRONT: Final = ("cpu_us", "added_p50_us", "cpu_s_gb", "held_kib")
+
 
 def proxies(figures: Mapping[str, Any], subject: str = "egress") -> str:
     """The table of the comparison: medians, and the ratio of ``subject``'s CPU to each one's."""
@@ -25,10 +27,21 @@ def proxies(figures: Mapping[str, Any], subject: str = "egress") -> str:
     return "\n".join(lines) + "\n"
 
 
+def short(figures: Mapping[str, Any]) -> str:
+    """The same for a front page: four figures, and no remarks."""
+    head = ["", *(title for key, title in COLUMNS if key in FRONT)]
+    rows = [
+        [name, *(shown(medians(peer["rounds"]).get(key), METRIC[key]) for key, _ in COLUMNS if key in FRONT)]
+        for name, peer in figures["peers"].items()
+        if name != "direct"
+    ]
+    return grid(head, rows) + "\n"
+
+
 def _cells(peer: Mapping[str, Any]) -> list[str]:
     found = medians(peer["rounds"])
     cells = [shown(found.get(key), METRIC[key]) for key, _ in COLUMNS]
-    if peer["load_was_full"] * 2 > len(peer["rounds"]):
+    if load_was_full(peer["rounds"]):
         cells[1] = f">= {cells[1]}"
     return cells
 
@@ -52,7 +65,7 @@ def _remarks(figures: Mapping[str, Any]) -> list[str]:
             f"Added to no proxy at {settings['direct_rate']:,} connections a second: "
             f"p50 {shown(found.get('p50_us'), METRIC['p50_us'])} us, p99 {shown(found.get('p99_us'), METRIC['p99_us'])} us."
         )
-    if any(peer["load_was_full"] for peer in figures["peers"].values()):
+    if any(load_was_full(peer["rounds"]) for peer in figures["peers"].values()):
         lines.append("`>=`: the load had no more to give, the proxy had.")
     wide = max((spread(of(peer["rounds"], "cpu_us")) for peer in figures["peers"].values()), default=0.0)
     lines.append(f"From round to round CPU a connection moved by up to {wide:.0%} either way.")

@@ -10,7 +10,7 @@ COSTS = {"egress": 300.0, "haproxy": 100.0, "naive": 200.0}
 
 def peer(rounds: list[Sample], **more: Any) -> dict[str, Any]:
     """One proxy's part of a result."""
-    return {"version": "1.0", "note": "n", "rounds": rounds, "troubles": [], "load_was_full": 0, **more}
+    return {"version": "1.0", "note": "n", "rounds": rounds, "troubles": [], **more}
 
 
 def result(

@@ -47,8 +47,10 @@ def test_the_row_of_a_proxy() -> None:
 
 def test_a_rate_that_the_load_could_not_exceed_is_marked() -> None:
     figures = result(1, rounds=3)["figures"]
-    figures["peers"]["haproxy"]["load_was_full"] = 2
-    figures["peers"]["naive"]["load_was_full"] = 1
+    shares = {"haproxy": (0.95, 0.8), "naive": (0.95, 0.97), "egress": (0.5, 1.0)}
+    for name, (load, proxy) in shares.items():
+        for number, sample in enumerate(figures["peers"][name]["rounds"]):
+            sample |= {"load_share": load if number else 0.1, "proxy_share": proxy}
     table = proxies(figures)
     (row,) = [line for line in table.splitlines() if line.startswith("| haproxy")]
     assert "| >= " in row
