@@ -35,11 +35,15 @@ fuzz: setup  ## atheris: the fast parsers against the plain ones; then a flood a
 soak: setup  ## as root: 2,000,000 hostile connections (SOAK_CONNECTIONS), and whether the gateway grows
 	$(PY) -m tests.soak
 
-bench: setup  ## what the parts cost, one by one, and start-up; into bench/results/
-	@mkdir -p .benchmarks
-	$(PY) -m pytest bench/micro --benchmark-enable --benchmark-only -o timeout=600 --benchmark-json=.benchmarks/micro.json
-	$(PY) -m bench.micro.gather .benchmarks/micro.json
+bench: setup  ## as root, 20 minutes: this gateway beside the proxies people would use, and how cost grows; into bench/results/
+	$(PY) -m bench $(BENCH)
+
+bench-quick: setup  ## the same in 3 minutes, into .benchmarks/
+	$(PY) -m bench --quick --out .benchmarks $(BENCH)
+
+bench-micro: setup  ## what the parts cost, one by one, and start-up; into bench/results/
+	$(PY) -m bench.micro
 	$(PY) -m bench.seccomp
 	$(PY) -m bench.startup
 
-.PHONY: help setup demo test test-root lint types layers fuzz soak bench
+.PHONY: help setup demo test test-root lint types layers fuzz soak bench bench-quick bench-micro

@@ -1,279 +1,160 @@
-"""This gateway beside HAProxy: CPU a short connection and a gigabyte, in one run. ``python -m bench.compare [ROUNDS]``, as root, on two cores.
+"""What changed from one result to another, beyond the noise of both.
 
-Both stand behind the same cell (the ``lo`` link and its rules), see the same load from inside it, and reach the same far side over one veth pair.
-The gateway's processes are alone on core 0; load and far side share core 1. Rounds alternate; the figure is the median of the ratios of neighbours.
+Machines are noisy, and two runs see two machines. So a figure that depends on the machine's speed is first divided, round by round, by the same
+figure of a yardstick that did not change: the other proxies of its round (their geometric mean), or the yardstick of the micro benchmarks. What is
+left differs from round to round, and that is the noise. A figure has changed where
+
+* the medians differ by more than the figure's floor (``bench.figures``), and
+* by more than ``SIGMAS`` standard errors of their difference, the deviation estimated by the ranges of both sets of rounds, and
+* each median lies outside of the other's range.
+
+So one wild round widens the noise and finds nothing. Fewer than three rounds say nothing at all.
 """
 
-import contextlib
 import json
-import os
-import shutil
-import socket
-import statistics
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final
 
-from bench.machine import keep
-from gateway.netd.server import Netd
-from rules import NetworkPolicy, build_plan
-from tests.lab.lab import ROOT, Lab
-from tests.lab.places import DNS_IP, GOOD_IP
-from tests.lab.sandboxed import egress_argv, new_audit_dir
-from tests.netns.hello import client_hello
+from bench.figures import COMPARED, Metric, median, of
 
-PORT = 4443
-COUNT, AT_ONCE = 10_000, 50
-BULK_BYTES = 2_000_000_000
-HAPROXY = """
-global
-  maxconn 6000
-  nbthread 1
-  log {log} local0
-defaults
-  mode tcp
-  log global
-  option tcplog
-  timeout connect 10s
-  timeout client 1h
-  timeout server 1h
-  {splice}
-{resolvers}
-frontend cell
-  bind {listen} transparent interface lo namespace {namespace}
-  tcp-request inspect-delay 5s
-  acl allowed req.ssl_sni -m str allowed.test
-  {bind}
-  tcp-request content accept if {{ req.ssl_hello_type 1 }} allowed
-  tcp-request content reject if {{ req.ssl_hello_type 1 }}
-  default_backend asked
-backend asked
-  server asked 0.0.0.0:0
-"""
-RESOLVERS = f"""
-resolvers lab
-  nameserver one {DNS_IP}:53
-  hold valid 300s
-"""
-BIND = """tcp-request content do-resolve(sess.ip,lab,ipv4) req.ssl_sni if allowed
-  tcp-request content set-dst var(sess.ip) if allowed"""
+SIGMAS: Final = 4.0
+LEAST_ROUNDS: Final = 3
+MICRO_FLOOR: Final = 0.10
+D2: Final = {2: 1.128, 3: 1.693, 4: 2.059, 5: 2.326, 6: 2.534, 7: 2.704, 8: 2.847, 9: 2.970, 10: 3.078}
+"""The expected range of so many normal values, in standard deviations: tables of control charts (ISO 7870-2)."""
+MEDIAN_LOSS: Final = 1.25
+"""The standard error of a median beside that of a mean: sqrt(pi / 2)."""
 
 
-class Run(NamedTuple):
-    """What one load cost."""
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One figure in two results; ``by`` is a share: 0.1 is a tenth more."""
 
-    cpu_s: float
-    seconds: float
-    latencies_us: list[float]
-
-
-Ask = Callable[..., Run]
-
-
-def main() -> None:
-    """Measure, print, keep."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    os.sched_setaffinity(0, {1})
-    with contextlib.ExitStack() as stack:
-        lab = stack.enter_context(Lab())
-        lab.zone.put("allowed.test", {"A": [GOOD_IP]})
-        for namespace in (lab.host, lab.net):
-            _in(
-                namespace,
-                "sysctl",
-                "-qw",
-                "net.ipv4.ip_local_port_range=2000 65000",
-                "net.ipv4.tcp_tw_reuse=1",
-            )
-        _serve(lab, stack)
-        peers: dict[str, Ask] = {
-            "egress": stack.enter_context(egress(lab)),
-            "haproxy": stack.enter_context(haproxy(lab, bound=False)),
-            "haproxy, do-resolve": stack.enter_context(haproxy(lab, bound=True)),
-        }
-        short: dict[str, list[Run]] = {name: [] for name in peers}
-        bulk: dict[str, list[Run]] = {name: [] for name in peers}
-        for ask in peers.values():
-            ask("short", 2000, AT_ONCE)  # warm
-        for number in range(rounds):
-            for name, ask in peers.items():
-                short[name].append(ask("short", COUNT, AT_ONCE))
-                bulk[name].append(ask("bulk", BULK_BYTES))
-            print(
-                f"round {number + 1}: "
-                + "; ".join(_shown(name, short[name][-1], bulk[name][-1]) for name in peers),
-                flush=True,
-            )
-    figures: dict[str, Any] = {"rounds": rounds, "connections_a_round": COUNT, "bulk_bytes": BULK_BYTES}
-    for name in peers:
-        figures[name] = {
-            "cpu_us_a_connection": round(
-                statistics.median(run.cpu_s for run in short[name]) / COUNT * 1e6, 1
-            ),
-            "connections_a_s": round(statistics.median(COUNT / run.seconds for run in short[name])),
-            "latency_p50_us": round(
-                statistics.median(statistics.median(run.latencies_us) for run in short[name])
-            ),
-            "cpu_s_a_gb": round(statistics.median(run.cpu_s for run in bulk[name]) / BULK_BYTES * 1e9, 3),
-        }
-        if name != "egress":
-            figures[name]["ratio_short"] = _ratio(short["egress"], short[name])
-            figures[name]["ratio_bulk"] = _ratio(bulk["egress"], bulk[name])
-    print(json.dumps(figures, indent=1))
-    print(keep("compare", figures))
+    name: str
+    before: float
+    after: float
+    by: float
+    noise: float
+    """How much would have to change to be noticed, as a share."""
+    beyond: bool
+    worse: bool
 
 
-@contextlib.contextmanager
-def egress(lab: Lab) -> Iterator[Ask]:
-    """With everything on: policy, binding, records."""
-    script = "import json, subprocess, sys\nprint('ready', flush=True)\nfor line in sys.stdin:\n subprocess.run(json.loads(line), check=True)"
-    argv = egress_argv(
-        new_audit_dir(lab),
-        ["/usr/bin/python3", "-c", script],
-        allow=["allowed.test"],
-        options=["--name", "bench"],
+def judge(name: str, before: Sequence[float], after: Sequence[float], metric: Metric) -> Change | None:
+    """Positive values of rounds, comparable; None where they are too few."""
+    if min(len(before), len(after)) < LEAST_ROUNDS or min(*before, *after) <= 0:
+        return None
+    one, other = [math.log(value) for value in before], [math.log(value) for value in after]
+    middle, moved = _middle(one), _middle(other)
+    error = MEDIAN_LOSS * math.hypot(*(_deviation(logs) / math.sqrt(len(logs)) for logs in (one, other)))
+    least = max(SIGMAS * error, math.log1p(metric.floor))
+    apart = not min(one) <= moved <= max(one) and not min(other) <= middle <= max(other)
+    by = moved - middle
+    beyond = abs(by) > least and apart
+    return Change(
+        name,
+        math.exp(middle),
+        math.exp(moved),
+        math.expm1(by),
+        math.expm1(least),
+        beyond,
+        beyond and (by > 0) == (metric.better == "less"),
     )
-    with lab.popen(["taskset", "-c", "0", *argv], stdin=subprocess.PIPE, cwd=lab.work) as process:
-        assert process.stdout is not None and process.stdin is not None
-        if process.stdout.readline() != "ready\n":
-            raise RuntimeError(process.communicate()[1])
-        gateway = [process.pid, *(pid for pid in _children(process.pid) if _command(pid).endswith("egress"))]
-        stdin, stdout = process.stdin, process.stdout
-
-        def ask(verb: str, *numbers: int) -> Run:
-            before = _cpu(gateway)
-            stdin.write(json.dumps(["taskset", "-c", "1", *_load(verb, *numbers)]) + "\n")
-            stdin.flush()
-            said = json.loads(stdout.readline())
-            time.sleep(0.2)
-            return _run(said, _cpu(gateway) - before)
-
-        yield ask
-        process.stdin.close()
 
 
-@contextlib.contextmanager
-def haproxy(lab: Lab, *, bound: bool) -> Iterator[Ask]:
-    """Behind a cell that netd makes as for us."""
-    if shutil.which("haproxy") is None:
-        raise RuntimeError("HAProxy is not installed: apt-get install haproxy")
-    name = f"{lab.name}-{'bound' if bound else 'plain'}"
-    plan = build_plan(NetworkPolicy(allow_out=["allowed.test"], deny_out=["0.0.0.0/0"]))
-    netd = Netd()
-    cell = netd.open_cell(plan)
-    path = Path("/run/netns") / name
-    path.touch()
-    log = lab.directory / f"{name}.log"
-    _reader(log)
-    config = lab.directory / f"{name}.cfg"
-    config.write_text(
-        HAPROXY.format(
-            log=log,
-            splice="option splice-request\n  option splice-response",
-            resolvers=RESOLVERS if bound else "",
-            listen=f"{plan.link.listen_ip}:{plan.link.listen_port}",
-            namespace=name,
-            bind=BIND if bound else "",
+def _middle(logs: Sequence[float]) -> float:
+    found = median(logs)
+    assert found is not None
+    return found
+
+
+def _deviation(logs: Sequence[float]) -> float:
+    return (max(logs) - min(logs)) / D2[min(len(logs), max(D2))]
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any], subject: str = "egress") -> list[Change]:
+    """Of two results of one kind. ValueError says why they cannot be compared."""
+    one, other = before["figures"], after["figures"]
+    if "benchmarks" in one and "benchmarks" in other:
+        return list(_micro(one["benchmarks"], other["benchmarks"]))
+    if "peers" not in one or "peers" not in other:
+        raise ValueError("these are not two results of `python -m bench` nor two of `make bench-micro`")
+    if one["settings"] != other["settings"]:
+        raise ValueError(f"measured differently: {one['settings']} and {other['settings']}")
+    for result in (one, other):
+        if subject not in result["peers"]:
+            raise ValueError(f"{subject} was not measured in both; there are: {', '.join(result['peers'])}")
+    return list(_proxies(one["peers"], other["peers"], subject))
+
+
+def _proxies(one: Mapping[str, Any], other: Mapping[str, Any], subject: str) -> Iterator[Change]:
+    for metric in COMPARED:
+        beside = [name for name in one if name in other and name != subject]
+        if metric.depends_on_machine:
+            # A yardstick has to have been measured in every round of both.
+            beside = [
+                name for name in beside if all(_whole(peers, name, metric.key) for peers in (one, other))
+            ]
+            if not beside:
+                continue
+            values = [_measured_by(peers, subject, beside, metric.key) for peers in (one, other)]
+        else:
+            values = [of(peers[subject]["rounds"], metric.key) for peers in (one, other)]
+        by = f", beside {len(beside)} others" if metric.depends_on_machine else ""
+        if found := judge(f"{metric.title}{by}", values[0], values[1], metric):
+            yield found
+
+
+def _whole(peers: Mapping[str, Any], name: str, key: str) -> bool:
+    return all(round_.get(key, 0) > 0 for round_ in peers[name]["rounds"])
+
+
+def _measured_by(peers: Mapping[str, Any], subject: str, beside: Sequence[str], key: str) -> list[float]:
+    found = []
+    for number, round_ in enumerate(peers[subject]["rounds"]):
+        if key in round_:
+            logs = [math.log(peers[name]["rounds"][number][key]) for name in beside]
+            found.append(round_[key] / math.exp(sum(logs) / len(logs)))
+    return found
+
+
+def _micro(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[Change]:
+    for name in one:
+        if name in other:
+            found = judge(
+                name,
+                one[name]["in_yardsticks"],
+                other[name]["in_yardsticks"],
+                Metric("median_us", name, "yardsticks", "less", MICRO_FLOOR),
+            )
+            if found:
+                yield found
+
+
+def report(before: Path, after: Path, subject: str) -> int:
+    """Print what there is to say; 1 where something changed, 0 where nothing did. ValueError where they cannot be compared."""
+    results = [json.loads(path.read_text()) for path in (before, after)]
+    found = changes(results[0], results[1], subject)
+    if not found:
+        raise ValueError(
+            f"nothing to compare: fewer than {LEAST_ROUNDS} rounds, or no other proxy measured in every round"
         )
+    for path, result in zip((before, after), results, strict=True):
+        print(f"{path}: commit {result['machine']['commit']}, {result['machine']['at']}")
+    wide = max(len(change.name) for change in found)
+    for change in found:
+        verdict = ("WORSE" if change.worse else "better") if change.beyond else "-"
+        print(
+            f"{change.name:{wide}}  {change.before:9.3f} {change.after:9.3f}  {change.by:+7.1%}  "
+            f"(noise {change.noise:5.1%})  {verdict}"
+        )
+    changed = [change for change in found if change.beyond]
+    print(
+        f"{len(changed)} of {len(found)} figures changed beyond the noise"
+        if changed
+        else "nothing changed beyond the noise"
     )
-    subprocess.run(
-        ["mount", "--bind", f"/proc/self/fd/{cell['netns']}", str(path)], check=True, pass_fds=[cell["netns"]]
-    )
-    try:
-        for descriptor in cell.values():
-            os.close(descriptor)
-        with lab.popen(["taskset", "-c", "0", "haproxy", "-db", "-f", config]) as process:
-            time.sleep(0.5)
-
-            def ask(verb: str, *numbers: int) -> Run:
-                before = _cpu([process.pid])
-                argv = ["taskset", "-c", "1", "nsenter", f"--net={path}", *_load(verb, *numbers)]
-                done = subprocess.run(argv, cwd=ROOT, check=True, capture_output=True, text=True)
-                time.sleep(0.2)
-                return _run(json.loads(done.stdout), _cpu([process.pid]) - before)
-
-            yield ask
-            process.terminate()
-            process.wait()
-    finally:
-        netd.close()
-        subprocess.run(["umount", str(path)], check=True)
-        path.unlink()
-
-
-def _load(verb: str, *numbers: int) -> list[str]:
-    script = str(ROOT / "bench" / "load.py")
-    return [
-        "/usr/bin/python3",
-        script,
-        verb,
-        GOOD_IP,
-        str(PORT),
-        client_hello("allowed.test").hex(),
-        *map(str, numbers),
-    ]
-
-
-def _serve(lab: Lab, stack: contextlib.ExitStack) -> None:
-    process = lab.popen([sys.executable, ROOT / "bench" / "load.py", "origin", str(PORT)], namespace="net")
-    stack.callback(process.wait)
-    stack.callback(process.kill)
-    assert process.stdout is not None
-    process.stdout.readline()
-
-
-def _reader(path: Path) -> None:
-    """Whoever takes the log lines, as syslogd would; not counted."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    sock.bind(str(path))
-
-    def read() -> None:
-        while sock.recv(65536):
-            pass
-
-    threading.Thread(target=read, daemon=True).start()
-
-
-def _run(said: dict[str, Any], cpu_s: float) -> Run:
-    if said["errors"]:
-        raise RuntimeError(f"{said['errors']} errors: no figure from a run with errors")
-    return Run(cpu_s, said["seconds"], said.get("latencies_us", []))
-
-
-def _cpu(pids: list[int]) -> float:
-    """Seconds on a processor so far, of all their threads: proc(5), schedstat."""
-    total = 0
-    for pid in pids:
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            total += int((task / "schedstat").read_text().split()[0])
-    return total / 1e9
-
-
-def _children(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def _command(pid: int) -> str:
-    return Path(f"/proc/{pid}/comm").read_text().strip()
-
-
-def _in(namespace: Path, *argv: str) -> None:
-    subprocess.run(["nsenter", f"--net={namespace}", *argv], check=True)
-
-
-def _shown(name: str, short: Run, bulk: Run) -> str:
-    return f"{name} {short.cpu_s / COUNT * 1e6:.0f} us, {COUNT / short.seconds:,.0f}/s, {bulk.cpu_s / BULK_BYTES * 1e9:.2f} s/GB"
-
-
-def _ratio(ours: list[Run], theirs: list[Run]) -> float:
-    return round(
-        statistics.median(one.cpu_s / other.cpu_s for one, other in zip(ours, theirs, strict=True)), 3
-    )
-
-
-if __name__ == "__main__":
-    main()
+    return int(bool(changed))
