@@ -28,6 +28,7 @@ from tests.netns.puppet import children
 
 PYTHON = "/usr/bin/python3"
 TRIES = 2000
+LINK = ["--link", "lo"]  # so that what goes to an allowed address is the proxy's too
 SETTLE_S = 3.0
 """Until the caps are reached."""
 
@@ -123,9 +124,9 @@ CASES: dict[str, str | None] = {
 GATEWAY = r"""
 import json, sys, time
 sys.argv = sys.argv[1:]
-from gateway import journal, worker
+from gateway import journal, process
 took = []
-decided, serve = journal.Attempt.decided, worker._serve
+decided, serve = journal.Attempt.decided, process._serve
 def counting(self, made, seen):
     now = time.monotonic_ns()
     took.append((now, now - self._started_ns))
@@ -133,7 +134,7 @@ def counting(self, made, seen):
 async def telling(*args):
     await serve(*args)
     print("took " + json.dumps(took), file=sys.stderr, flush=True)
-journal.Attempt.decided, worker._serve = counting, telling
+journal.Attempt.decided, process._serve = counting, telling
 from gateway.cli import main
 sys.exit(main())
 """
@@ -198,7 +199,7 @@ class Round(NamedTuple):
 def first(lab: Lab) -> Iterator[subprocess.Popen[str]]:
     """The sandbox that counts."""
     command = [PYTHON, "-c", FIRST, client_hello("blocked.test").hex(), BLOCKED_IP]
-    _, *argv = egress_argv(new_audit_dir(lab), command, allow=["allowed.test"])
+    _, *argv = egress_argv(new_audit_dir(lab), command, allow=["allowed.test"], options=LINK)
     with lab.popen(
         ["taskset", "-c", "0", sys.executable, "-c", GATEWAY, "egress", *argv], stdin=subprocess.PIPE
     ) as process:
@@ -212,7 +213,7 @@ def second(lab: Lab, core: str) -> Iterator[None]:
     """The sandbox that is at its limits."""
     command: list[Any] = [*("taskset", "-c", "1", PYTHON, "-c", SECOND), client_hello("blocked.test").hex()]
     command += [BLOCKED_IP, GOOD_IP, str(int(Port.SILENT)), str(int(Port.BYTES)), ACTS]
-    argv = egress_argv(new_audit_dir(lab), command, allow=["allowed.test", GOOD_IP])
+    argv = egress_argv(new_audit_dir(lab), command, allow=["allowed.test", GOOD_IP], options=LINK)
     with lab.popen(["taskset", "-c", core, *argv], stdin=subprocess.PIPE) as process:
         _ready(process)
         time.sleep(SETTLE_S)
