@@ -33,11 +33,11 @@ Redirect = Literal["tproxy", "redirect", "none"]
 
 SYSCTLS: Final = {
     # A new namespace inherits some of the machine's settings: state what matters.
-    "net.ipv4.conf.all.rp_filter": "0",
-    "net.ipv4.conf.default.rp_filter": "0",
-    "net.ipv4.ip_local_port_range": "2000 65000",
-    "net.ipv4.tcp_tw_reuse": "1",
-    "net.core.somaxconn": "4096",
+    "net/ipv4/conf/all/rp_filter": "0",
+    "net/ipv4/conf/default/rp_filter": "0",
+    "net/ipv4/ip_local_port_range": "2000 65000",
+    "net/ipv4/tcp_tw_reuse": "1",
+    "net/core/somaxconn": "4096",
 }
 ORIGIN: Final = f"""
 ip link set lo up
@@ -79,7 +79,7 @@ iptables -w 10 -t mangle -A PREROUTING -i lan -p tcp -m socket -j DIVERT
 iptables -w 10 -t mangle -A PREROUTING -i lan -p tcp -j TPROXY --on-port {PROXY_PORT} --tproxy-mark 1
 """,
     "redirect": f"iptables -w 10 -t nat -A PREROUTING -i lan -p tcp -j REDIRECT --to-ports {PROXY_PORT}\n",
-    "none": "sysctl -qw net.ipv4.ip_forward=1\n",
+    "none": "echo 1 > /proc/sys/net/ipv4/ip_forward\n",
 }
 
 
@@ -101,7 +101,7 @@ class Namespace:
             if not made.stdout.readline():
                 raise RuntimeError("no network namespace can be made here: the bench needs root")
             found = cls.of(made.pid)
-        found.run("".join(f"sysctl -qw {name}='{value}'\n" for name, value in SYSCTLS.items()))
+        found.run("".join(f"echo '{value}' > /proc/sys/{name}\n" for name, value in SYSCTLS.items()))
         return found
 
     @classmethod
