@@ -15,7 +15,7 @@ COLUMNS: Final = (
     ("idle_mib", "idle, MiB"),
 )
 
-FRONT: Final = ("cpu_us", "added_p50_us", "cpu_s_gb", "held_kib")
+FRONT: Final = ("cpu_us", "cpu_s_gb", "held_kib")
 
 
 def proxies(figures: Mapping[str, Any], subject: str = "egress") -> str:
@@ -28,7 +28,7 @@ def proxies(figures: Mapping[str, Any], subject: str = "egress") -> str:
 
 
 def short(figures: Mapping[str, Any]) -> str:
-    """The same for a front page: four figures, and no remarks."""
+    """The same for a front page: three figures that need no remarks."""
     head = ["", *(title for key, title in COLUMNS if key in FRONT)]
     rows = [
         [name, *(shown(medians(peer["rounds"]).get(key), METRIC[key]) for key, _ in COLUMNS if key in FRONT)]
