@@ -19,6 +19,9 @@ class _Met4(IPv4Address):
     def __str__(self) -> str:
         return self._text
 
+    def __format__(self, _: str) -> str:
+        return self._text
+
     def __hash__(self) -> int:
         return self._hash
 
@@ -33,6 +36,9 @@ class _Met6(IPv6Address):
         self._text, self._hash = super().__str__(), super().__hash__()
 
     def __str__(self) -> str:
+        return self._text
+
+    def __format__(self, _: str) -> str:
         return self._text
 
     def __hash__(self) -> int:

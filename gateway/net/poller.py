@@ -21,6 +21,7 @@ ERROR: Final = select.EPOLLERR
 END: Final = select.EPOLLHUP | ERROR
 RDHUP: Final = select.EPOLLRDHUP
 EVERYTHING: Final = IN | OUT | select.EPOLLET
+ANYTHING: Final = ~0
 EVENTS_A_TURN: Final = 256
 TICK_S: Final = 0.1
 NEVER: Final = float("inf")
@@ -36,7 +37,7 @@ class _Expired(BaseException):
 class Strand:
     """One coroutine under way."""
 
-    __slots__ = ("_ended", "_future", "_poller", "_work", "deadlines", "seen", "wake_at")
+    __slots__ = ("_ended", "_future", "_poller", "_work", "deadlines", "heeds", "seen", "wake_at")
 
     def __init__(self, poller: "Poller", work: Work, ended: Ended) -> None:
         self._poller = poller
@@ -45,6 +46,8 @@ class Strand:
         self._future: asyncio.Future[Any] | None = None
         self.seen: dict[int, int] = {}
         """Of each registered descriptor: what epoll has told and nobody has asked for yet."""
+        self.heeds = ANYTHING
+        """Of what is told, that for which it is to be resumed."""
         self.deadlines: list[deadline] = []
         self.wake_at = NEVER
         """When to be resumed though nothing happens."""
@@ -97,15 +100,14 @@ class Strand:
         before, _current = _current, self
         try:
             future = work.send(None) if error is None else work.throw(error)
-        except StopIteration:
-            self._end(None)
-        except BaseException as failure:
-            self._end(failure)
-        else:
             if future is not None:
                 future._asyncio_future_blocking = False
                 self._future = future
                 future.add_done_callback(self._answered)
+        except StopIteration:
+            self._end(None)
+        except BaseException as failure:
+            self._end(failure)
         finally:
             _current = before
 
@@ -201,7 +203,8 @@ class Poller:
             strand = strands.get(number)
             if strand is not None and number not in fresh:
                 strand.seen[number] |= events
-                strand.wake()
+                if events & strand.heeds and strand._future is None:
+                    strand._resume()
 
     def _tick(self) -> None:
         moment = now()
@@ -220,8 +223,8 @@ class deadline:
         self.expired = False
 
     def __enter__(self) -> "deadline":
-        self._strand = current()
-        self._strand.deadlines.append(self)
+        strand = self._strand = current()
+        strand.deadlines.append(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:

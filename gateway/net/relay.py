@@ -19,7 +19,7 @@ from enum import Enum, auto
 from typing import Final, NamedTuple, Protocol
 
 from gateway.net.pipes import Pipe, put_back, take
-from gateway.net.poller import END, ERROR, IN, NEVER, OUT, RDHUP, current, event, now
+from gateway.net.poller import ANYTHING, END, ERROR, IN, NEVER, OUT, RDHUP, current, event, now
 from gateway.net.sockets import Sock, reset_on_close
 
 READ_BYTES: Final = 64 * 1024
@@ -90,11 +90,28 @@ class _Failed(Exception):
 class _Direction:
     """One way, from ``source`` to ``sink``."""
 
-    __slots__ = ("_full", "_pipe", "_rest", "ended", "hung_up", "more", "passed", "sink", "source")
+    __slots__ = (
+        "_full",
+        "back",
+        "ended",
+        "hung_up",
+        "more",
+        "passed",
+        "pipe",
+        "rest",
+        "sink",
+        "source",
+        "upwards",
+        "watch",
+    )
+    back: "_Direction"
+    """The other way."""
 
-    def __init__(self, source: Sock, sink: Sock) -> None:
+    def __init__(self, source: Sock, sink: Sock, watch: Watch | None, *, upwards: bool) -> None:
         self.source = source
         self.sink = sink
+        self.watch = watch
+        self.upwards = upwards
         self.ended = False
         """The source said all it had, and all of it was passed on."""
         self.hung_up = False
@@ -102,26 +119,32 @@ class _Direction:
         self.more = False
         """Stopped only for the others' sake."""
         self.passed = 0
-        self._rest: bytes | memoryview = b""
-        self._pipe: Pipe | None = None
+        self.rest: bytes | memoryview = b""
+        """What the sink has not taken yet."""
+        self.pipe: Pipe | None = None
         self._full = 0
+
+    @property
+    def wants_room(self) -> bool:
+        """Whether it may have to hear that the sink takes bytes again."""
+        return bool(self.rest) or self.pipe is not None
 
     def push(self, chunk: bytes) -> None:
         """Pass on what was read before, or held, after all that has passed already."""
         if self.ended or not chunk:
             return  # the client gave up before it was its turn
-        if self._rest:
-            self._rest = bytes(self._rest) + chunk
+        if self.rest:
+            self.rest = bytes(self.rest) + chunk
         else:
-            self._send(memoryview(chunk))
+            self._send(chunk)
 
-    def pump(self, session: "_Session") -> None:
+    def pump(self) -> None:
         """Move what can be moved now. _Failed with the side that broke."""
         self.more = False
-        if self.ended or (self._rest and not self._flush()):
+        if self.ended or (self.rest and not self._flush()):
             return
-        if self._pipe is not None:
-            self._splice(self._pipe, session)
+        if self.pipe is not None:
+            self._splice(self.pipe)
             return
         moved = 0
         while moved < TURN_BYTES:
@@ -132,28 +155,39 @@ class _Direction:
             except OSError:
                 raise _Failed(self.source) from None
             if not size:
-                self._end(session)
+                self._end()
                 return
             moved += size
-            if session.watch is not None:
-                session.look(self, bytes(_view[:size]))
+            if self.watch is not None:
+                self._look(self.watch, bytes(_view[:size]))
             elif not self._send(_view[:size]):
-                self._rest = bytes(self._rest)  # the buffer is everybody's
-            if self._rest:
+                self.rest = bytes(self.rest)  # the buffer is everybody's
+            if self.rest:
                 return
             if size < READ_BYTES:
                 self._full = 0
                 if self.hung_up:
-                    self._end(session)
+                    self._end()
                 return  # a short read was all there was (epoll(7)); more is another edge, or nothing
             self._full += 1
-            if self._full >= SPLICE_AFTER and session.watch is None and (pipe := take()) is not None:
-                self._pipe = pipe
-                self._splice(pipe, session)
+            if self._full >= SPLICE_AFTER and self.watch is None and (pipe := take()) is not None:
+                self.pipe = pipe
+                self._splice(pipe)
                 return
         self.more = True
 
-    def _splice(self, pipe: Pipe, session: "_Session") -> None:
+    def _look(self, watch: Watch, chunk: bytes) -> None:
+        """Let the watch see ``chunk``, and pass on what may pass."""
+        if self.upwards:
+            self.push(watch.up(chunk))
+        else:
+            passes = watch.down(chunk)
+            self.back.push(passes)
+            self.push(chunk)
+        if watch.settled:
+            self.watch = self.back.watch = None
+
+    def _splice(self, pipe: Pipe) -> None:
         source, sink = self.source.fileno(), self.sink.fileno()
         moved = 0
         while moved < TURN_BYTES:
@@ -165,7 +199,7 @@ class _Direction:
                 except OSError:
                     raise _Failed(self.source) from None
                 if not pipe.held:
-                    self._end(session)
+                    self._end()
                     return
             try:
                 sent = os.splice(pipe.read_end, sink, pipe.held, flags=SPLICE)
@@ -179,10 +213,10 @@ class _Direction:
         self.more = True
 
     def _flush(self) -> bool:
-        rest, self._rest = self._rest, b""
-        return self._send(memoryview(rest))
+        rest, self.rest = self.rest, b""
+        return self._send(rest)
 
-    def _send(self, chunk: memoryview) -> bool:
+    def _send(self, chunk: bytes | memoryview) -> bool:
         """Whether the sink took all of it; what it did not is the rest."""
         try:
             sent = self.sink.send(chunk)
@@ -193,12 +227,12 @@ class _Direction:
         self.passed += sent
         if sent == len(chunk):
             return True
-        self._rest = chunk[sent:]
+        self.rest = memoryview(chunk)[sent:]
         return False
 
-    def _end(self, session: "_Session") -> None:
+    def _end(self) -> None:
         self.ended = True
-        if session.up.ended and session.down.ended:
+        if self.back.ended:
             return  # closing says it
         try:
             self.sink.shutdown(socket.SHUT_WR)
@@ -207,33 +241,9 @@ class _Direction:
 
     def close(self) -> None:
         """Give back what was borrowed."""
-        if self._pipe is not None:
-            put_back(self._pipe)
-            self._pipe = None
-
-
-class _Session:
-    """Both directions, and who looks at them."""
-
-    __slots__ = ("down", "up", "watch")
-
-    def __init__(self, up: _Direction, down: _Direction, watch: Watch | None) -> None:
-        self.up = up
-        self.down = down
-        self.watch = watch
-
-    def look(self, way: _Direction, chunk: bytes) -> None:
-        """Let the watch see ``chunk`` of ``way``, and pass on what may pass."""
-        watch = self.watch
-        assert watch is not None  # noqa: S101 - asked before
-        if way is self.up:
-            self.up.push(watch.up(chunk))
-        else:
-            passes = watch.down(chunk)
-            self.up.push(passes)
-            self.down.push(chunk)
-        if watch.settled:
-            self.watch = None
+        if self.pipe is not None:
+            put_back(self.pipe)
+            self.pipe = None
 
 
 async def relay(
@@ -245,10 +255,16 @@ async def relay(
 ) -> Relayed:
     """Pass on ``first``, then copy until both sides have half-closed, one has failed, or ``watch`` has had enough. ``counts`` is kept current, so it
     holds when this is cancelled too. Closing is the caller's, and sends a reset unless the end was in order."""
-    up, down = _Direction(client, upstream), _Direction(upstream, client)
+    if watch is not None and watch.settled:
+        watch = None
+    up, down = (
+        _Direction(client, upstream, watch, upwards=True),
+        _Direction(upstream, client, watch, upwards=False),
+    )
+    up.back, down.back = down, up
     orderly = False
     try:
-        relayed = await _copy(up, down, counts, first, None if watch is None or watch.settled else watch)
+        relayed = await _copy(up, down, counts, first)
         orderly = relayed.why is Ended.ORDERLY
         return relayed
     finally:
@@ -259,10 +275,7 @@ async def relay(
             reset_on_close(upstream)
 
 
-async def _copy(
-    up: _Direction, down: _Direction, counts: Counts, first: bytes, watch: Watch | None
-) -> Relayed:
-    session = _Session(up, down, watch)
+async def _copy(up: _Direction, down: _Direction, counts: Counts, first: bytes) -> Relayed:
     strand = current()
     seen = strand.seen
     client, upstream = strand.wait_for(up.source), strand.wait_for(down.source)
@@ -272,29 +285,27 @@ async def _copy(
     strand.wake_at = moved_at + LOOK_S
     try:
         up.push(first)
-        while True:
-            counts.up, counts.down = up.passed, down.passed
-            if up.ended and down.ended:
-                return Relayed(ended or up.source, Ended.ORDERLY)
-            if not (seen[client] or seen[upstream] or up.more or down.more):
+        while not (up.ended and down.ended):
+            strand.heeds = ANYTHING if up.wants_room or down.wants_room else HEARD
+            if not ((seen[client] | seen[upstream]) & strand.heeds or up.more or down.more):
+                counts.up, counts.down = up.passed, down.passed
                 await event()
             said_by_client, said_by_upstream = seen[client], seen[upstream]
             seen[client] = seen[upstream] = 0
             if said_by_client & RDHUP:
                 up.hung_up = True
-            if said_by_upstream & RDHUP:
-                down.hung_up = True
-            either = said_by_client | said_by_upstream
-            if said_by_client & IN and not quick and not up.hung_up:
+            elif said_by_client & IN and not quick:
                 # Not before: most connections are over with the client's first message.
                 quick = True
                 _set(upstream_side, socket.IPPROTO_TCP, socket.TCP_NODELAY)
-            if either & ERROR:
+            if said_by_upstream & RDHUP:
+                down.hung_up = True
+            if (said_by_client | said_by_upstream) & ERROR:
                 _look(up, down)
-            if said_by_client & HEARD or said_by_upstream & OUT or up.more:
-                up.pump(session)
-            if said_by_upstream & HEARD or said_by_client & OUT or down.more:
-                down.pump(session)
+            if said_by_client & HEARD or up.more or (said_by_upstream & OUT and up.wants_room):
+                up.pump()
+            if said_by_upstream & HEARD or down.more or (said_by_client & OUT and down.wants_room):
+                down.pump()
             if ended is None:
                 ended = up.source if up.ended else down.source if down.ended else None
             if strand.wake_at == NEVER:
@@ -308,14 +319,17 @@ async def _copy(
                     return Relayed(up.source, Ended.IDLE)
                 strand.wake_at = now() + LOOK_S
             if up.more or down.more:
+                counts.up, counts.down = up.passed, down.passed
                 strand.again()
                 await event()
+        return Relayed(ended or up.source, Ended.ORDERLY)
     except _Failed as failed:
         return Relayed(failed.args[0], Ended.FAILED)
     except Exception:
         return Relayed(up.source, Ended.FORBIDDEN)
     finally:
         counts.up, counts.down = up.passed, down.passed
+        strand.heeds = ANYTHING
 
 
 def _set(sock: Sock, level: int, option: int) -> None:
