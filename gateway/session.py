@@ -99,7 +99,7 @@ async def run_session(client: Sock, flow: Flow, house: House, attempt: Attempt) 
                 if attempt.to_be_kept and not await attempt.is_kept():
                     reset_on_close(client)
                     return
-                upstream = await _connect(flow, decision, attempt)
+                upstream = await _connect(flow, decision, attempt, speaks_first=bool(heard.first))
                 if upstream is None:
                     reset_on_close(client)
                     return
@@ -207,13 +207,15 @@ async def _refuse(client: Sock, heard: Heard, decision: Decision) -> None:
         return
 
 
-async def _connect(flow: Flow, decision: Decision, attempt: Attempt) -> Sock | None:
+async def _connect(flow: Flow, decision: Decision, attempt: Attempt, *, speaks_first: bool) -> Sock | None:
     attempt.phase = Phase.CONNECT
     begun_ns = time.monotonic_ns()
     addresses = decision.addresses if decision.target is Target.BOUND else (flow.dest.ip,)
     try:
         with deadline(now() + CONNECT_S):
-            upstream, attempt.upstream_ip = await connect(addresses, flow.dest.port)
+            upstream, attempt.upstream_ip = await connect(
+                addresses, flow.dest.port, speaks_first=speaks_first
+            )
     except TimeoutError:
         attempt.ended_by = EndedBy.TIMEOUT
         return None

@@ -16,8 +16,12 @@ EACH_S: Final = 3.0
 """How long one address is waited for while there is another to try: two SYNs and their answers."""
 
 
-async def connect(addresses: Sequence[IPAddress], port: int) -> tuple[Sock, IPAddress]:
+async def connect(
+    addresses: Sequence[IPAddress], port: int, *, speaks_first: bool = False
+) -> tuple[Sock, IPAddress]:
     """The first of ``addresses`` that answers, tried in order, and its connected socket. The last OSError if none does.
+
+    ``speaks_first``: the caller has bytes to send at once, and the handshake's last ACK waits for them: one segment less (tcp(7), TCP_QUICKACK).
 
     The caller sets the deadline over all of them; a cancelled wait closes what was under way.
     """
@@ -26,6 +30,8 @@ async def connect(addresses: Sequence[IPAddress], port: int) -> tuple[Sock, IPAd
     for ip in addresses:
         left -= 1
         sock = Sock(INET[ip.version], STREAM)
+        if speaks_first:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
         try:
             if left:
                 with deadline(now() + EACH_S):

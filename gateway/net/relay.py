@@ -33,6 +33,8 @@ IDLE_S: Final = 3600.0
 SPLICE: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
 HEARD: Final = IN | END
+MSG_MORE: Final = int(socket.MSG_MORE)
+"""For the last bytes before an end of file that is known already: both leave in one segment."""
 
 _buffer: Final = bytearray(READ_BYTES)
 _view: Final = memoryview(_buffer)
@@ -91,6 +93,7 @@ class _Direction:
     """One way, from ``source`` to ``sink``."""
 
     __slots__ = (
+        "_flags",
         "_full",
         "back",
         "ended",
@@ -123,6 +126,7 @@ class _Direction:
         """What the sink has not taken yet."""
         self.pipe: Pipe | None = None
         self._full = 0
+        self._flags = 0
 
     @property
     def wants_room(self) -> bool:
@@ -158,6 +162,7 @@ class _Direction:
                 self._end()
                 return
             moved += size
+            self._flags = MSG_MORE if self.hung_up and size < READ_BYTES else 0
             if self.watch is not None:
                 self._look(self.watch, bytes(_view[:size]))
             elif not self._send(_view[:size]):
@@ -214,12 +219,13 @@ class _Direction:
 
     def _flush(self) -> bool:
         rest, self.rest = self.rest, b""
+        self._flags = 0
         return self._send(rest)
 
     def _send(self, chunk: bytes | memoryview) -> bool:
         """Whether the sink took all of it; what it did not is the rest."""
         try:
-            sent = self.sink.send(chunk)
+            sent = self.sink.send(chunk, self._flags)
         except BlockingIOError:
             sent = 0
         except OSError:
