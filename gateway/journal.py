@@ -7,6 +7,7 @@ records before anything is sent upstream; only then is the note cleared.
 import asyncio
 import time
 from collections.abc import Callable
+from time import monotonic_ns
 from types import TracebackType
 from typing import Final
 
@@ -18,8 +19,10 @@ from audit.record import EndedBy, Event, Phase, Record, decision, timestamp
 from gateway.decide import Decision, Verdict, refuse
 from gateway.flow import Flow, IPAddress
 from gateway.net.progress import Progress
-from gateway.net.relay import Counts
+from gateway.net.relay import Counts, Ended, Relayed
+from gateway.net.sockets import Sock
 from gateway.reasons import Reason
+from gateway.sniff.naming import Naming
 from gateway.sniff.result import Refused, Sniffed
 from gateway.summary import Summary
 from gateway.tally import CARRIED, WAITING, Tally
@@ -32,8 +35,8 @@ FLUSH_S: Final = 0.05
 """How often room in the pipe is looked for while records wait."""
 
 
-class Attempt:
-    """One accepted connection's way into the records. Leaving it as a context manager writes what is still owed."""
+class Attempt(Counts):
+    """One accepted connection's way into the records, and the bytes that passed. Leaving it as a context manager writes what is still owed."""
 
     __slots__ = (
         "_decided",
@@ -43,10 +46,9 @@ class Attempt:
         "_number",
         "_slot",
         "_started_ns",
-        "counts",
-        "domain",
         "ended_by",
         "made",
+        "naming",
         "phase",
         "revoked",
         "seen",
@@ -54,19 +56,19 @@ class Attempt:
     )
 
     def __init__(self, journal: "Journal", flow: Flow, slot: int) -> None:
+        self.up = self.down = 0
         self._journal = journal
         self._flow = flow
         self._slot = slot
-        self._started_ns = time.monotonic_ns()
+        self._started_ns = monotonic_ns()
         self._forms: Wording | None = None
         self._number = 0
         self._decided = False
         self.phase = Phase.SNIFF
-        self.counts: Counts | None = None
         self.ended_by = EndedBy.ERROR
         self.upstream_ip: IPAddress | None = None
-        self.domain: str | None = None
-        """A name that passed, where none decided."""
+        self.naming: Naming | None = None
+        """Who looks for a name that passes, where none decided."""
         self.made: Decision | None = None
         """The decision that is on record, and what it was made with."""
         self.seen: Sniffed | Refused | None = None
@@ -85,22 +87,34 @@ class Attempt:
         if not self._decided:
             self.decided(refuse(Reason.SHUTDOWN if stopping else Reason.INTERNAL_ERROR), None)
         if self._forms is not None:
-            ended_by, counts = EndedBy.SHUTDOWN if stopping else self.ended_by, self.counts or Counts()
-            self._journal.tally.closed(ended_by, self.phase, counts.up, counts.down)
-            self._journal.ended(self._end(self._forms, ended_by, counts))
+            ended_by = EndedBy.SHUTDOWN if stopping else self.ended_by
+            self._journal.tally.closed(ended_by, self.phase, self.up, self.down)
+            self._journal.ended(self._end(self._forms, ended_by))
 
-    def _end(self, forms: Wording, ended_by: EndedBy, counts: Counts) -> bytes:
+    def carried(self, relayed: Relayed, client: Sock) -> None:
+        """Its relay has ended; ``client`` is the side that began it."""
+        if relayed.why is Ended.FORBIDDEN:
+            self.ended_by = EndedBy.POLICY
+        elif relayed.why is Ended.IDLE:
+            self.ended_by = EndedBy.TIMEOUT
+        else:
+            self.ended_by = EndedBy.CLIENT if relayed.first is client else EndedBy.UPSTREAM
+
+    def _end(self, forms: Wording, ended_by: EndedBy) -> bytes:
         flow, upstream = self._flow, self.upstream_ip
+        host = forms.made.host
+        if host is None and self.naming is not None:
+            host = self.naming.host
         return forms.closed.line(
             timestamp(time.time_ns()),
             flow.source.ip,
             flow.source.port,
-            quoted(forms.made.host or self.domain),
+            quoted(host),
             "null" if upstream is None else f'"{upstream}"',
             flow.id,
-            counts.up,
-            counts.down,
-            round((time.monotonic_ns() - self._started_ns) / 1e6, 3),
+            self.up,
+            self.down,
+            round((monotonic_ns() - self._started_ns) / 1e6, 3),
             ended_by,
             self.phase,
         )
@@ -115,19 +129,19 @@ class Attempt:
         if made.verdict is not Verdict.ALLOW:
             record = decision_record(flow, made, seen)
             self._sending(made, seen)
-            journal.tally.decided(made.reason, time.monotonic_ns() - self._started_ns)
+            journal.tally.decided(made.reason, monotonic_ns() - self._started_ns)
             return journal.send(record, slot)
         forms, source = journal.forms.of(flow, made, seen), flow.source
         line = forms.decided.line(timestamp(time.time_ns()), source.ip, source.port, flow.id)
         self._sending(made, seen)
         if journal.feed.put(line):
-            journal.tally.decided(made.reason, time.monotonic_ns() - self._started_ns)
+            journal.tally.decided(made.reason, monotonic_ns() - self._started_ns)
             journal.begun()
             journal.ledger.close(slot)
             self._forms, self._number = forms, journal.feed.sent
             return True
         refused = refuse(Reason.LIMIT)._replace(host=made.host)
-        journal.tally.decided(refused.reason, time.monotonic_ns() - self._started_ns)
+        journal.tally.decided(refused.reason, monotonic_ns() - self._started_ns)
         journal.send(decision_record(flow, refused, seen), slot)
         return False
 

@@ -6,9 +6,9 @@ leaves exactly one decision record whatever happens: a connection that ends with
 
 import logging
 import socket
-import time
 from collections.abc import Container
-from typing import Final, NamedTuple
+from time import monotonic_ns
+from typing import Final
 
 from audit.record import EndedBy, Phase
 from gateway.decide import (
@@ -22,8 +22,8 @@ from gateway.decide import (
 from gateway.flow import Flow, IPAddress
 from gateway.journal import Attempt
 from gateway.net.connect import connect
-from gateway.net.poller import deadline, now, receive
-from gateway.net.relay import Counts, Ended, relay
+from gateway.net.poller import NEVER, Expired, arrival, current, deadline, now, receive
+from gateway.net.relay import relay
 from gateway.net.resolve import ResolveError, Resolver, ResolveTimeout
 from gateway.net.sockets import Sock, reset_on_close
 from gateway.reasons import Reason
@@ -74,11 +74,8 @@ class House:
         self.gate = gate
 
 
-class Heard(NamedTuple):
-    """What the client said before the decision: the name it shows, and the bytes to pass on first."""
-
-    seen: Sniffed | Refused | None
-    first: bytes
+Heard = tuple[Sniffed | Refused | None, bytes]
+"""What the client said before the decision: the name it shows, and the bytes to pass on first."""
 
 
 async def run_session(client: Sock, flow: Flow, house: House, attempt: Attempt) -> None:
@@ -86,25 +83,31 @@ async def run_session(client: Sock, flow: Flow, house: House, attempt: Attempt) 
     try:
         with attempt:
             gate = house.gate
-            heard, decision = await _judge(client, flow, gate, attempt)
+            seen, first, decision = await _judge(client, flow, gate, attempt)
             while gate is not house.gate:  # another policy came meanwhile
                 gate = house.gate
-                decision = await _judge_anew(flow, gate, heard)
-            if not attempt.decided(decision, heard.seen):
+                decision = await _judge_anew(flow, gate, seen)
+            if not attempt.decided(decision, seen):
                 decision = refuse(Reason.INTERNAL_ERROR)  # what cannot be recorded is not carried
             if decision.verdict is not Verdict.ALLOW:
-                await _refuse(client, heard, decision)
+                await _refuse(client, seen, decision)
                 return
             try:
                 if attempt.to_be_kept and not await attempt.is_kept():
                     reset_on_close(client)
                     return
-                upstream = await _connect(flow, decision, attempt, speaks_first=bool(heard.first))
+                upstream = await _connect(flow, decision, attempt, speaks_first=bool(first))
                 if upstream is None:
                     reset_on_close(client)
                     return
                 try:
-                    await _splice(client, upstream, heard, flow.dest.port, attempt)
+                    watching, first = _watching(seen, first, flow.dest.port, attempt)
+                    relaying = relay(client, upstream, attempt, first, watching)
+                    first = b""  # whoever holds thousands of connections does not hold what they began with
+                    attempt.carried(await relaying, client)
+                except Forbidden:
+                    attempt.ended_by = EndedBy.POLICY
+                    reset_on_close(client)
                 finally:
                     if attempt.revoked:
                         reset_on_close(upstream)
@@ -116,11 +119,11 @@ async def run_session(client: Sock, flow: Flow, house: House, attempt: Attempt) 
         client.close()
 
 
-async def _judge_anew(flow: Flow, gate: Gate, heard: Heard) -> Decision:
+async def _judge_anew(flow: Flow, gate: Gate, seen: Sniffed | Refused | None) -> Decision:
     """By another policy, with what was heard under the one before: if that is too little for it, no."""
     try:
         with deadline(now() + DECIDE_S):
-            decision = gate.rulings.decide(flow, heard.seen)
+            decision = gate.rulings.decide(flow, seen)
             return await _bind(flow, gate, decision) if decision.target is Target.BOUND else decision
     except TimeoutError:
         return unresolved(decision, Reason.RESOLVE_TIMEOUT)
@@ -129,59 +132,71 @@ async def _judge_anew(flow: Flow, gate: Gate, heard: Heard) -> Decision:
         return refuse(Reason.INTERNAL_ERROR)
 
 
-async def _judge(client: Sock, flow: Flow, gate: Gate, attempt: Attempt) -> tuple[Heard, Decision]:
-    """Read only what the decision needs; whatever goes wrong on the way is a refusal."""
-    heard = Heard(None, b"")
+async def _judge(
+    client: Sock, flow: Flow, gate: Gate, attempt: Attempt
+) -> tuple[Sniffed | Refused | None, bytes, Decision]:
+    """Read only what the decision needs, and say what was read; whatever goes wrong on the way is a refusal."""
+    strand, rulings = current(), gate.rulings
+    seen: Sniffed | Refused | None = None
+    first = b""
     named: Decision | None = None
+    strand.expires = now() + DECIDE_S
     try:
-        with deadline(now() + DECIDE_S):
-            decision = gate.rulings.settle(flow)
-            if decision is None:
-                heard = await _sniff(client)
-                attempt.phase = Phase.DECIDE
-                decision = gate.rulings.decide(flow, heard.seen)
-            if decision.target is Target.BOUND:
-                attempt.phase = Phase.RESOLVE
-                named = decision
-                decision = await _bind(flow, gate, named)
-            return heard, decision
-    except TimeoutError:
+        decision = rulings.settle(flow)
+        if decision is None:
+            seen, first = await _sniff(client)
+            attempt.phase = Phase.DECIDE
+            decision = rulings.decide(flow, seen)
+        if decision.target is Target.BOUND:
+            attempt.phase = Phase.RESOLVE
+            named = decision
+            decision = await _bind(flow, gate, named)
+        return seen, first, decision
+    except Expired:
         if named is not None:
-            return heard, unresolved(named, Reason.RESOLVE_TIMEOUT)
-        return heard, gate.rulings.decide(flow, Refused(Reason.NO_HELLO))
+            return seen, first, unresolved(named, Reason.RESOLVE_TIMEOUT)
+        return None, b"", rulings.decide(flow, Refused(Reason.NO_HELLO))
     except Exception:
         log.exception("flow %s: refused after an unexpected error", flow.id)
-        return heard, refuse(Reason.INTERNAL_ERROR)
+        return seen, first, refuse(Reason.INTERNAL_ERROR)
+    finally:
+        strand.expires = NEVER
 
 
 async def _sniff(client: Sock) -> Heard:
     """The first message, as far as it takes to read a name or to know that there is none to trust."""
-    buffer = bytearray()
+    data = b""
     scanned, worth = 0, 1
     for _ in range(MAX_READS):
         try:
-            got = await receive(client, buffer, READ_BYTES, worth - len(buffer))
+            while True:
+                try:
+                    chunk = client.recv(READ_BYTES)
+                    break
+                except BlockingIOError:
+                    await arrival(client, worth - len(data))
         except OSError:
-            got = 0
-        if not got:
-            return Heard(Refused(Reason.CLIENT_CLOSED), b"")
-        if len(buffer) < worth:
+            chunk = b""
+        if not chunk:
+            return Refused(Reason.CLIENT_CLOSED), b""
+        data = data + chunk if data else chunk
+        if len(data) < worth:
             continue
-        seen = sniff(buffer, scanned=scanned)
+        seen = sniff(data, scanned=scanned)
         if not isinstance(seen, NeedMore):
-            return Heard(seen, bytes(buffer))
-        scanned = len(buffer)
+            return seen, data
+        scanned = len(data)
         worth = scanned + seen.at_least
         if scanned >= MAX_FIRST_MESSAGE_BYTES:
-            return Heard(Refused(Reason.TOO_LONG), bytes(buffer))
-    return Heard(Refused(Reason.TOO_MANY_READS, "tls" if buffer[0] == HANDSHAKE else "http"), bytes(buffer))
+            return Refused(Reason.TOO_LONG), data
+    return Refused(Reason.TOO_MANY_READS, "tls" if data[0] == HANDSHAKE else "http"), data
 
 
 async def _bind(flow: Flow, gate: Gate, decision: Decision) -> Decision:
     """The name is a claim until its own addresses are known."""
     assert decision.host is not None, "a bound target has a name"  # noqa: S101 - what decide() promises
     try:
-        answers = await gate.resolver.resolve(decision.host)
+        answers = gate.resolver.remembered(decision.host) or await gate.resolver.resolve(decision.host)
     except ResolveTimeout:
         return unresolved(decision, Reason.RESOLVE_TIMEOUT)
     except ResolveError:
@@ -189,9 +204,9 @@ async def _bind(flow: Flow, gate: Gate, decision: Decision) -> Decision:
     return gate.rulings.bind(decision, flow, answers)
 
 
-async def _refuse(client: Sock, heard: Heard, decision: Decision) -> None:
+async def _refuse(client: Sock, seen: Sniffed | Refused | None, decision: Decision) -> None:
     """Say no in the client's own protocol where it has one; a reset otherwise."""
-    said = refusal(heard.seen, decision)
+    said = refusal(seen, decision)
     if not said:
         reset_on_close(client)
         return
@@ -209,45 +224,30 @@ async def _refuse(client: Sock, heard: Heard, decision: Decision) -> None:
 
 async def _connect(flow: Flow, decision: Decision, attempt: Attempt, *, speaks_first: bool) -> Sock | None:
     attempt.phase = Phase.CONNECT
-    begun_ns = time.monotonic_ns()
+    strand = current()
+    begun_ns = monotonic_ns()
     addresses = decision.addresses if decision.target is Target.BOUND else (flow.dest.ip,)
+    strand.expires = now() + CONNECT_S
     try:
-        with deadline(now() + CONNECT_S):
-            upstream, attempt.upstream_ip = await connect(
-                addresses, flow.dest.port, speaks_first=speaks_first
-            )
-    except TimeoutError:
+        upstream, attempt.upstream_ip = await connect(addresses, flow.dest.port, speaks_first=speaks_first)
+    except Expired:
         attempt.ended_by = EndedBy.TIMEOUT
         return None
-    except OSError:
-        attempt.ended_by = EndedBy.UPSTREAM
+    except OSError as error:
+        attempt.ended_by = EndedBy.TIMEOUT if isinstance(error, TimeoutError) else EndedBy.UPSTREAM
         return None
-    attempt.connected(time.monotonic_ns() - begun_ns)
+    finally:
+        strand.expires = NEVER
+    attempt.connected(monotonic_ns() - begun_ns)
     return upstream
 
 
-async def _splice(client: Sock, upstream: Sock, heard: Heard, port: int, attempt: Attempt) -> None:
-    """Pass on what was read, then everything, both ways, until both sides have ended, or the client names something else."""
+def _watching(
+    seen: Sniffed | Refused | None, first: bytes, port: int, attempt: Attempt
+) -> tuple[Handshake | Requests | Naming, bytes]:
+    """Who looks at the rest of the connection, and what of its first bytes may pass. Forbidden where they name something else themselves."""
     attempt.phase = Phase.RELAY
-    counts = attempt.counts = Counts()
-    watching: Handshake | Requests | Naming = Naming()
-    first = heard.first
-    if isinstance(heard.seen, Sniffed):
-        try:
-            watching, first = watch(heard.seen, first, port)
-        except Forbidden:
-            attempt.ended_by = EndedBy.POLICY
-            reset_on_close(client)
-            return
-    try:
-        relayed = await relay(client, upstream, counts, first, watching)
-    finally:
-        if isinstance(watching, Naming):
-            attempt.domain = watching.host
-    match relayed.why:
-        case Ended.FORBIDDEN:
-            attempt.ended_by = EndedBy.POLICY
-        case Ended.IDLE:
-            attempt.ended_by = EndedBy.TIMEOUT
-        case _:
-            attempt.ended_by = EndedBy.CLIENT if relayed.first is client else EndedBy.UPSTREAM
+    if isinstance(seen, Sniffed):
+        return watch(seen, first, port)
+    naming = attempt.naming = Naming()
+    return naming, first

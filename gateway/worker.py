@@ -30,7 +30,7 @@ from gateway.net.local import LocalAddresses
 from gateway.net.poller import Poller, Strand
 from gateway.net.progress import Progress
 from gateway.net.resolve import Resolver
-from gateway.net.sockets import Sock, accept, destination, reset_on_close, set_for_accepted
+from gateway.net.sockets import Listener, Sock, destination, reset_on_close, set_for_accepted
 from gateway.packets import Packet
 from gateway.reasons import Reason
 from gateway.session import Gate, House, run_session
@@ -91,9 +91,11 @@ class Worker:
 
     async def serve(self) -> None:
         """Accept until stopped, then drain: what waits in the queue is still judged, what stands is closed."""
-        for listener in self._bundle.listeners:
-            set_for_accepted(listener)
-            self._loop.add_reader(listener, self._accept, listener)
+        for sock in self._bundle.listeners:
+            set_for_accepted(sock)
+        listeners = [Listener(sock) for sock in self._bundle.listeners]
+        for listener in listeners:
+            self._loop.add_reader(listener.sock, self._accept, listener)
         self._loop.add_reader(self._control, self._on_control)
         if self._forwarder is not None:
             self._forwarder.start()
@@ -107,8 +109,8 @@ class Worker:
         await self._stopped
         turns.stop()
         give_up = self._loop.time() + KEEP_S
-        for listener in self._bundle.listeners:
-            self._loop.remove_reader(listener)
+        for listener in listeners:
+            self._loop.remove_reader(listener.sock)
             for _ in range(DRAINED_TURNS):
                 await self._kept(give_up)
                 if not self._accept(listener):
@@ -250,7 +252,7 @@ class Worker:
                 attempt.revoked = True
                 strand.cancel()
 
-    def _accept(self, listener: socket.socket) -> bool:
+    def _accept(self, listener: Listener) -> bool:
         """Take what waits, a turn's worth at the most; False where no more can be taken now.
 
         None while records wait for room: the kernel's queue holds connections without loss, and this process holds records only so long.
@@ -262,7 +264,7 @@ class Worker:
         for _ in range(ACCEPTS_A_TURN):
             ledger.accepting(True)
             try:
-                client, source = accept(listener)
+                client, source = listener.accept()
             except BlockingIOError:
                 ledger.accepting(False)
                 return False
@@ -296,13 +298,13 @@ class Worker:
         if error is not None and not isinstance(error, asyncio.CancelledError):
             log.error("a session ended by an error after its decision", exc_info=error)
 
-    def _pause(self, listener: socket.socket) -> None:
-        self._loop.remove_reader(listener)
+    def _pause(self, listener: Listener) -> None:
+        self._loop.remove_reader(listener.sock)
         self._loop.call_later(PAUSE_S, self._resume, listener)
 
-    def _resume(self, listener: socket.socket) -> None:
+    def _resume(self, listener: Listener) -> None:
         if not self._stopped.done():
-            self._loop.add_reader(listener, self._accept, listener)
+            self._loop.add_reader(listener.sock, self._accept, listener)
 
 
 def most_sessions(descriptors: int) -> int:

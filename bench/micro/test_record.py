@@ -77,7 +77,7 @@ def test_an_allowed_connection_from_note_to_end(benchmark: BenchmarkFixture, pip
             assert attempt is not None
             with attempt:
                 attempt.decided(made, seen)
-                attempt.counts = counts
+                attempt.up, attempt.down = counts.up, counts.down
         assert not journal.feed.waiting
 
     _measure(benchmark, act, pipe, 2 * EACH)

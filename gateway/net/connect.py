@@ -10,7 +10,8 @@ from gateway.flow import IPAddress
 from gateway.net.poller import END, OUT, current, deadline, now, ready
 from gateway.net.sockets import Sock
 
-INET: Final = {4: int(socket.AF_INET), 6: int(socket.AF_INET6)}
+INET: Final = int(socket.AF_INET)
+INET6: Final = int(socket.AF_INET6)
 STREAM: Final = int(socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
 EACH_S: Final = 3.0
 """How long one address is waited for while there is another to try: two SYNs and their answers."""
@@ -25,36 +26,32 @@ async def connect(
 
     The caller sets the deadline over all of them; a cancelled wait closes what was under way.
     """
+    strand = current()
     failure: OSError = OSError(errno.EADDRNOTAVAIL, "no address to connect to")
     left = len(addresses)
     for ip in addresses:
         left -= 1
-        sock = Sock(INET[ip.version], STREAM)
-        if speaks_first:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+        text = str(ip)
+        sock = Sock(INET6 if ":" in text else INET, STREAM)
         try:
-            if left:
-                with deadline(now() + EACH_S):
-                    await _finish_connect(sock, (str(ip), port))
-            else:
-                await _finish_connect(sock, (str(ip), port))
+            if speaks_first:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+            status = sock.connect_ex((text, port))
+            if status == errno.EINPROGRESS:
+                if left:
+                    with deadline(now() + EACH_S):
+                        told = await ready(sock, OUT)
+                else:
+                    told = await ready(sock, OUT)
+                status = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if told & END else 0
+            if not status:
+                return sock, ip
+            failure = OSError(status, os.strerror(status))
         except OSError as error:  # a TimeoutError too
-            current().forget(sock)
-            sock.close()
             failure = error
         except BaseException:
             sock.close()
             raise
-        else:
-            return sock, ip
+        strand.forget(sock)
+        sock.close()
     raise failure
-
-
-async def _finish_connect(sock: Sock, address: tuple[str, int]) -> None:
-    status = sock.connect_ex(address)
-    if status == errno.EINPROGRESS:
-        if not await ready(sock, OUT) & END:
-            return
-        status = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    if status:
-        raise OSError(status, os.strerror(status))

@@ -30,14 +30,17 @@ Work = Coroutine[Any, Any, None]
 Ended = Callable[["Strand", BaseException | None], None]
 
 
-class _Expired(BaseException):
-    """Thrown into a strand whose deadline has passed; only that deadline turns it into a TimeoutError."""
+class Expired(BaseException):
+    """Thrown into a strand that ``expires``, or whose deadline has passed; only that deadline turns it into a TimeoutError.
+
+    That is an OSError, as a socket's own timeout is one: this must not be taken for it.
+    """
 
 
 class Strand:
     """One coroutine under way."""
 
-    __slots__ = ("_ended", "_future", "_poller", "_work", "deadlines", "heeds", "seen", "wake_at")
+    __slots__ = ("_ended", "_future", "_poller", "_work", "deadlines", "expires", "heeds", "seen", "wake_at")
 
     def __init__(self, poller: "Poller", work: Work, ended: Ended) -> None:
         self._poller = poller
@@ -48,7 +51,9 @@ class Strand:
         """Of each registered descriptor: what epoll has told and nobody has asked for yet."""
         self.heeds = ANYTHING
         """Of what is told, that for which it is to be resumed."""
-        self.deadlines: list[deadline] = []
+        self.deadlines: tuple[deadline, ...] = ()
+        self.expires = NEVER
+        """When ``Expired`` is thrown into it, once: for whoever is on its own, ``deadline`` is for those that may be within another's."""
         self.wake_at = NEVER
         """When to be resumed though nothing happens."""
 
@@ -81,10 +86,14 @@ class Strand:
         if self.wake_at <= moment:
             self.wake_at = NEVER
             self.wake()
+        if self.expires <= moment:
+            self.expires = NEVER
+            self._throw(Expired())
+            return
         for one in self.deadlines:
             if one.at <= moment:
                 one.expired = True
-                self._throw(_Expired())
+                self._throw(Expired())
                 return
 
     def _throw(self, error: BaseException) -> None:
@@ -224,12 +233,13 @@ class deadline:
 
     def __enter__(self) -> "deadline":
         strand = self._strand = current()
-        strand.deadlines.append(self)
+        strand.deadlines = (*strand.deadlines, self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self._strand.deadlines.remove(self)
-        if kind is _Expired and self.expired:
+        strand = self._strand
+        strand.deadlines = tuple(one for one in strand.deadlines if one is not self)
+        if kind is Expired and self.expired:
             raise TimeoutError from None
 
 
@@ -255,22 +265,28 @@ async def ready(sock: socket.SocketType, events: int) -> int:
     return found
 
 
+async def arrival(sock: socket.SocketType, at_least: int = 1) -> None:
+    """Return once ``sock`` has so many bytes to read, or its end: a sender that drips wakes nobody. To be awaited where a read found nothing."""
+    if at_least <= 1:
+        await ready(sock, IN)
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, at_least)  # socket(7)
+    try:
+        await ready(sock, IN)
+    finally:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+
+
 async def receive(sock: socket.SocketType, into: bytearray, most: int, at_least: int = 1) -> int:
     """Append up to ``most`` bytes to ``into`` and say how many; 0 is the end of file. OSError as the kernel reports it.
 
-    What is there already is taken, however little. Who has to wait is woken by ``at_least`` bytes, or the end: a sender that drips wakes nobody.
+    What is there already is taken, however little; who has to wait does so as in ``arrival``.
     """
     while True:
         try:
             chunk = sock.recv(most)
         except BlockingIOError:
-            if at_least > 1:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, at_least)  # socket(7)
-            try:
-                await ready(sock, IN)
-            finally:
-                if at_least > 1:
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+            await arrival(sock, at_least)
             continue
         into += chunk
         return len(chunk)

@@ -128,11 +128,6 @@ class _Direction:
         self._full = 0
         self._flags = 0
 
-    @property
-    def wants_room(self) -> bool:
-        """Whether it may have to hear that the sink takes bytes again."""
-        return bool(self.rest) or self.pipe is not None
-
     def push(self, chunk: bytes) -> None:
         """Pass on what was read before, or held, after all that has passed already."""
         if self.ended or not chunk:
@@ -246,7 +241,8 @@ class _Direction:
             raise _Failed(self.sink) from None
 
     def close(self) -> None:
-        """Give back what was borrowed."""
+        """Give back what was borrowed, and let go of the other way, which does so too: garbage that is no cycle costs nothing to find."""
+        del self.back
         if self.pipe is not None:
             put_back(self.pipe)
             self.pipe = None
@@ -263,79 +259,74 @@ async def relay(
     holds when this is cancelled too. Closing is the caller's, and sends a reset unless the end was in order."""
     if watch is not None and watch.settled:
         watch = None
-    up, down = (
-        _Direction(client, upstream, watch, upwards=True),
-        _Direction(upstream, client, watch, upwards=False),
-    )
+    up = _Direction(client, upstream, watch, upwards=True)
+    down = _Direction(upstream, client, watch, upwards=False)
     up.back, down.back = down, up
-    orderly = False
-    try:
-        relayed = await _copy(up, down, counts, first)
-        orderly = relayed.why is Ended.ORDERLY
-        return relayed
-    finally:
-        up.close()
-        down.close()
-        if not orderly:
-            reset_on_close(client)
-            reset_on_close(upstream)
-
-
-async def _copy(up: _Direction, down: _Direction, counts: Counts, first: bytes) -> Relayed:
     strand = current()
     seen = strand.seen
-    client, upstream = strand.wait_for(up.source), strand.wait_for(down.source)
-    upstream_side = down.source
     ended: Sock | None = None
+    why = Ended.FAILED
     moved_at, passed, quick = now(), 0, False
     strand.wake_at = moved_at + LOOK_S
     try:
+        at_client, at_upstream = strand.wait_for(client), strand.wait_for(upstream)
         up.push(first)
+        del first, watch
         while not (up.ended and down.ended):
-            strand.heeds = ANYTHING if up.wants_room or down.wants_room else HEARD
-            if not ((seen[client] | seen[upstream]) & strand.heeds or up.more or down.more):
+            waits = up.rest or up.pipe or down.rest or down.pipe
+            strand.heeds = ANYTHING if waits else HEARD
+            if not ((seen[at_client] | seen[at_upstream]) & strand.heeds or up.more or down.more):
                 counts.up, counts.down = up.passed, down.passed
                 await event()
-            said_by_client, said_by_upstream = seen[client], seen[upstream]
-            seen[client] = seen[upstream] = 0
+            said_by_client, said_by_upstream = seen[at_client], seen[at_upstream]
+            seen[at_client] = seen[at_upstream] = 0
             if said_by_client & RDHUP:
                 up.hung_up = True
             elif said_by_client & IN and not quick:
                 # Not before: most connections are over with the client's first message.
                 quick = True
-                _set(upstream_side, socket.IPPROTO_TCP, socket.TCP_NODELAY)
+                _set(upstream, socket.IPPROTO_TCP, socket.TCP_NODELAY)
             if said_by_upstream & RDHUP:
                 down.hung_up = True
             if (said_by_client | said_by_upstream) & ERROR:
                 _look(up, down)
-            if said_by_client & HEARD or up.more or (said_by_upstream & OUT and up.wants_room):
+            if said_by_client & HEARD or up.more or (said_by_upstream & OUT and (up.rest or up.pipe)):
                 up.pump()
-            if said_by_upstream & HEARD or down.more or (said_by_client & OUT and down.wants_room):
+            if said_by_upstream & HEARD or down.more or (said_by_client & OUT and (down.rest or down.pipe)):
                 down.pump()
             if ended is None:
-                ended = up.source if up.ended else down.source if down.ended else None
+                ended = client if up.ended else upstream if down.ended else None
             if strand.wake_at == NEVER:
                 _look(up, down)
-                _set(
-                    upstream_side, socket.SOL_SOCKET, socket.SO_KEEPALIVE
-                )  # it lasts: a peer that vanishes is to be noticed
+                # It lasts: a peer that vanishes is to be noticed.
+                _set(upstream, socket.SOL_SOCKET, socket.SO_KEEPALIVE)
                 if passed != (passed := up.passed + down.passed):
                     moved_at = now()
                 elif now() - moved_at >= IDLE_S:
-                    return Relayed(up.source, Ended.IDLE)
+                    ended, why = client, Ended.IDLE
+                    break
                 strand.wake_at = now() + LOOK_S
             if up.more or down.more:
                 counts.up, counts.down = up.passed, down.passed
                 strand.again()
                 await event()
-        return Relayed(ended or up.source, Ended.ORDERLY)
+        else:
+            why = Ended.ORDERLY
     except _Failed as failed:
-        return Relayed(failed.args[0], Ended.FAILED)
+        ended = failed.args[0]
+    except OSError:
+        raise  # no room in the epoll
     except Exception:
-        return Relayed(up.source, Ended.FORBIDDEN)
+        ended, why = client, Ended.FORBIDDEN
     finally:
         counts.up, counts.down = up.passed, down.passed
         strand.heeds = ANYTHING
+        up.close()
+        down.close()
+        if why is not Ended.ORDERLY:
+            reset_on_close(client)
+            reset_on_close(upstream)
+    return Relayed(ended or client, why)
 
 
 def _set(sock: Sock, level: int, option: int) -> None:

@@ -98,17 +98,15 @@ class Resolver:
         self.clock = clock
 
     async def resolve(self, name: str) -> tuple[IPAddress, ...]:
-        """As ``addresses``, for a strand: at once if all is remembered, else by a task."""
-        known = self._remembered(name)
-        if known:
-            return known
+        """As ``addresses``, for a strand, by a task: for what is not ``remembered``."""
         asking = spawn(self.addresses(name), f"resolve {name}")
         try:
             return await asking
         finally:
             asking.cancel()
 
-    def _remembered(self, name: str) -> tuple[IPAddress, ...]:
+    def remembered(self, name: str) -> tuple[IPAddress, ...]:
+        """What ``resolve`` says at once; nothing where it would have to ask."""
         found: tuple[IPAddress, ...] = ()
         for kind in self._kinds:
             answer = self.known(name, kind)

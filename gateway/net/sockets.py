@@ -86,12 +86,22 @@ destination = lru_cache(maxsize=4096)(endpoint)
 """As ``endpoint``, of what many connections have in common."""
 
 
-def accept(listener: socket.socket) -> tuple[Sock, Endpoint]:
-    """The next connection, non-blocking, and its other end. BlockingIOError where none waits, OSError as the kernel reports it."""
-    number, peer = listener._accept()  # type: ignore[attr-defined]  # what socket.accept calls, which makes more of it than is needed
-    client = Sock(listener.family, listener.type, listener.proto, number)
-    client.setblocking(False)
-    return client, endpoint(peer)
+class Listener:
+    """A listening socket of the path. What it is asked for each connection it answers without asking back."""
+
+    __slots__ = ("_accept", "_kind", "sock")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self._accept = sock._accept  # type: ignore[attr-defined]  # what socket.accept calls, which makes more of it than is needed
+        self._kind = int(sock.family), int(sock.type), sock.proto
+
+    def accept(self) -> tuple[Sock, Endpoint]:
+        """The next connection, non-blocking, and its other end. BlockingIOError where none waits, OSError as the kernel reports it."""
+        number, peer = self._accept()
+        client = Sock(*self._kind, number)
+        client.setblocking(False)
+        return client, Endpoint(met(peer[0]), peer[1])
 
 
 def set_for_accepted(listener: socket.socket) -> None:

@@ -46,4 +46,4 @@ def watch(seen: Sniffed, first: bytes, port: int) -> tuple[Handshake | Requests,
         return requests, requests.up(first)
     hello, rest = first[: seen.consumed], first[seen.consumed :]
     handshake = Handshake(seen.host, hello)
-    return handshake, hello + handshake.up(rest)
+    return handshake, hello + handshake.up(rest) if rest else first

@@ -14,7 +14,6 @@ from audit.ledger import SLOT_BYTES, Ledger
 from audit.record import EndedBy, Phase
 from gateway.decide import Decision, Target, Verdict, refuse
 from gateway.journal import FLUSH_S, Attempt, Journal, _pack, bury
-from gateway.net.relay import Counts
 from gateway.reasons import Reason
 from gateway.sniff.result import Refused, Sniffed
 from tests.gateway.deciding import NAME, flow_to, said, tls
@@ -43,8 +42,7 @@ def test_an_allowed_connection_has_a_decision_and_an_end(desk: Desk) -> None:
         assert attempt.decided(ALLOW, None)
         assert _events(desk) == ["egress_allowed"], "before anything is carried"
         attempt.phase = Phase.RELAY
-        attempt.counts = Counts()
-        attempt.counts.up, attempt.counts.down = 517, 4096
+        attempt.up, attempt.down = 517, 4096
         attempt.ended_by = EndedBy.CLIENT
         attempt.upstream_ip = flow_to("203.0.113.9").dest.ip
     decided, end = desk.records()

@@ -168,7 +168,7 @@ async def test_what_ends_in_time_ends_and_leaves_no_deadline() -> None:
     async def work() -> None:
         with deadline(now() + 0.05):
             await ready(one, OUT)
-        assert current().deadlines == []
+        assert current().deadlines == ()
         with pytest.raises(TimeoutError), deadline(now() - 1):
             await ready(one, IN)
 
