@@ -16,6 +16,8 @@ Record = dict[str, Any]
 class Event(StrEnum):
     """What a record tells of."""
 
+    __hash__ = str.__hash__  # an enum\'s own is written in Python, and each connection asks for some
+
     ALLOWED = "egress_allowed"
     BLOCKED = "egress_blocked"
     CLOSED = "egress_closed"
@@ -28,6 +30,8 @@ class Event(StrEnum):
 class EndedBy(StrEnum):
     """Who or what ended an allowed connection."""
 
+    __hash__ = str.__hash__  # an enum\'s own is written in Python, and each connection asks for some
+
     CLIENT = "client"
     UPSTREAM = "upstream"
     POLICY = "policy"
@@ -39,6 +43,8 @@ class EndedBy(StrEnum):
 
 class Phase(StrEnum):
     """How far a connection had come."""
+
+    __hash__ = str.__hash__  # an enum\'s own is written in Python, and each connection asks for some
 
     SNIFF = "sniff"
     DECIDE = "decide"

@@ -34,6 +34,15 @@ KEPT_S: Final = 10.0
 FLUSH_S: Final = 0.05
 """How often room in the pipe is looked for while records wait."""
 
+ALLOW: Final = Verdict.ALLOW
+SNIFF: Final = Phase.SNIFF
+ERROR: Final = EndedBy.ERROR
+CLIENT: Final = EndedBy.CLIENT
+UPSTREAM: Final = EndedBy.UPSTREAM
+ORDERLY: Final = Ended.ORDERLY
+FAILED: Final = Ended.FAILED
+"""By name: see ``gateway.session``."""
+
 
 class Attempt(Counts):
     """One accepted connection's way into the records, and the bytes that passed. Leaving it as a context manager writes what is still owed."""
@@ -64,8 +73,8 @@ class Attempt(Counts):
         self._forms: Wording | None = None
         self._number = 0
         self._decided = False
-        self.phase = Phase.SNIFF
-        self.ended_by = EndedBy.ERROR
+        self.phase = SNIFF
+        self.ended_by = ERROR
         self.upstream_ip: IPAddress | None = None
         self.naming: Naming | None = None
         """Who looks for a name that passes, where none decided."""
@@ -93,12 +102,10 @@ class Attempt(Counts):
 
     def carried(self, relayed: Relayed, client: Sock) -> None:
         """Its relay has ended; ``client`` is the side that began it."""
-        if relayed.why is Ended.FORBIDDEN:
-            self.ended_by = EndedBy.POLICY
-        elif relayed.why is Ended.IDLE:
-            self.ended_by = EndedBy.TIMEOUT
+        if relayed.why is ORDERLY or relayed.why is FAILED:
+            self.ended_by = CLIENT if relayed.first is client else UPSTREAM
         else:
-            self.ended_by = EndedBy.CLIENT if relayed.first is client else EndedBy.UPSTREAM
+            self.ended_by = EndedBy.POLICY if relayed.why is Ended.FORBIDDEN else EndedBy.TIMEOUT
 
     def _end(self, forms: Wording, ended_by: EndedBy) -> bytes:
         flow, upstream = self._flow, self.upstream_ip
@@ -126,7 +133,7 @@ class Attempt(Counts):
         its turn, and is noted in the ledger as long as it does.
         """
         journal, slot, flow = self._journal, self._slot, self._flow
-        if made.verdict is not Verdict.ALLOW:
+        if made.verdict is not ALLOW:
             record = decision_record(flow, made, seen)
             self._sending(made, seen)
             journal.tally.decided(made.reason, monotonic_ns() - self._started_ns)

@@ -7,6 +7,8 @@ from typing import Final
 class Reason(StrEnum):
     """Why an attempt was allowed or blocked. The values are public: a new one may be added, none changes its meaning."""
 
+    __hash__ = str.__hash__  # an enum\'s own is written in Python, and each connection asks for it
+
     # allowed
     ALLOWED_ADDRESS = "allowed_address"
     """An IP or CIDR entry of ``allow_out`` holds the address."""

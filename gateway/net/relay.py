@@ -67,6 +67,10 @@ class Ended(Enum):
     """Nothing passed for ``IDLE_S``."""
 
 
+FAILED: Final = Ended.FAILED
+ORDERLY: Final = Ended.ORDERLY
+
+
 class Relayed(NamedTuple):
     """How it went."""
 
@@ -265,7 +269,7 @@ async def relay(
     strand = current()
     seen = strand.seen
     ended: Sock | None = None
-    why = Ended.FAILED
+    why: Ended = FAILED
     moved_at, passed, quick = now(), 0, False
     strand.wake_at = moved_at + LOOK_S
     try:
@@ -311,7 +315,7 @@ async def relay(
                 strand.again()
                 await event()
         else:
-            why = Ended.ORDERLY
+            why = ORDERLY
     except _Failed as failed:
         ended = failed.args[0]
     except OSError:
@@ -323,7 +327,7 @@ async def relay(
         strand.heeds = ANYTHING
         up.close()
         down.close()
-        if why is not Ended.ORDERLY:
+        if why is not ORDERLY:
             reset_on_close(client)
             reset_on_close(upstream)
     return Relayed(ended or client, why)

@@ -47,6 +47,8 @@ _new_tuple: Final = tuple.__new__  # what NeedMore() calls: without the detour a
 _behind_length: Final = itemgetter(slice(1, None))
 _two_numbers: Final = Struct(">HH").unpack_from  # raises where it would read outside, as an index does
 
+_ONE_MORE: Final = range(MAX_EXTENSIONS + 1)
+
 _BODIES: Final = b"|".join(b"%b.{%d}" % (re.escape(bytes((size,))), size) for size in range(1, SHORT + 1))
 _RECORDS = re.compile(rb"\x16\x03[\x00-\x04]\x00(" + _BODIES + b")|.++", re.DOTALL)
 """Finds the last length byte and the body of each short record, one right behind the other, then all else at once as an empty one.
@@ -160,11 +162,13 @@ def _hello(data: Bytes, at: int, end: int, consumed: int) -> Sniffed | Refused:
     seen: set[int] = set()
     name: bytes | None = None
     alpn: tuple[bytes, ...] = ()
-    while at < end:
+    for _ in _ONE_MORE:
+        if at >= end:
+            break
         kind, length = _two_numbers(data, at)
         at += 4
         stop = at + length
-        if stop > end or kind in seen or len(seen) == MAX_EXTENSIONS:
+        if stop > end or kind in seen:
             return _BAD
         seen.add(kind)
         if kind == SERVER_NAME:
@@ -177,6 +181,8 @@ def _hello(data: Bytes, at: int, end: int, consumed: int) -> Sniffed | Refused:
                 return _BAD
             alpn = protocols
         at = stop
+    else:
+        return _BAD
     if ESNI in seen:
         return Refused(Reason.ESNI, "tls")
     if name is None:
