@@ -12,6 +12,8 @@ Sock = socket.SocketType
 """A socket without what ``socket.socket`` adds in Python, which costs a connection as much as a system call or two."""
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, 0 s (socket(7))
 PROBE_AFTER_S: Final = 60
+RENO: Final = b"reno"
+"""The congestion control that every kernel has: the way to a workload is this machine's memory, where measuring bandwidth and pacing (BBR) only cost."""
 
 
 async def readable(sock: socket.socket) -> None:
@@ -112,6 +114,7 @@ def set_for_accepted(listener: socket.socket) -> None:
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_AFTER_S)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, RENO)
 
 
 def reset_on_close(sock: Sock) -> None:
