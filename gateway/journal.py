@@ -49,13 +49,13 @@ class Attempt(Counts):
 
     __slots__ = (
         "_decided",
-        "_flow",
         "_forms",
         "_journal",
         "_number",
         "_slot",
         "_started_ns",
         "ended_by",
+        "flow",
         "made",
         "naming",
         "phase",
@@ -67,7 +67,7 @@ class Attempt(Counts):
     def __init__(self, journal: "Journal", flow: Flow, slot: int) -> None:
         self.up = self.down = 0
         self._journal = journal
-        self._flow = flow
+        self.flow = flow
         self._slot = slot
         self._started_ns = monotonic_ns()
         self._forms: Wording | None = None
@@ -108,15 +108,13 @@ class Attempt(Counts):
             self.ended_by = EndedBy.POLICY if relayed.why is Ended.FORBIDDEN else EndedBy.TIMEOUT
 
     def _end(self, forms: Wording, ended_by: EndedBy) -> bytes:
-        flow, upstream = self._flow, self.upstream_ip
-        host = forms.made.host
-        if host is None and self.naming is not None:
-            host = self.naming.host
+        flow, upstream = self.flow, self.upstream_ip
+        naming = self.naming
         return forms.closed.line(
             timestamp(time.time_ns()),
             flow.source.ip,
             flow.source.port,
-            quoted(host),
+            forms.host or quoted(None if naming is None else naming.host),
             "null" if upstream is None else f'"{upstream}"',
             flow.id,
             self.up,
@@ -132,7 +130,7 @@ class Attempt(Counts):
         An allowed one must be in the keeper's pipe before anything is carried, or it is no longer one. A refusal may wait
         its turn, and is noted in the ledger as long as it does.
         """
-        journal, slot, flow = self._journal, self._slot, self._flow
+        journal, slot, flow = self._journal, self._slot, self.flow
         if made.verdict is not ALLOW:
             record = decision_record(flow, made, seen)
             self._sending(made, seen)

@@ -24,6 +24,8 @@ class Wording(NamedTuple):
     dest: Endpoint
     shown: object
     """Of what was seen, as much as a record tells."""
+    host: str | None
+    """The name that decided, as JSON; None where none did."""
     decided: Form
     """To be filled in: timestamp, src_ip, src_port, flow."""
     closed: Form
@@ -66,6 +68,7 @@ class Wordings:
             made,
             flow.dest,
             shown,
+            None if made.host is None else quoted(made.host),
             Form(record, texts=OWN, others=("src_port",)),
             Form(end, texts=(*OWN, "ended_by", "phase"), others=others),
         )

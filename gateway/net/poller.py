@@ -11,7 +11,6 @@ import asyncio
 import select
 import socket
 import time
-import types
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Final
 
@@ -247,10 +246,16 @@ now = time.monotonic
 """The driver's clock, which is the loop's: seconds."""
 
 
-@types.coroutine
-def event() -> Generator[None, None, None]:
-    """Suspend the strand until something happens to one of its sockets: ``seen`` says what."""
-    yield
+class _Event:
+    """Suspends the strand once. One object serves all, where a generator would be made for each wait."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        return iter(_ONCE)  # type: ignore[return-value]  # what is thrown in is raised where it is awaited
+
+
+_ONCE: Final = (None,)
+event: Final = _Event()
+"""``await event``: suspend the strand until something happens to one of its sockets: ``seen`` says what."""
 
 
 async def ready(sock: socket.SocketType, events: int) -> int:
@@ -260,7 +265,7 @@ async def ready(sock: socket.SocketType, events: int) -> int:
     wanted = events | END
     seen = strand.seen
     while not (found := seen[number] & wanted):
-        await event()
+        await event
     seen[number] &= ~wanted
     return found
 

@@ -281,7 +281,7 @@ async def relay(
             strand.heeds = ANYTHING if waits else HEARD
             if not ((seen[at_client] | seen[at_upstream]) & strand.heeds or up.more or down.more):
                 counts.up, counts.down = up.passed, down.passed
-                await event()
+                await event
             said_by_client, said_by_upstream = seen[at_client], seen[at_upstream]
             seen[at_client] = seen[at_upstream] = 0
             if said_by_client & RDHUP:
@@ -313,7 +313,7 @@ async def relay(
             if up.more or down.more:
                 counts.up, counts.down = up.passed, down.passed
                 strand.again()
-                await event()
+                await event
         else:
             why = ORDERLY
     except _Failed as failed:

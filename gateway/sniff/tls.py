@@ -47,7 +47,7 @@ _new_tuple: Final = tuple.__new__  # what NeedMore() calls: without the detour a
 _behind_length: Final = itemgetter(slice(1, None))
 _two_numbers: Final = Struct(">HH").unpack_from  # raises where it would read outside, as an index does
 
-_ONE_MORE: Final = range(MAX_EXTENSIONS + 1)
+_WALK: Final = range(MAX_EXTENSIONS)
 
 _BODIES: Final = b"|".join(b"%b.{%d}" % (re.escape(bytes((size,))), size) for size in range(1, SHORT + 1))
 _RECORDS = re.compile(rb"\x16\x03[\x00-\x04]\x00(" + _BODIES + b")|.++", re.DOTALL)
@@ -160,28 +160,28 @@ def _hello(data: Bytes, at: int, end: int, consumed: int) -> Sniffed | Refused:
         return _BAD
     at += 2
     seen: set[int] = set()
+    add = seen.add
     name: bytes | None = None
     alpn: tuple[bytes, ...] = ()
-    for _ in _ONE_MORE:
+    for _ in _WALK:
         if at >= end:
             break
         kind, length = _two_numbers(data, at)
-        at += 4
-        stop = at + length
-        if stop > end or kind in seen:
+        if kind in seen:
             return _BAD
-        seen.add(kind)
+        add(kind)
+        at += 4
         if kind == SERVER_NAME:
-            name = _server_name(data, at, stop)
+            name = _server_name(data, at, at + length)
             if name is None:
                 return _BAD
         elif kind == ALPN:
-            protocols = _protocols(data, at, stop)
+            protocols = _protocols(data, at, at + length)
             if protocols is None:
                 return _BAD
             alpn = protocols
-        at = stop
-    else:
+        at += length
+    if at != end:  # one leads outside, or there are too many
         return _BAD
     if ESNI in seen:
         return Refused(Reason.ESNI, "tls")
@@ -190,7 +190,7 @@ def _hello(data: Bytes, at: int, end: int, consumed: int) -> Sniffed | Refused:
     host = canonical(name, single=True)
     if host is None:
         return Refused(Reason.BAD_NAME, "tls", name[:253])
-    return Sniffed("tls", host, None, ECH in seen, consumed, alpn)
+    return _new_tuple(Sniffed, ("tls", host, None, ECH in seen, consumed, alpn))
 
 
 def _server_name(data: Bytes, at: int, stop: int) -> bytes | None:
