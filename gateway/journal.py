@@ -7,7 +7,7 @@ records before anything is sent upstream; only then is the note cleared.
 import asyncio
 import time
 from collections.abc import Callable
-from time import monotonic_ns
+from time import monotonic_ns, time_ns
 from types import TracebackType
 from typing import Final
 
@@ -53,6 +53,7 @@ class Attempt(Counts):
         "_journal",
         "_number",
         "_slot",
+        "_source",
         "_started_ns",
         "ended_by",
         "flow",
@@ -64,10 +65,12 @@ class Attempt(Counts):
         "upstream_ip",
     )
 
-    def __init__(self, journal: "Journal", flow: Flow, slot: int) -> None:
+    def __init__(self, journal: "Journal", flow: Flow, source: str, slot: int) -> None:
+        """``source``: the text of the address that it comes from."""
         self.up = self.down = 0
         self._journal = journal
         self.flow = flow
+        self._source = source
         self._slot = slot
         self._started_ns = monotonic_ns()
         self._forms: Wording | None = None
@@ -111,8 +114,8 @@ class Attempt(Counts):
         flow, upstream = self.flow, self.upstream_ip
         naming = self.naming
         return forms.closed.line(
-            timestamp(time.time_ns()),
-            flow.source.ip,
+            timestamp(time_ns()),
+            self._source,
             flow.source.port,
             forms.host or quoted(None if naming is None else naming.host),
             "null" if upstream is None else f'"{upstream}"',
@@ -136,8 +139,8 @@ class Attempt(Counts):
             self._sending(made, seen)
             journal.tally.decided(made.reason, monotonic_ns() - self._started_ns)
             return journal.send(record, slot)
-        forms, source = journal.forms.of(flow, made, seen), flow.source
-        line = forms.decided.line(timestamp(time.time_ns()), source.ip, source.port, flow.id)
+        forms = journal.forms.of(flow, made, seen)
+        line = forms.decided.line(timestamp(time_ns()), self._source, flow.source.port, flow.id)
         self._sending(made, seen)
         if journal.feed.put(line):
             journal.tally.decided(made.reason, monotonic_ns() - self._started_ns)
@@ -211,8 +214,9 @@ class Journal:
 
     def open(self, flow: Flow) -> Attempt | None:
         """Note an accepted connection; None where no more can be noted, so that it must be refused."""
-        slot = self.ledger.open(_pack(flow))
-        return None if slot is None else Attempt(self, flow, slot)
+        source = str(flow.source.ip)
+        slot = self.ledger.open(_pack(flow, source))
+        return None if slot is None else Attempt(self, flow, source, slot)
 
     def blocked(self, flow: Flow, reason: Reason) -> None:
         """Record a refusal that never became an attempt."""
@@ -308,9 +312,10 @@ class Counting:
         return self._journal.send(record)
 
 
-def _pack(flow: Flow) -> bytes:
-    source, dest = flow.source, flow.dest
-    return f"{flow.id}|{source.ip}|{source.port}|{dest.ip}|{dest.port}".encode()
+def _pack(flow: Flow, source: str) -> bytes:
+    """``source``: as ``Attempt`` has it."""
+    dest = flow.dest
+    return f"{flow.id}|{source}|{flow.source.port}|{dest.ip}|{dest.port}".encode()
 
 
 def bury(

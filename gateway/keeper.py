@@ -33,7 +33,7 @@ LEDGER_ROOM_BYTES: Final = 512 * 1024
 """What a dead worker leaves undecided, once written."""
 PIPE_ROOMS: Final = 3
 """What the pipe holds grows by a third when it is numbered; and there is what was just taken out, and what was put in meanwhile."""
-GATHER_S: Final = 0.004
+GATHER_S: Final = 0.01
 """How long a record waits for others before it is taken in, unless somebody waits for it. It is out of the worker's hands meanwhile."""
 UPKEEP_S: Final = 3600.0
 CLOCK_STEP_S: Final = 600.0

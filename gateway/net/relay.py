@@ -114,7 +114,7 @@ class _Direction:
     back: "_Direction"
     """The other way."""
 
-    def __init__(self, source: Sock, sink: Sock, watch: Watch | None, *, upwards: bool) -> None:
+    def __init__(self, source: Sock, sink: Sock, watch: Watch | None, upwards: bool) -> None:
         self.source = source
         self.sink = sink
         self.watch = watch
@@ -263,8 +263,8 @@ async def relay(
     holds when this is cancelled too. Closing is the caller's, and sends a reset unless the end was in order."""
     if watch is not None and watch.settled:
         watch = None
-    up = _Direction(client, upstream, watch, upwards=True)
-    down = _Direction(upstream, client, watch, upwards=False)
+    up = _Direction(client, upstream, watch, True)
+    down = _Direction(upstream, client, watch, False)
     up.back, down.back = down, up
     strand = current()
     seen = strand.seen

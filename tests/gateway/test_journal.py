@@ -458,7 +458,7 @@ def test_a_worker_that_is_killed_at_each_stage_leaves_one_decision(
 )
 def test_a_note_holds_every_address_whole(desk: Desk, ip: str) -> None:
     flow = flow_to(ip, 65535)
-    assert len(_pack(flow)) < SLOT_BYTES - 2
+    assert len(_pack(flow, str(flow.source.ip))) < SLOT_BYTES - 2
     desk.open(flow)
     desk.bury()
     (record,) = desk.records()
