@@ -12,15 +12,17 @@ than a byte: bench/micro/test_sniff.py holds the dearest inputs within the caps.
 
 import re
 from bisect import bisect_left
+from collections.abc import Callable
+from functools import lru_cache
 from itertools import accumulate
 from operator import itemgetter
 from struct import Struct
 from struct import error as StructError
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from gateway.reasons import Reason
 from gateway.sniff.result import NeedMore, Refused, Sniffed
-from matcher import canonical
+from matcher import MAX_HOSTNAME, canonical
 
 HANDSHAKE: Final = 22  # RFC 8446 section 5.1, ContentType
 CLIENT_HELLO: Final = 1  # section 4, HandshakeType
@@ -31,6 +33,8 @@ MAX_EXTENSIONS: Final = 256  # IANA knows fewer than 100: what a walk may cost e
 MAX_ALPN: Final = 1024  # bytes of the list; a client's is shorter than 100
 HANDSHAKE_3: Final = HANDSHAKE << 8 | 3  # and the major of every version, legacy_record_version
 RECORD_HEADER: Final = 5
+MAX_SHAPES: Final = 64  # that are remembered
+MAX_PARTS: Final = 48  # of one: clients have about twenty extensions
 SHORT: Final = 255  # bytes of a record's body: what the last byte of its length can say
 MESSAGE_HEADER: Final = 4
 SERVER_NAME: Final = 0  # RFC 6066 section 3
@@ -69,8 +73,74 @@ def sniff_tls(data: Bytes) -> Sniffed | NeedMore | Refused:
                 end = RECORD_HEADER + length
                 if end > size:
                     return _new_tuple(NeedMore, (end - size,))
+                shape = _shapes.get(end)
+                if shape is None:
+                    return _remembered(data, end, _parse(data, RECORD_HEADER, end, end))
+                if shape.fixed(data) == shape.values:
+                    host = _hostname(bytes(data[shape.begin : shape.stop]))
+                    if host is not None:
+                        return _new_tuple(Sniffed, ("tls", host, None, shape.ech, end, shape.alpn))
                 return _parse(data, RECORD_HEADER, end, end)
     return _walk(data, size)
+
+
+class _Shape(NamedTuple):
+    """All that decides how a hello is read, but for the name: types and lengths, and what is looked into."""
+
+    fixed: Callable[[Bytes], tuple[bytes, ...]]
+    values: tuple[bytes, ...]
+    begin: int
+    stop: int
+    """Of the name."""
+    ech: bool
+    alpn: tuple[bytes, ...]
+
+
+_shapes: Final[dict[int, _Shape]] = {}
+"""By length: a client's hellos differ in random bytes, keys and names, and are read in a fifth of the time where the rest is as it was before."""
+
+
+def _remembered(data: Bytes, end: int, seen: Sniffed | Refused) -> Sniffed | Refused:
+    """``seen``, which is what the hello that is ``data`` up to ``end`` was read as."""
+    if isinstance(seen, Sniffed) and (shape := _shape(data, end, seen)) is not None:
+        if len(_shapes) >= MAX_SHAPES:
+            _shapes.clear()
+        _shapes[end] = shape
+    return seen
+
+
+def _shape(data: Bytes, end: int, seen: Sniffed) -> _Shape | None:
+    """Of a hello in one record, whose lengths have been found right; None of one that is made of more parts than a client's."""
+    at = RECORD_HEADER + MESSAGE_HEADER + 2  # legacy_version, then random
+    parts = [f"{at}s32x"]
+    at += 32
+    for size in (1, 2, 1):  # legacy_session_id, cipher_suites, legacy_compression_methods
+        length = int.from_bytes(data[at : at + size], "big")
+        parts.append(f"{size}s{length}x")
+        at += size + length
+    parts.append("2s")
+    at += 2
+    begin = stop = 0
+    while at < end:
+        if len(parts) == MAX_PARTS:
+            return None
+        kind, length = _two_numbers(data, at)
+        at += 4
+        if kind == SERVER_NAME:
+            begin, stop = at + 5, at + length
+            parts.append(f"9s{length - 5}x")
+        elif kind == ALPN:
+            parts.append(f"{4 + length}s")
+        else:
+            parts.append(f"4s{length}x")
+        at += length
+    fixed = Struct("".join(parts)).unpack_from
+    return _Shape(fixed, fixed(data), begin, stop, seen.ech, seen.alpn)
+
+
+@lru_cache(maxsize=1024)
+def _hostname(name: bytes) -> str | None:
+    return canonical(name, single=True)
 
 
 def _walk(data: Bytes, size: int) -> Sniffed | NeedMore | Refused:
@@ -187,7 +257,7 @@ def _hello(data: Bytes, at: int, end: int, consumed: int) -> Sniffed | Refused:
         return Refused(Reason.ESNI, "tls")
     if name is None:
         return Refused(Reason.NO_NAME, "tls")
-    host = canonical(name, single=True)
+    host = _hostname(name) if len(name) <= MAX_HOSTNAME + 1 else None
     if host is None:
         return Refused(Reason.BAD_NAME, "tls", name[:253])
     return _new_tuple(Sniffed, ("tls", host, None, ECH in seen, consumed, alpn))
