@@ -11,6 +11,7 @@ import asyncio
 import select
 import socket
 import time
+import types
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Final
 
@@ -246,26 +247,25 @@ now = time.monotonic
 """The driver's clock, which is the loop's: seconds."""
 
 
-class _Event:
-    """Suspends the strand once. One object serves all, where a generator would be made for each wait."""
-
-    def __await__(self) -> Generator[None, None, None]:
-        return iter(_ONCE)  # type: ignore[return-value]  # what is thrown in is raised where it is awaited
+# What waits is a generator, made a coroutine: a bare ``yield`` suspends the strand until something happens to one of its sockets, and costs less
+# than to await something that does.
 
 
-_ONCE: Final = (None,)
-event: Final = _Event()
-"""``await event``: suspend the strand until something happens to one of its sockets: ``seen`` says what."""
+@types.coroutine
+def event() -> Generator[None, None, None]:
+    """Suspend the strand until something happens to one of its sockets: ``seen`` says what."""
+    yield
 
 
-async def ready(sock: socket.SocketType, events: int) -> int:
+@types.coroutine
+def ready(sock: socket.SocketType, events: int) -> Generator[None, None, int]:
     """Return once one of ``events``, an error or a hang-up has been told of ``sock`` since it was last asked; which."""
     strand = current()
     number = strand.wait_for(sock)
     wanted = events | END
     seen = strand.seen
     while not (found := seen[number] & wanted):
-        await event
+        yield
     seen[number] &= ~wanted
     return found
 

@@ -15,11 +15,13 @@ A ``Watch`` may look at what passes until it has seen enough: it gives back what
 import contextlib
 import os
 import socket
+import types
+from collections.abc import Generator
 from enum import Enum, auto
 from typing import Final, NamedTuple, Protocol
 
 from gateway.net.pipes import Pipe, put_back, take
-from gateway.net.poller import ANYTHING, END, ERROR, IN, NEVER, OUT, RDHUP, current, event, now
+from gateway.net.poller import ANYTHING, END, ERROR, IN, NEVER, OUT, RDHUP, current, now
 from gateway.net.sockets import Sock, reset_on_close
 
 READ_BYTES: Final = 64 * 1024
@@ -252,13 +254,14 @@ class _Direction:
             self.pipe = None
 
 
-async def relay(
+@types.coroutine
+def relay(
     client: Sock,
     upstream: Sock,
     counts: Counts,
     first: bytes = b"",
     watch: Watch | None = None,
-) -> Relayed:
+) -> Generator[None, None, Relayed]:
     """Pass on ``first``, then copy until both sides have half-closed, one has failed, or ``watch`` has had enough. ``counts`` is kept current, so it
     holds when this is cancelled too. Closing is the caller's, and sends a reset unless the end was in order."""
     if watch is not None and watch.settled:
@@ -281,7 +284,7 @@ async def relay(
             strand.heeds = ANYTHING if waits else HEARD
             if not ((seen[at_client] | seen[at_upstream]) & strand.heeds or up.more or down.more):
                 counts.up, counts.down = up.passed, down.passed
-                await event
+                yield
             said_by_client, said_by_upstream = seen[at_client], seen[at_upstream]
             seen[at_client] = seen[at_upstream] = 0
             if said_by_client & RDHUP:
@@ -313,7 +316,7 @@ async def relay(
             if up.more or down.more:
                 counts.up, counts.down = up.passed, down.passed
                 strand.again()
-                await event
+                yield
         else:
             why = ORDERLY
     except _Failed as failed:

@@ -212,7 +212,7 @@ async def test_the_end_is_told_once_with_what_ended_it() -> None:
         raise KeyError("k")
 
     async def waits() -> None:
-        await event
+        await event()
 
     def ended(strand: Strand, failure: BaseException | None) -> None:
         ends.append(failure)
@@ -232,7 +232,7 @@ async def test_closing_cancels_what_is_under_way() -> None:
     ends: list[BaseException | None] = []
 
     async def waits() -> None:
-        await event
+        await event()
 
     for _ in range(3):
         poller.start(waits(), lambda strand, failure: ends.append(failure))
