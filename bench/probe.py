@@ -67,6 +67,13 @@ class Probe:
         """CPU a gigabyte."""
         return self._cost("bulk", BULK, size)
 
+    def refused(self, count: int) -> int:
+        """So many connections to a name that is not let through; how many were refused. Trouble where one was answered."""
+        said = self._ask(["short", str(count), "50"], FORBIDDEN)
+        if said["errors"] != count:
+            raise Trouble("it lets a forbidden name through")
+        return count
+
     @contextlib.contextmanager
     def hold(self, count: int) -> Iterator[dict[str, Any]]:
         """While so many connections are open; what the load said of their beginning. Trouble when one did not last."""
