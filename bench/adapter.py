@@ -77,6 +77,12 @@ class Running:
         """Resident, what is shared divided by those that share it."""
         return sum(memory_kib(pid, "smaps_rollup", "Pss:") for pid in self.pids())
 
+    def stop(self) -> None:
+        """End it as its user would, by the end of its input, and wait until it has."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(STOP_S)
+
     def said(self) -> str:
         """That it ended, where it has."""
         status = self._process.poll()
