@@ -17,6 +17,8 @@ TABLES: Final[Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]]] = {
     "short": ("proxies", table.short),
     "proxies": ("proxies", table.proxies),
     "scaling": ("scaling", table.scaling),
+    "where": ("where", table.where),
+    "where_before": ("where-before", table.where),
 }
 """By name: of which file of results, and how."""
 MARKED: Final = re.compile(r"(<!-- bench: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

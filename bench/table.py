@@ -136,6 +136,16 @@ def scaling(figures: Mapping[str, Any]) -> str:
     return "\n".join(parts) + "\n"
 
 
+def where(figures: Mapping[str, Any]) -> str:
+    """The stages of a connection in the worker, and what the kernel says of it."""
+    stages = figures["stages_us"]
+    sums = {"worker, user": "user_us", "worker, kernel": "kernel_us", "keeper": "keeper_us"}
+    return grid(
+        [*stages, *sums],
+        [[*(f"{us:.0f}" for us in stages.values()), *(f"{figures[key]:.0f}" for key in sums.values())]],
+    )
+
+
 def _grown(found: Mapping[str, Any]) -> list[str]:
     cells = []
     for key, form in (("cpu_us", ".0f"), ("start_s", ".1f"), ("idle_mib", ".0f")):
