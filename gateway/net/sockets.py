@@ -1,6 +1,7 @@
 """Waiting for a descriptor, and the few socket operations of the path. Sockets here are non-blocking, always."""
 
 import asyncio
+import contextlib
 import socket
 import struct
 from functools import lru_cache
@@ -115,7 +116,10 @@ def set_for_accepted(listener: socket.socket) -> None:
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_AFTER_S)
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, RENO)
+    with contextlib.suppress(
+        OSError
+    ):  # an administrator may have left it out of tcp_allowed_congestion_control
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, RENO)
 
 
 def reset_on_close(sock: Sock) -> None:

@@ -163,6 +163,31 @@ async def test_reset_on_close_sends_rst_though_nothing_is_unread() -> None:
         assert caught.value.errno == errno.ECONNRESET
 
 
+class _Restricted:
+    """A listener where the administrator allows no congestion control but the default one."""
+
+    def __init__(self) -> None:
+        self.options: list[int] = []
+
+    def setsockopt(self, _level: int, option: int, _value: object) -> None:
+        if option == socket.TCP_CONGESTION:
+            raise PermissionError(errno.EPERM, "not allowed")
+        self.options.append(option)
+
+
+def test_a_listener_whose_congestion_control_is_not_ours_to_choose() -> None:
+    listener = _Restricted()
+    set_for_accepted(listener)  # type: ignore[arg-type]
+    assert {socket.TCP_NODELAY, socket.SO_KEEPALIVE} <= set(listener.options)
+
+
+def test_nothing_is_paced_on_the_way_to_a_workload() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        set_for_accepted(listener)
+        with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0") == b"reno"
+
+
 def test_accepted_sockets_are_probed() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         set_for_accepted(listener)
