@@ -35,6 +35,8 @@ PIPE_ROOMS: Final = 3
 """What the pipe holds grows by a third when it is numbered; and there is what was just taken out, and what was put in meanwhile."""
 GATHER_S: Final = 0.01
 """How long a record waits for others before it is taken in, unless somebody waits for it. It is out of the worker's hands meanwhile."""
+ENOUGH_BYTES: Final = 64 * 1024
+"""That are worth a wake-up: a flood is taken in as fast as it comes."""
 UPKEEP_S: Final = 3600.0
 CLOCK_STEP_S: Final = 600.0
 FINISH_S: Final = 10.0
@@ -105,10 +107,9 @@ class Keeper:
 
     def keep(self) -> None:
         """Take in what the worker has sent, if it can be kept, and write it."""
-        if self.kept is None:
-            time.sleep(
-                GATHER_S
-            )  # where there is one there are more soon: together they cost a tenth of the wake-ups
+        if self.kept is None and self._waiting() < ENOUGH_BYTES:
+            # Where there is one there are more soon: together they cost a tenth of the wake-ups.
+            time.sleep(GATHER_S)
         if self._intake is not None and self.ready:
             self._intake.drain()
         self._settle()
@@ -196,12 +197,16 @@ class Keeper:
     def audited(self) -> Audited:
         """For whoever looks from outside."""
         log = self._log
-        waiting = 0
-        if self._intake is not None:
-            (waiting,) = _INT.unpack(fcntl.ioctl(self._read_end, termios.FIONREAD, bytes(_INT.size)))
+        waiting = self._waiting()
         if log is None:
             return Audited(0, self._summary.lost, waiting, 0, True)
         return Audited(log.seq, self._summary.lost + log.lost, waiting, log.buffered, log.trouble is None)
+
+    def _waiting(self) -> int:
+        """Bytes in the pipe."""
+        if self._intake is None:
+            return 0
+        return int(_INT.unpack(fcntl.ioctl(self._read_end, termios.FIONREAD, bytes(_INT.size)))[0])
 
     # -- signing and removing
 
