@@ -3,6 +3,7 @@
 import asyncio
 import random
 import socket
+import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
 
@@ -332,3 +333,35 @@ async def test_what_was_cut_short_ends_in_a_reset(tcp: Path) -> None:
         sock.close()
     with pytest.raises(ConnectionResetError):
         await asyncio.wait_for(_all(tcp.upstream), 5)
+
+
+def _segments_in(sock: socket.socket) -> int:
+    """tcp(7), TCP_INFO: tcpi_segs_in of linux/tcp.h."""
+    return int.from_bytes(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 148)[140:144], sys.byteorder)
+
+
+@pytest.mark.parametrize("answer", [b"", b"an answer", b"x" * 30_000])
+async def test_the_last_bytes_and_the_end_leave_together(tcp: Path, answer: bytes) -> None:
+    """Where the end is known when the bytes are read: one segment less to make, to carry and to acknowledge."""
+    await send_all(tcp.upstream, answer)
+    tcp.upstream.shutdown(socket.SHUT_WR)
+    await asyncio.sleep(0.01)
+    before = _segments_in(tcp.client)
+    tcp.start()
+    assert await asyncio.wait_for(_all(tcp.client), 2) == answer
+    assert _segments_in(tcp.client) == before + 1
+    tcp.client.shutdown(socket.SHUT_WR)
+    assert (await tcp.end()).why is Ended.ORDERLY
+
+
+async def test_bytes_that_are_not_the_last_are_not_held_back(tcp: Path) -> None:
+    tcp.start()
+    for piece in (b"one", b"two"):
+        await send_all(tcp.upstream, piece)
+        got = bytearray()
+        assert await asyncio.wait_for(receive(tcp.client, got, 100), 0.15) == 3, (
+            "MSG_MORE would hold it for 200 ms"
+        )
+    tcp.upstream.shutdown(socket.SHUT_WR)
+    tcp.client.shutdown(socket.SHUT_WR)
+    assert (await tcp.end()).why is Ended.ORDERLY
