@@ -32,7 +32,7 @@ STAGES: Final = (
     ("decide", ("gateway/rulings.py", "gateway/decide.py", "gateway/net/resolve.py", "session.py:_judge", "session.py:_bind")),
     ("record", ("gateway/journal.py", "gateway/wording.py", "gateway/tally.py", "audit/")),
     ("connect", ("gateway/net/connect.py", "session.py:_connect")),
-    ("relay", ("gateway/net/relay.py", "gateway/sniff/handshake.py", "session.py:_watching", "session.py:_splice")),
+    ("relay", ("gateway/net/relay.py", "gateway/net/direction.py", "gateway/sniff/handshake.py", "session.py:_watching", "session.py:_splice")),
     ("close", ("session.py:run_session",)),
     ("driver", ("gateway/net/poller.py", "uvloop", "asyncio")),
 )  # fmt: skip

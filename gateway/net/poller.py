@@ -20,7 +20,8 @@ OUT: Final = select.EPOLLOUT
 ERROR: Final = select.EPOLLERR
 END: Final = select.EPOLLHUP | ERROR
 RDHUP: Final = select.EPOLLRDHUP
-EVERYTHING: Final = IN | OUT | select.EPOLLET
+PRI: Final = select.EPOLLPRI
+EVERYTHING: Final = IN | OUT | PRI | select.EPOLLET
 ANYTHING: Final = ~0
 EVENTS_A_TURN: Final = 256
 TICK_S: Final = 0.1
@@ -40,7 +41,18 @@ class Expired(BaseException):
 class Strand:
     """One coroutine under way."""
 
-    __slots__ = ("_ended", "_future", "_poller", "_work", "deadlines", "expires", "heeds", "seen", "wake_at")
+    __slots__ = (
+        "_ended",
+        "_future",
+        "_poller",
+        "_work",
+        "deadlines",
+        "expires",
+        "heeds",
+        "queued",
+        "seen",
+        "wake_at",
+    )
 
     def __init__(self, poller: "Poller", work: Work, ended: Ended) -> None:
         self._poller = poller
@@ -56,6 +68,8 @@ class Strand:
         """When ``Expired`` is thrown into it, once: for whoever is on its own, ``deadline`` is for those that may be within another's."""
         self.wake_at = NEVER
         """When to be resumed though nothing happens."""
+        self.queued = False
+        """Its turn ``again`` is on its way: one, however often it is asked for."""
 
     def cancel(self) -> None:
         """Throw CancelledError into it, now. Nothing if it has ended."""
@@ -79,7 +93,14 @@ class Strand:
 
     def again(self) -> None:
         """Be resumed once the others have had their turn."""
-        self._poller.soon(self)
+        if not self.queued:
+            self.queued = True
+            self._poller.soon(self)
+
+    def go_on(self) -> None:
+        """Its turn, as asked for."""
+        self.queued = False
+        self.wake()
 
     def tick(self, moment: float) -> None:
         """Look at the time."""
@@ -194,7 +215,7 @@ class Poller:
 
     def soon(self, strand: Strand) -> None:
         """Resume it in the loop's next round."""
-        self._loop.call_soon(strand.wake)
+        self._loop.call_soon(strand.go_on)
 
     def end(self, strand: Strand) -> None:
         """Its sockets are closed."""
@@ -259,14 +280,17 @@ def event() -> Generator[None, None, None]:
 
 @types.coroutine
 def ready(sock: socket.SocketType, events: int) -> Generator[None, None, int]:
-    """Return once one of ``events``, an error or a hang-up has been told of ``sock`` since it was last asked; which."""
+    """Return once one of ``events``, an error or a hang-up has been told of ``sock`` since it was last asked; which.
+
+    That a peer has half-closed stays told: it is so for good, and no other edge says it to whoever comes to read next.
+    """
     strand = current()
     number = strand.wait_for(sock)
     wanted = events | END
     seen = strand.seen
     while not (found := seen[number] & wanted):
         yield
-    seen[number] &= ~wanted
+    seen[number] &= ~wanted | RDHUP
     return found
 
 

@@ -3,17 +3,19 @@
 import errno
 import os
 import selectors
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import orjson
 import pytest
 
+from audit import feed
 from audit.feed import Feed
 from audit.log import AuditLog
 from audit.segment import NoReservation, Segment
 from audit.settings import AuditSettings, Fsync, OnFull
-from gateway.keeper import Keeper
+from gateway.keeper import ENOUGH_BYTES, Keeper
 from gateway.summary import Summary
 from tests.audit.example import blocked
 
@@ -50,6 +52,9 @@ class Bench:
 
     def kept(self) -> int:
         return self.log.path.read_bytes().count(b"\n")
+
+    def waiting(self) -> int:
+        return self.keeper._waiting()
 
     def acknowledged(self) -> int:
         assert self.keeper.kept is not None
@@ -206,3 +211,22 @@ def test_a_clock_that_was_set_removes_nothing_until_it_has_stayed(
     now += 86_400 * 30
     assert not bench.keeper._steady()
     assert bench.keeper._steady()
+
+
+@pytest.mark.parametrize("pipe_bytes", [8192, 1024 * 1024])
+def test_a_flood_is_not_waited_for_however_small_the_pipe(
+    make: Make, monkeypatch: pytest.MonkeyPatch, pipe_bytes: int
+) -> None:
+    """A user with many sandboxes gets small pipes: the worker must not fill one while the keeper sleeps."""
+    monkeypatch.setattr(feed, "PIPE_BYTES", pipe_bytes)
+    bench = make(AuditSettings())
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    bench.send(1)
+    bench.turn()
+    assert len(slept) == 1
+    while bench.waiting() < min(ENOUGH_BYTES, pipe_bytes // 4):
+        bench.send(1)
+    bench.turn()
+    assert len(slept) == 1
+    assert not bench.feed.waiting

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from gateway.net import pipes, relay
+from gateway.net import direction, pipes
 from gateway.net.pipes import Pipe, put_back, take
-from gateway.net.relay import Counts, Ended
+from gateway.net.relay import Counts, Ended, relay
 from gateway.net.sockets import send_all
 from gateway.tasks import spawn
 from tests.gateway.net.carrying import carried
@@ -34,7 +34,7 @@ async def transfer(*, cut: bool = False) -> tuple[bytes, Counts, Ended | None]:
 
     async def carry() -> Ended:
         with inner, outer:
-            return (await relay.relay(inner, outer, counts)).why
+            return (await relay(inner, outer, counts)).why
 
     with client, upstream:
         task = spawn(carried(carry()), "relay")
@@ -69,7 +69,7 @@ async def test_a_bulk_transfer_takes_a_pipe_and_gives_it_back(monkeypatch: pytes
         taken.append(pipe)
         return pipe
 
-    monkeypatch.setattr(relay, "take", taking)
+    monkeypatch.setattr(direction, "take", taking)
     _, counts, why = await transfer()
     assert (counts.up, counts.down, why) == (0, SIZE, Ended.ORDERLY)
     assert len(taken) == 1

@@ -295,3 +295,31 @@ async def test_draining_ends_with_the_last_strand_or_with_patience() -> None:
     poller.close()
     one.close()
     other.close()
+
+
+async def test_a_turn_that_is_asked_for_twice_comes_once() -> None:
+    """Else each event that resumes a strand before its turn adds a turn for good, and the others wait for all of them."""
+    one, other = unix_pair()
+    resumed = 0
+
+    async def work() -> None:
+        nonlocal resumed
+        strand = current()
+        strand.wait_for(one)
+        for _ in range(50):
+            strand.again()
+            await event()
+            resumed += 1
+
+    with one, other:
+        task = spawn(carried(work()), "work")
+        rounds = 0
+        while not task.done():
+            other.send(b"x")
+            before = resumed
+            await asyncio.sleep(0)
+            rounds += 1
+            assert resumed - before <= 3  # its turn, and an event or two
+            assert rounds < 1000
+        await task
+    assert resumed == 50

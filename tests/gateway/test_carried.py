@@ -1,0 +1,177 @@
+"""From the first message to the upstream: what a client has sent by then, however and with whatever end, is on its way without more being asked."""
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway import session as module
+from gateway.decide import compile_policy
+from gateway.flow import Endpoint, Flow, IPAddress
+from gateway.net.connect import connect
+from gateway.net.sockets import Sock
+from gateway.session import Gate, House, run_session
+from gateway.tasks import spawn
+from rules import ALL_TRAFFIC, NetworkPolicy
+from tests.gateway.journal_desk import Desk
+from tests.gateway.net.carrying import carried
+from tests.gateway.net.loopback import reset, tcp_pair
+
+POLICY = NetworkPolicy(allow_out=["allowed.test"], deny_out=[ALL_TRAFFIC])
+PUBLIC = ip_address("203.0.113.9")
+BODY = b"x" * 40_000
+"""More than the first read takes."""
+
+
+class Known:
+    """A resolver that has the answer."""
+
+    def remembered(self, name: str) -> tuple[IPAddress, ...]:
+        return (PUBLIC,)
+
+
+class Carried:
+    """A session between a client and a listening upstream, both in the test's hands."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.client, self._inner = tcp_pair()
+        self.client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.server.setblocking(False)
+        self.port = self.server.getsockname()[1]
+        self._desk = desk
+        self.task: asyncio.Task[None] | None = None
+
+    def head(self, size: int = 0) -> bytes:
+        return f"POST / HTTP/1.1\r\nHost: allowed.test:{self.port}\r\nContent-Length: {size}\r\n\r\n".encode()
+
+    def start(self) -> None:
+        flow = Flow("ab-1", "agent-1", Endpoint(ip_address("192.0.0.2"), 40_000), Endpoint(PUBLIC, self.port))
+        gate = Gate(compile_policy(POLICY), Known(), frozenset())  # type: ignore[arg-type]  # all that a warm cache is asked
+        self.task = spawn(
+            carried(run_session(self._inner, flow, House(gate), self._desk.open(flow))), "session"
+        )
+
+    async def arrive(self, size: int) -> bytes:
+        """Up to ``size`` bytes at the upstream: fewer only at its end of file."""
+        loop = asyncio.get_running_loop()
+        got = b""
+        async with asyncio.timeout(2):
+            upstream, _ = await loop.sock_accept(self.server)
+            upstream.setblocking(False)
+            with upstream:
+                while len(got) < size and (chunk := await loop.sock_recv(upstream, 1 << 20)):
+                    got += chunk
+        return got
+
+    async def end(self) -> dict[str, Any]:
+        assert self.task is not None
+        await asyncio.wait_for(self.task, 2)
+        (record,) = self._desk.decisions()
+        return record
+
+
+@pytest.fixture
+async def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Carried]:
+    async def here(
+        addresses: Sequence[IPAddress], port: int, *, speaks_first: bool
+    ) -> tuple[Sock, IPAddress]:
+        """What the name stands for is not to be reached: the upstream is on loopback, where no name may lead."""
+        sock, _ = await connect((ip_address("127.0.0.1"),), port, speaks_first=speaks_first)
+        return sock, addresses[0]
+
+    monkeypatch.setattr(module, "connect", here)
+    desk = Desk(tmp_path)
+    made = Carried(desk)
+    yield made
+    if made.task is not None:
+        made.task.cancel()
+        await asyncio.gather(made.task, return_exceptions=True)
+    made.client.close()
+    made.server.close()
+    desk.close()
+
+
+WAITS = pytest.mark.parametrize("waits", [False, True], ids=["at once", "awaited"])
+"""Whether the session is there first, and is woken by what comes."""
+
+
+async def _say(session: Carried, waits: bool, said: bytes, *, ends: bool) -> None:
+    if waits:
+        session.start()
+        await asyncio.sleep(0.02)
+    assert session.client.send(said) == len(said)  # whole, before the session's next turn
+    if ends:
+        session.client.shutdown(socket.SHUT_WR)
+    if not waits:
+        session.start()
+
+
+@WAITS
+@pytest.mark.parametrize("size", [10, len(BODY)], ids=["small", "large"])
+@pytest.mark.parametrize("ends", [False, True], ids=["open", "with the end"])
+async def test_all_that_came_with_the_first_message_is_carried(
+    session: Carried, waits: bool, size: int, ends: bool
+) -> None:
+    said = session.head(size) + BODY[:size]
+    await _say(session, waits, said, ends=ends)
+    assert await session.arrive(len(said) + ends) == said
+
+
+@WAITS
+async def test_a_client_that_is_gone_with_its_first_message_ends_it(session: Carried, waits: bool) -> None:
+    if waits:
+        session.start()
+        await asyncio.sleep(0.02)
+    session.client.send(session.head())
+    reset(session.client)
+    if not waits:
+        session.start()
+    with contextlib.suppress(ConnectionResetError):
+        assert await session.arrive(1000) in (b"", session.head())
+    await session.end()
+
+
+@contextlib.contextmanager
+def _answering(server: socket.socket, pieces: Sequence[bytes]) -> Iterator[None]:
+    """An upstream that writes its answer piece by piece, and has the kernel gather small ones (RFC 896)."""
+
+    def answer() -> None:
+        upstream, _ = server.accept()
+        with upstream:
+            upstream.recv(65536)
+            for piece in pieces:
+                upstream.send(piece)
+            upstream.recv(1)
+
+    server.setblocking(True)
+    thread = threading.Thread(target=answer)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join(2)
+
+
+@WAITS
+async def test_an_answer_in_small_pieces_is_not_held_up_by_a_missing_acknowledgement(
+    session: Carried, waits: bool
+) -> None:
+    """A delayed acknowledgement takes 40 ms or more; this takes one or two, and is given twenty."""
+    with _answering(session.server, (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n", b"body")):
+        began = time.monotonic()
+        await _say(session, waits, session.head(), ends=False)
+        got = b""
+        while not got.endswith(b"body"):
+            got += await asyncio.wait_for(asyncio.get_running_loop().sock_recv(session.client, 1000), 2)
+        took = time.monotonic() - began - 0.02 * waits
+        session.client.close()
+    assert took < 0.02
+    await session.end()
