@@ -17,6 +17,8 @@ from gateway.net.sockets import Sock
 
 READ_BYTES: Final = 64 * 1024
 TURN_BYTES: Final = 1024 * 1024
+EACH_BYTES: Final = 4096
+"""What a read counts for beyond its bytes: who sends one at a time, as fast as they are read, has no longer turns than others."""
 SPLICE_AFTER: Final = 4
 """Buffers filled in a row: a bulk transfer, worth a pipe."""
 SPLICE: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
@@ -118,7 +120,6 @@ class Direction:
             if not size:
                 self._end()
                 return
-            moved += size
             last = size < READ_BYTES and not self.urgent
             self._flags = MSG_MORE if self.hung_up and last else 0
             if self.watch is not None:
@@ -132,6 +133,7 @@ class Direction:
                 if self.hung_up:
                     self._end()
                 return  # a short read was all there was (epoll(7)); more is another edge, or nothing
+            moved += size + EACH_BYTES
             self._full += 1
             if self._full >= SPLICE_AFTER and not (self.watch or self.urgent) and (pipe := take()):
                 self.pipe = pipe
@@ -178,7 +180,7 @@ class Direction:
                 raise Failed(self.sink) from None
             pipe.held -= sent
             self.passed += sent
-            moved += sent
+            moved += sent + EACH_BYTES
         self.more = True
 
     def _flush(self) -> bool:

@@ -4,11 +4,12 @@ import asyncio
 import random
 import socket
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from gateway.net import pipes
-from gateway.net.direction import READ_BYTES, SPLICE_AFTER
+from gateway.net.direction import EACH_BYTES, READ_BYTES, SPLICE_AFTER, TURN_BYTES, Direction
 from gateway.net.relay import Counts, Ended, Relayed, relay
 from tests.gateway.net.carrying import carried
 from tests.gateway.net.loopback import tcp_pair
@@ -96,3 +97,27 @@ async def test_a_bulk_transfer_gets_past_urgent_data(way: Way, ends: bool) -> No
     assert pipes._spare, "it was spliced, and the pipe is back"
     way.source.shutdown(socket.SHUT_WR)
     assert await way.end() is Ended.ORDERLY
+
+
+class Dripping:
+    """For a socket whose sender is always one byte ahead, which no kernel promises; and one that takes all."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+
+    def recv_into(self, buffer: bytearray) -> int:
+        self.reads += 1
+        return 1
+
+    def send(self, chunk: memoryview, flags: int) -> int:
+        return len(chunk)
+
+
+def test_a_turn_ends_however_little_each_read_brings() -> None:
+    """Behind urgent data a short read is no sign that there is nothing more."""
+    both: Any = Dripping()
+    direction = Direction(both, both, None, True)
+    direction.urgent = True
+    direction.pump()
+    assert direction.more
+    assert direction.passed == both.reads <= TURN_BYTES // EACH_BYTES
