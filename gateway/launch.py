@@ -56,6 +56,8 @@ class Command:
 
     def forward(self, signum: int) -> None:
         """Send a signal to the command itself, which may be about to start; nothing if it has ended."""
+        if self._process.returncode is not None:
+            return  # and was reaped in the same turn: Ctrl-C ends the command and wakes its keeper at once
         give_up = time.monotonic() + COMMAND_TIMEOUT_S
         while not (pids := self._own_processes()) and time.monotonic() < give_up:
             if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
@@ -77,7 +79,10 @@ class Command:
             return False
 
     def _own_processes(self) -> list[int]:
-        """The first child of the sandbox's pid 1, which is bubblewrap's and passes nothing on; what it adopted comes after."""
+        """The first child of the sandbox's pid 1, which is bubblewrap's and passes nothing on; what it adopted comes after. Nobody once it is reaped,
+        for then the number may be another's."""
+        if self._process.returncode is not None:
+            return []
         if self._init_pid is None:
             line = self._status.readline()
             if not line:

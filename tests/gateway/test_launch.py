@@ -165,3 +165,21 @@ def test_a_signal_for_a_command_that_never_started_is_let_go() -> None:
     dead.command.forward(signal.SIGTERM)
     with pytest.raises(SetupError):
         dead.command.finish()
+
+
+def test_a_signal_for_a_command_that_was_reaped_goes_nowhere() -> None:
+    """Both can be told in one turn; its numbers may be another's by then."""
+    other = subprocess.Popen(["sleep", "20"])
+    read_end, write_end = os.pipe()
+    with os.fdopen(write_end, "wb") as status:
+        status.write(b'{"child-pid": %d}\n{"exit-code": 130}\n' % os.getpid())
+    command = launch.Command(subprocess.Popen(["true"]), os.fdopen(read_end, "rb"))
+    try:
+        assert command.finish() == 130
+        assert not command.begun()
+        command.forward(signal.SIGKILL)
+        with pytest.raises(subprocess.TimeoutExpired):
+            other.wait(0.05)
+    finally:
+        other.kill()
+        other.wait()
