@@ -22,7 +22,7 @@ from gateway.decide import (
 from gateway.flow import Flow, IPAddress
 from gateway.journal import Attempt
 from gateway.net.connect import connect
-from gateway.net.poller import NEVER, Expired, arrival, current, deadline, now, receive
+from gateway.net.poller import NEVER, Expired, arrival, current, deadline, now, receive, received
 from gateway.net.relay import relay
 from gateway.net.resolve import ResolveError, Resolver, ResolveTimeout
 from gateway.net.sockets import Sock, reset_on_close
@@ -174,12 +174,8 @@ async def _sniff(client: Sock) -> Heard:
     scanned, worth = 0, 1
     for _ in range(MAX_READS):
         try:
-            while True:
-                try:
-                    chunk = client.recv(READ_BYTES)
-                    break
-                except BlockingIOError:
-                    await arrival(client, worth - len(data))
+            while (chunk := received(client, READ_BYTES)) is None:
+                await arrival(client, worth - len(data))
         except OSError:
             chunk = b""
         if not chunk:

@@ -2,7 +2,7 @@
 they are put into words once."""
 
 import time
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -22,7 +22,7 @@ class Wording(NamedTuple):
 
     made: Decision
     dest: Endpoint
-    shown: object
+    shown: Any
     """Of what was seen, as much as a record tells."""
     host: str | None
     """The name that decided, as JSON; None where none did."""

@@ -67,8 +67,9 @@ class Direction:
         "urgent",
         "watch",
     )
+    __deletable__ = ("back",)
     back: "Direction"
-    """The other way."""
+    """The other way; gone after ``close`` (mypyc wants to be told which attribute may be)."""
 
     def __init__(self, source: Sock, sink: Sock, watch: Watch | None, upwards: bool) -> None:
         self.source = source

@@ -1,8 +1,8 @@
 """The driver of the path: one edge-triggered epoll, nested in the loop, that resumes straight coroutines.
 
 A connection is a coroutine that awaits nothing but the primitives of this package, and is resumed by ``send``: no task, no future, no handle a wait.
-Each of its sockets is registered once, for everything, and never changed; closing takes it out. So an edge is told once, and whoever waits must
-have tried first: what came meanwhile is kept in ``seen``.
+Each of its sockets is registered once, for all that it may hear, and closing takes it out; only room to write is asked for later, where it is
+wanted at all (``hear_room``). So an edge is told once, and whoever waits must have tried first: what came meanwhile is kept in ``seen``.
 
 A future of asyncio's may be awaited too (an answer that is not known yet). Deadlines are looked at every ``TICK_S``: no timer a connection.
 """
@@ -11,7 +11,6 @@ import asyncio
 import select
 import socket
 import time
-import types
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Final
 
@@ -21,7 +20,8 @@ ERROR: Final = select.EPOLLERR
 END: Final = select.EPOLLHUP | ERROR
 RDHUP: Final = select.EPOLLRDHUP
 PRI: Final = select.EPOLLPRI
-EVERYTHING: Final = IN | OUT | PRI | select.EPOLLET
+HEARING: Final = IN | PRI | select.EPOLLET
+EVERYTHING: Final = HEARING | OUT
 ANYTHING: Final = ~0
 EVENTS_A_TURN: Final = 256
 TICK_S: Final = 0.1
@@ -80,12 +80,16 @@ class Strand:
         if self._future is None:
             self._resume()
 
-    def wait_for(self, sock: socket.SocketType) -> int:
-        """See to it that events of ``sock`` resume this strand; its descriptor."""
+    def wait_for(self, sock: socket.SocketType, events: int = EVERYTHING) -> int:
+        """See to it that ``events`` of ``sock`` resume this strand; its descriptor."""
         number = sock.fileno()
         if number not in self.seen:
-            self._poller.register(number, self)
+            self._poller.register(number, self, events)
         return number
+
+    def hear_room(self, sock: socket.SocketType) -> None:
+        """Of a socket that was registered for ``HEARING``, from now on: whether there is room to write. If there is now, that is told."""
+        self._poller.hear_room(sock.fileno())
 
     def forget(self, sock: socket.SocketType) -> None:
         """Before a socket is closed while the strand goes on: another may get its number."""
@@ -201,12 +205,16 @@ class Poller:
         if self._timer is not None:
             self._timer.cancel()
 
-    def register(self, number: int, strand: Strand) -> None:
-        """Everything that happens to a descriptor, from now on and as it is."""
-        self._epoll.register(number, EVERYTHING)
+    def register(self, number: int, strand: Strand, events: int) -> None:
+        """``events`` of a descriptor, from now on and as it is."""
+        self._epoll.register(number, events)
         self._strands[number] = strand
         self._fresh.add(number)
         strand.seen[number] = 0
+
+    def hear_room(self, number: int) -> None:
+        """As ``Strand.hear_room``."""
+        self._epoll.modify(number, EVERYTHING)
 
     def forget(self, number: int, strand: Strand) -> None:
         """It is about to be closed, which takes it out of the epoll."""
@@ -268,28 +276,31 @@ now = time.monotonic
 """The driver's clock, which is the loop's: seconds."""
 
 
-# What waits is a generator, made a coroutine: a bare ``yield`` suspends the strand until something happens to one of its sockets, and costs less
-# than to await something that does.
+class Event:
+    """Awaited, it suspends the strand until something happens to one of its sockets: ``seen`` says what."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield
 
 
-@types.coroutine
-def event() -> Generator[None, None, None]:
-    """Suspend the strand until something happens to one of its sockets: ``seen`` says what."""
-    yield
+EVENT: Final = Event()
+"""Never to be awaited in an ``except`` block: compiled, the exception would be everybody's until the strand goes on (docs/decisions/0014)."""
 
 
-@types.coroutine
-def ready(sock: socket.SocketType, events: int) -> Generator[None, None, int]:
+async def ready(sock: socket.SocketType, events: int) -> int:
     """Return once one of ``events``, an error or a hang-up has been told of ``sock`` since it was last asked; which.
 
-    That a peer has half-closed stays told: it is so for good, and no other edge says it to whoever comes to read next.
+    A socket that is waited for with ``OUT`` is so from the first time on, or ``hear_room`` is called in between. That a peer has half-closed stays
+    told: it is so for good, and no other edge says it to whoever comes to read next.
     """
     strand = current()
-    number = strand.wait_for(sock)
+    number = strand.wait_for(sock, EVERYTHING if events & OUT else HEARING)
     wanted = events | END
     seen = strand.seen
     while not (found := seen[number] & wanted):
-        yield
+        await EVENT
     seen[number] &= ~wanted | RDHUP
     return found
 
@@ -312,10 +323,17 @@ async def receive(sock: socket.SocketType, into: bytearray, most: int, at_least:
     What is there already is taken, however little; who has to wait does so as in ``arrival``.
     """
     while True:
-        try:
-            chunk = sock.recv(most)
-        except BlockingIOError:
+        chunk = received(sock, most)
+        if chunk is None:
             await arrival(sock, at_least)
             continue
         into += chunk
         return len(chunk)
+
+
+def received(sock: socket.SocketType, most: int) -> bytes | None:
+    """Up to ``most`` bytes that are there now, none at the end of file; None where it has to be waited for. OSError as the kernel reports it."""
+    try:
+        return sock.recv(most)
+    except BlockingIOError:
+        return None

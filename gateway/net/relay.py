@@ -7,13 +7,11 @@ pass for the whole.
 
 import contextlib
 import socket
-import types
-from collections.abc import Generator
 from enum import Enum, auto
 from typing import Final, NamedTuple
 
 from gateway.net.direction import Direction, Failed, Watch
-from gateway.net.poller import ANYTHING, END, ERROR, IN, NEVER, OUT, PRI, RDHUP, current, now
+from gateway.net.poller import ANYTHING, END, ERROR, EVENT, HEARING, IN, NEVER, OUT, PRI, RDHUP, current, now
 from gateway.net.sockets import Sock, reset_on_close
 
 LOOK_S: Final = 15.0
@@ -59,14 +57,13 @@ class Counts:
         self.down = 0
 
 
-@types.coroutine
-def relay(
+async def relay(
     client: Sock,
     upstream: Sock,
     counts: Counts,
     first: bytes = b"",
     watch: Watch | None = None,
-) -> Generator[None, None, Relayed]:
+) -> Relayed:
     """Pass on ``first``, then copy until both sides have half-closed, one has failed, or ``watch`` has had enough. ``counts`` is kept current, so it
     holds when this is cancelled too. Closing is the caller's, and sends a reset unless the end was in order."""
     if watch is not None and watch.settled:
@@ -78,19 +75,23 @@ def relay(
     seen = strand.seen
     ended: Sock | None = None
     why: Ended = FAILED
-    moved_at, passed, quick = now(), 0, False
+    moved_at, passed, quick, hears_room = now(), 0, False, False
     strand.wake_at = moved_at + LOOK_S
     try:
         up.more = client.fileno() in seen  # it was read from: what is left was told before
-        at_client, at_upstream = strand.wait_for(client), strand.wait_for(upstream)
+        # Of the client's side, room to write would be told at once, and is seldom waited for.
+        at_client, at_upstream = strand.wait_for(client, HEARING), strand.wait_for(upstream)
         up.push(first)
         delays = bool(first)  # connect() told the upstream's handshake to wait for these bytes
-        del first, watch
+        first, watch = b"", None  # whoever holds thousands of connections does not hold what they began with
         while not (up.ended and down.ended):
+            if down.blocked and not hears_room:
+                hears_room = True
+                strand.hear_room(client)
             strand.heeds = ANYTHING if up.blocked or down.blocked else HEARD
             if not ((seen[at_client] | seen[at_upstream]) & strand.heeds or up.more or down.more):
                 counts.up, counts.down = up.passed, down.passed
-                yield
+                await EVENT
             said_by_client, said_by_upstream = seen[at_client], seen[at_upstream]
             seen[at_client] = seen[at_upstream] = 0
             if said_by_client & RDHUP:
@@ -130,7 +131,7 @@ def relay(
                 counts.up, counts.down = up.passed, down.passed
                 strand.again()
                 strand.heeds = 0  # it waits for its turn alone
-                yield
+                await EVENT
         else:
             why = ORDERLY
     except Failed as failed:

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from gateway.net.poller import IN, OUT, Poller, Strand, current, deadline, event, now, ready, receive
+from gateway.net.poller import EVENT, IN, OUT, Poller, Strand, current, deadline, now, ready, receive
 from gateway.net.sockets import reset_on_close
 from gateway.tasks import spawn
 from tests.gateway.net.carrying import carried
@@ -212,7 +212,7 @@ async def test_the_end_is_told_once_with_what_ended_it() -> None:
         raise KeyError("k")
 
     async def waits() -> None:
-        await event()
+        await EVENT
 
     def ended(strand: Strand, failure: BaseException | None) -> None:
         ends.append(failure)
@@ -232,7 +232,7 @@ async def test_closing_cancels_what_is_under_way() -> None:
     ends: list[BaseException | None] = []
 
     async def waits() -> None:
-        await event()
+        await EVENT
 
     for _ in range(3):
         poller.start(waits(), lambda strand, failure: ends.append(failure))
@@ -308,7 +308,7 @@ async def test_a_turn_that_is_asked_for_twice_comes_once() -> None:
         strand.wait_for(one)
         for _ in range(50):
             strand.again()
-            await event()
+            await EVENT
             resumed += 1
 
     with one, other:
