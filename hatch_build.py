@@ -13,7 +13,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
-class CompileHook(BuildHookInterface):
+class CompileHook(BuildHookInterface):  # type: ignore[type-arg]
     """``modules`` of its table in pyproject.toml, compiled beside their sources."""
 
     PLUGIN_NAME = "custom"

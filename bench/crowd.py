@@ -12,6 +12,7 @@ from typing import IO, Any, Final
 
 from bench.adapter import Running, family, popen
 from bench.figures import median
+from bench.installed import installed
 from bench.place import ROOT, Lab, Namespace, Place
 from bench.probe import Probe
 from bench.reach import AT_ONCE, Reach, Say
@@ -42,9 +43,10 @@ class Tenant(Running):
 @contextlib.contextmanager
 def house(place: Place) -> Iterator[Callable[[int], tuple[list[Tenant], list[float]]]]:
     """Makes so many more sandboxes when called: all that there are, and how long each new one took, in milliseconds."""
-    argv = place.host.enter([sys.executable, "-m", "bench.house", place.directory], place.cores.proxy)
+    argv = place.host.enter([sys.executable, "-P", "-m", "bench.house", place.directory], place.cores.proxy)
     (place.directory / "keys").mkdir(mode=0o700)
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "EGRESS_KEY_DIR": str(place.directory / "keys")}
+    packages = f"{installed(ROOT)}:{ROOT}"  # the bench's own are no part of what is installed
+    env = {**os.environ, "PYTHONPATH": packages, "EGRESS_KEY_DIR": str(place.directory / "keys")}
     tenants: list[Tenant] = []
     with contextlib.ExitStack() as stack, popen(argv, place, env=env) as process:
         with (place.directory / "output").open() as output:

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from bench.adapter import Adapter, Running, popen
+from bench.installed import installed
 from bench.place import ALLOWED, DNS_IP, ROOT, Namespace, Place
 
 READY_S = 300.0
@@ -22,7 +23,7 @@ class Egress(Adapter):
     redirect = None
 
     def __init__(self, checkout: Path = ROOT, entries: Sequence[str] = ()) -> None:
-        """``checkout``: of which code; ``entries``: more of ``allow_out``."""
+        """``checkout``: of which code, as it is installed; ``entries``: more of ``allow_out``."""
         self.checkout = checkout
         self._entries = entries
 
@@ -43,6 +44,7 @@ class Egress(Adapter):
         command = ["sh", "-c", "echo begun; exec cat"]
         return [
             sys.executable,
+            "-P",
             "-m",
             "gateway",
             "run",
@@ -64,7 +66,7 @@ class Egress(Adapter):
             (place.directory / name).mkdir(mode=0o700)
         env = {
             **os.environ,
-            "PYTHONPATH": str(self.checkout),
+            "PYTHONPATH": str(installed(self.checkout)),
             "EGRESS_KEY_DIR": str(place.directory / "keys"),
         }
         argv = place.host.enter(self.argv(place), place.cores.proxy)

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Final
 
+from gateway.net.sockets import received
+
 IN: Final = select.EPOLLIN | select.EPOLLRDHUP
 OUT: Final = select.EPOLLOUT
 ERROR: Final = select.EPOLLERR
@@ -329,11 +331,3 @@ async def receive(sock: socket.SocketType, into: bytearray, most: int, at_least:
             continue
         into += chunk
         return len(chunk)
-
-
-def received(sock: socket.SocketType, most: int) -> bytes | None:
-    """Up to ``most`` bytes that are there now, none at the end of file; None where it has to be waited for. OSError as the kernel reports it."""
-    try:
-        return sock.recv(most)
-    except BlockingIOError:
-        return None

@@ -45,15 +45,22 @@ def _wake(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
+def received(sock: socket.SocketType, most: int) -> bytes | None:
+    """Up to ``most`` bytes that are there now, none at the end of file; None where it has to be waited for. OSError as the kernel reports it."""
+    try:
+        return sock.recv(most)
+    except BlockingIOError:
+        return None
+
+
 async def receive(sock: socket.socket, into: bytearray, most: int, at_least: int = 1) -> int:
     """Append up to ``most`` bytes to ``into`` and say how many; 0 is the end of file. OSError as the kernel reports it.
 
     What is there already is taken, however little. Who has to wait is woken by ``at_least`` bytes, or the end: a sender that drips wakes nobody.
     """
     while True:
-        try:
-            chunk = sock.recv(most)
-        except BlockingIOError:
+        chunk = received(sock, most)
+        if chunk is None:
             await _readable_by(sock, at_least)
             continue
         into += chunk
@@ -75,10 +82,17 @@ async def send_all(sock: socket.socket, data: bytes | memoryview) -> None:
     """Send ``data`` whole. OSError as the kernel reports it."""
     rest = memoryview(data)
     while rest:
-        try:
-            rest = rest[sock.send(rest) :]
-        except BlockingIOError:
+        sent = _sent(sock, rest)
+        if not sent:
             await writable(sock)
+        rest = rest[sent:]
+
+
+def _sent(sock: Sock, data: memoryview) -> int:
+    try:
+        return sock.send(data)
+    except BlockingIOError:
+        return 0
 
 
 def endpoint(address: tuple[str, int] | tuple[str, int, int, int]) -> Endpoint:
