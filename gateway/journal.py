@@ -122,7 +122,7 @@ class Attempt(Counts):
             flow.id,
             self.up,
             self.down,
-            round((monotonic_ns() - self._started_ns) / 1e6, 3),
+            milliseconds(monotonic_ns() - self._started_ns),
             ended_by,
             self.phase,
         )
@@ -310,6 +310,12 @@ class Counting:
         """As ``Journal.send``. Counted in any case: what is lost of it was decided all the same."""
         self._journal.tally.record(record)
         return self._journal.send(record)
+
+
+def milliseconds(ns: int) -> str:
+    """As JSON, cut to microseconds: ``round`` and a float's digits would be the dearest of a record."""
+    us = ns // 1000
+    return str(us // 1000) + "." + (str(1000 + us % 1000)[1:].rstrip("0") or "0")
 
 
 def _pack(flow: Flow, source: str) -> bytes:

@@ -285,7 +285,7 @@ class Worker:
         journal, poller = self._journal, self._poller
         journal.tally.words[ACCEPTED] += 1
         dest = destination(client.getsockname())
-        number = f"{self._life}-{self._accepted:x}"
+        number = "%s-%x" % (self._life, self._accepted)  # noqa: UP031 - compiled, an f-string's :x is a call of str.format
         flow = _new_tuple(Flow, (number, self._bundle.sandbox, source, dest, "tcp"))
         attempt = journal.open(flow) if len(poller.live) < self._most else None
         if attempt is None:

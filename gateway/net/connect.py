@@ -12,6 +12,8 @@ from gateway.net.sockets import Sock
 
 INET: Final = int(socket.AF_INET)
 INET6: Final = int(socket.AF_INET6)
+TCP: Final = int(socket.IPPROTO_TCP)
+QUICKACK: Final = socket.TCP_QUICKACK
 STREAM: Final = int(socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
 EACH_S: Final = 3.0
 """How long one address is waited for while there is another to try: two SYNs and their answers."""
@@ -35,7 +37,7 @@ async def connect(
         sock = Sock(INET6 if ":" in text else INET, STREAM)
         try:
             if speaks_first:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+                sock.setsockopt(TCP, QUICKACK, 0)
             status = sock.connect_ex((text, port))
             if status == errno.EINPROGRESS:
                 if left:

@@ -22,6 +22,7 @@ EACH_BYTES: Final = 4096
 SPLICE_AFTER: Final = 4
 """Buffers filled in a row: a bulk transfer, worth a pipe."""
 SPLICE: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
+SHUT_WR: Final = socket.SHUT_WR
 MSG_MORE: Final = int(socket.MSG_MORE)
 """For the last bytes before an end of file that is known already: both leave in one segment."""
 
@@ -209,7 +210,7 @@ class Direction:
         if self.back.ended:
             return  # closing says it
         try:
-            self.sink.shutdown(socket.SHUT_WR)
+            self.sink.shutdown(SHUT_WR)
         except OSError:
             raise Failed(self.sink) from None
 

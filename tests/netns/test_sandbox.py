@@ -31,7 +31,7 @@ AUDIT = os.environ["EGRESS_AUDIT_DIR"]
 def only(*names):
     return SecurityPolicy(network=NetworkPolicy(allow_out=list(names), deny_out=[ALL_TRAFFIC]))
 def tell(*what):
-    os.write(1, json.dumps(what).encode() + b"\n")  # at once: a fork may tell too
+    os.write(1, json.dumps(what).encode() + b"\\n")  # at once: a fork may tell too
 """
 
 

@@ -142,6 +142,7 @@ def test_hundreds_of_mutated_requests_change_nothing(netd: Netd) -> None:
     refused = sum(isinstance(ask(netd, mutated(rng)), Failed) for _ in range(MUTATIONS))
     assert refused > 0.8 * MUTATIONS
     assert isinstance(ask(netd, encode(OpenCell(GOOD))), CellOpened)
+    ask(netd, b"x")  # as above
     assert machine() == before
     descriptors += MUTATIONS - refused + 1  # it holds its cells
     assert children(netd.pid) == ""
