@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+from bench.machine import SOURCES
 from bench.place import ROOT, SCRATCH
 
 OWN: Final = Path(sysconfig.get_path("purelib"))
@@ -21,9 +22,10 @@ def installed(checkout: Path) -> Path:
     """The directory to import it from. Another checkout's is built for as long as this process lives. RuntimeError where that fails, or this one's
     is not what was installed."""
     if checkout == ROOT:
-        for source in (ROOT / "gateway").rglob("*.py"):
-            if not same(source, OWN / source.relative_to(ROOT)):
-                raise RuntimeError(f"{source.relative_to(ROOT)} is not as it was installed: make setup")
+        for package in SOURCES:
+            for source in (ROOT / package).rglob("*.py"):
+                if not same(source, OWN / source.relative_to(ROOT)):
+                    raise RuntimeError(f"{source.relative_to(ROOT)} is not as it was installed: make setup")
         return OWN
     target = tempfile.mkdtemp(prefix=f"{SCRATCH.name}build-", dir=SCRATCH.parent)
     atexit.register(shutil.rmtree, target, ignore_errors=True)

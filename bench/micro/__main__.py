@@ -7,6 +7,7 @@ A benchmark that does many things a round says in its ``extra_info`` what one of
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -15,10 +16,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.figures import median
+from bench.installed import installed
 from bench.machine import RESULTS, ROOT, keep
 
 YARDSTICK: Final = "test_yardstick.py::test_yardstick"
-OPTIONS: Final = ("--benchmark-enable", "--benchmark-only", "-o", "timeout=600", "-q")
+OPTIONS: Final = (
+    *("--benchmark-enable", "--benchmark-only", "-q"),
+    *("-o", "timeout=600", "-o", "pythonpath=", "--import-mode=append"),
+)
 
 Report = Mapping[str, Any]
 
@@ -30,12 +35,15 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=RESULTS)
     args, more = parser.parse_known_args()
     reports = []
+    # The parts as they are installed, compiled; of the checkout only what is not: the suite itself.
+    environment = {**os.environ, "PYTHONPATH": f"{installed(ROOT)}:{ROOT}"}
     with tempfile.TemporaryDirectory() as directory:
         for number in range(args.passes):
             path = Path(directory) / f"{number}.json"
             print(f"pass {number + 1} of {args.passes}", flush=True)
             argv = [
                 sys.executable,
+                "-P",
                 "-m",
                 "pytest",
                 "bench/micro",
@@ -43,7 +51,9 @@ def main() -> int:
                 f"--benchmark-json={path}",
                 *more,
             ]
-            done = subprocess.run(argv, cwd=ROOT, check=False, stdout=subprocess.PIPE, text=True)
+            done = subprocess.run(
+                argv, cwd=ROOT, env=environment, check=False, stdout=subprocess.PIPE, text=True
+            )
             if done.returncode:
                 print(done.stdout, file=sys.stderr)
                 return done.returncode

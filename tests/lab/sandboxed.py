@@ -1,13 +1,11 @@
 """``egress run`` inside the lab: one command in one sandbox, and what it left on record."""
 
-import filecmp
 import functools
 import itertools
 import json
 import os
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +15,12 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
 from audit.schema import json_schema
+from bench.installed import installed
 from tests.lab.lab import ROOT, Lab
 from tests.lab.places import DNS_IP
 
 EGRESS = Path(sys.executable).parent / "egress"
 """As pip installs it: compiled."""
-INSTALLED = Path(sysconfig.get_path("purelib"))
 DECISIONS = frozenset(("egress_allowed", "egress_blocked"))
 NOTICE = "egress: "
 
@@ -97,16 +95,10 @@ def egress_argv(
 @functools.cache
 def egress_for(uid: int | None) -> list[str | Path]:
     """How ``uid`` runs what was installed of this checkout: the command; or the system's Python, where the one that ``.venv`` was made with lies in
-    a home directory. LookupError says why neither works; AssertionError, that something else was installed."""
-    for package in ("gateway", "matcher", "rules", "audit"):
-        for source in (ROOT / package).rglob("*.py"):
-            installed = INSTALLED / source.relative_to(ROOT)
-            assert filecmp.cmp(source, installed, shallow=False), (
-                f"{installed} is of another checkout: make setup"
-            )
+    a home directory. LookupError says why neither works; RuntimeError, that something else was installed."""
+    packages = str(installed(ROOT))
     if uid is None:
         return [EGRESS]
-    packages = str(INSTALLED)
     by_system = [
         "env",
         f"PYTHONPATH={packages}",
