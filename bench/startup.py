@@ -93,7 +93,7 @@ def _timed(argv: list[str], environment: dict[str, str]) -> float:
 
 def _parts(directory: str, environment: dict[str, str]) -> list[tuple[str, float]]:
     done = subprocess.run(
-        [sys.executable, "-c", PARTS, directory], check=True, capture_output=True, text=True
+        [sys.executable, "-P", "-c", PARTS, directory], check=True, capture_output=True, text=True
     )
     marks = [("", 0.0), *json.loads(done.stdout)]
     return [(what, at - before) for (_, before), (what, at) in itertools.pairwise(marks)]
