@@ -26,7 +26,7 @@ from gateway.sniff.naming import Naming
 from gateway.sniff.result import Refused, Sniffed
 from gateway.summary import Summary
 from gateway.tally import CARRIED, WAITING, Tally
-from gateway.wording import Wording, Wordings, quoted
+from gateway.wording import Wording, Wordings, milliseconds, quoted
 from gateway.wording import decision_record as decision_record
 
 KEPT_S: Final = 10.0
@@ -310,12 +310,6 @@ class Counting:
         """As ``Journal.send``. Counted in any case: what is lost of it was decided all the same."""
         self._journal.tally.record(record)
         return self._journal.send(record)
-
-
-def milliseconds(ns: int) -> str:
-    """As JSON, cut to microseconds: ``round`` and a float's digits would be the dearest of a record."""
-    us = ns // 1000
-    return str(us // 1000) + "." + (str(1000 + us % 1000)[1:].rstrip("0") or "0")
 
 
 def _pack(flow: Flow, source: str) -> bytes:

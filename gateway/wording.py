@@ -97,6 +97,12 @@ def decision_record(flow: Flow, made: Decision, seen: Sniffed | Refused | None) 
     )
 
 
+def milliseconds(ns: int) -> str:
+    """As JSON, cut to microseconds: ``round`` and a float's digits would be the dearest of a record."""
+    us = ns // 1000
+    return str(us // 1000) + "." + (str(1000 + us % 1000)[1:].rstrip("0") or "0")
+
+
 def quoted(text: str | None) -> str:
     """As JSON."""
     return orjson.dumps(text).decode()

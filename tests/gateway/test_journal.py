@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 
 from audit.feed import MAX_BACKLOG, Feed, open_pipe
 from audit.ledger import SLOT_BYTES, Ledger
 from audit.record import EndedBy, Phase
 from gateway.decide import Decision, Target, Verdict, refuse
-from gateway.journal import FLUSH_S, Attempt, Journal, _pack, bury, milliseconds
+from gateway.journal import FLUSH_S, Attempt, Journal, _pack, bury
 from gateway.reasons import Reason
 from gateway.sniff.result import Refused, Sniffed
 from tests.gateway.deciding import NAME, flow_to, said, tls
@@ -499,19 +498,3 @@ def test_without_audit_what_a_dead_worker_left_is_still_counted(desk: Desk) -> N
     bury(desk.ledger, None, "agent-1", desk.summary)
     assert (desk.summary.blocked, desk.records()) == (1, [])
     assert desk.ledger.leftovers() == []
-
-
-@pytest.mark.parametrize(
-    ("ns", "text"),
-    [
-        (0, "0.0"),
-        (999, "0.0"),
-        (1_000, "0.001"),
-        (10_000, "0.01"),
-        (1_500_000, "1.5"),
-        (2_000_000, "2.0"),
-        (86_400_123_456_789, "86400123.456"),
-    ],
-)
-def test_milliseconds_are_written_as_json_writes_them(ns: int, text: str) -> None:
-    assert milliseconds(ns) == text == orjson.dumps(ns // 1000 / 1000).decode()
