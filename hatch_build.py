@@ -1,4 +1,4 @@
-"""The wheel's path is compiled by mypyc: same sources, same semantics, C's speed (docs/decisions/0014).
+"""The wheel's path is compiled by mypyc, from the same sources (docs/decisions/0014, which says what compiled code does otherwise).
 
 ``EGRESS_COMPILE=0 pip install .`` leaves it out, where there is no C compiler. Every source file is in the wheel either way.
 """
@@ -24,8 +24,12 @@ class CompileHook(BuildHookInterface):  # type: ignore[type-arg]
             return
         self._scratch = Path(tempfile.mkdtemp(prefix="egress-compile-"))
         libraries = self._scratch / "lib"
-        with contextlib.chdir(self.root):
-            compile_into(libraries, self._scratch, self.config["modules"])
+        try:
+            with contextlib.chdir(self.root):
+                compile_into(libraries, self._scratch, self.config["modules"])
+        except BaseException:  # mypyc leaves by SystemExit where a type is wrong
+            shutil.rmtree(self._scratch)
+            raise
         for path in libraries.rglob("*.so"):
             build_data["force_include"][str(path)] = str(path.relative_to(libraries))
         build_data["pure_python"] = False
