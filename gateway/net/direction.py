@@ -2,8 +2,8 @@
 
 Strategy: small exchanges are copied through one buffer that all connections share, straight from ``recv`` to ``send``. What the sink does not
 take at once is kept, and the source is not read until it is gone: nothing queues here, and the kernel's own buffers press back on a fast sender.
-A direction that fills the buffer again and again goes over to ``splice`` through a pipe, and its bytes never enter this process. After
-``TURN_BYTES`` a direction lets the others have their turn.
+A direction that fills the buffer again and again goes over to ``splice`` through a pipe, and its bytes never enter this process; while they come fast
+it is not woken for each few of them. After ``TURN_BYTES`` a direction lets the others have their turn.
 
 A ``Watch`` may look at what passes until it has seen enough: it gives back what may pass now, and keeps the rest.
 """
@@ -12,6 +12,7 @@ import os
 import socket
 from typing import Final, Protocol
 
+from gateway.net.coalescing import Coalescing
 from gateway.net.pipes import Pipe, put_back, take
 from gateway.net.sockets import Sock
 
@@ -52,6 +53,7 @@ class Direction:
     """One way, from ``source`` to ``sink``."""
 
     __slots__ = (
+        "_coalescing",
         "_flags",
         "_full",
         "back",
@@ -71,6 +73,8 @@ class Direction:
     __deletable__ = ("back",)
     back: "Direction"
     """The other way; gone after ``close`` (mypyc wants to be told which attribute may be)."""
+    _coalescing: Coalescing
+    """From its first splice on."""
 
     def __init__(self, source: Sock, sink: Sock, watch: Watch | None, upwards: bool) -> None:
         self.source = source
@@ -139,6 +143,7 @@ class Direction:
             self._full += 1
             if self._full >= SPLICE_AFTER and not (self.watch or self.urgent) and (pipe := take()):
                 self.pipe = pipe
+                self._coalescing = Coalescing(self.source)
                 self._splice(pipe)
                 return
         self.more = True
@@ -163,11 +168,13 @@ class Direction:
                     pipe.held = os.splice(source, pipe.write_end, pipe.size, flags=SPLICE)
                 except BlockingIOError:
                     if not self.urgent:
+                        self._coalescing.drained(self.passed, self.back.passed)
                         return
                 except OSError:
                     raise Failed(self.source) from None
                 if not pipe.held:
                     if self.urgent:  # nothing, or nothing before the mark: reading tells
+                        self._coalescing.stop()
                         self._put_back()
                         self.more = True
                     else:

@@ -16,7 +16,8 @@ from typing import Any, Final
 
 from gateway.net.sockets import received
 
-IN: Final = select.EPOLLIN | select.EPOLLRDHUP
+BYTES: Final = select.EPOLLIN
+IN: Final = BYTES | select.EPOLLRDHUP
 OUT: Final = select.EPOLLOUT
 ERROR: Final = select.EPOLLERR
 END: Final = select.EPOLLHUP | ERROR
@@ -27,6 +28,8 @@ EVERYTHING: Final = HEARING | OUT
 ANYTHING: Final = ~0
 EVENTS_A_TURN: Final = 256
 TICK_S: Final = 0.1
+LATER_S: Final = 0.001
+"""The shortest that the loop's timers know; late by as much."""
 NEVER: Final = float("inf")
 
 Work = Coroutine[Any, Any, None]
@@ -92,6 +95,10 @@ class Strand:
     def hear_room(self, sock: socket.SocketType) -> None:
         """Of a socket that was registered for ``HEARING``, from now on: whether there is room to write. If there is now, that is told."""
         self._poller.hear_room(sock.fileno())
+
+    def hear_later(self, sock: socket.SocketType) -> None:
+        """Be resumed ``LATER_S`` from now as if there were something to read, which epoll may not tell (SO_RCVLOWAT)."""
+        self._poller.hear_later(sock.fileno(), self)
 
     def forget(self, sock: socket.SocketType) -> None:
         """Before a socket is closed while the strand goes on: another may get its number."""
@@ -179,6 +186,8 @@ class Poller:
         self._fresh: set[int] = set()
         """Registered since epoll was last asked: what it said of these numbers then was meant for others."""
         self.live: set[Strand] = set()
+        self._later: dict[int, Strand] = {}
+        """By the descriptor that each is to hear."""
         self._timer: asyncio.TimerHandle | None = None
         self._drained: asyncio.Future[None] | None = None
         self._loop.add_reader(self._epoll.fileno(), self._turn)
@@ -217,6 +226,20 @@ class Poller:
     def hear_room(self, number: int) -> None:
         """As ``Strand.hear_room``."""
         self._epoll.modify(number, EVERYTHING)
+
+    def hear_later(self, number: int, strand: Strand) -> None:
+        """As ``Strand.hear_later``."""
+        if not self._later:
+            self._loop.call_later(LATER_S, self._hear)
+        self._later[number] = strand
+
+    def _hear(self) -> None:
+        later, self._later = self._later, {}
+        for number, strand in later.items():
+            if self._strands.get(number) is strand:
+                strand.seen[number] |= BYTES
+                if strand.heeds & BYTES:
+                    strand.wake()
 
     def forget(self, number: int, strand: Strand) -> None:
         """It is about to be closed, which takes it out of the epoll."""

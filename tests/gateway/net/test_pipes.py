@@ -20,8 +20,13 @@ SIZE = 8_000_000
 
 @pytest.fixture(autouse=True)
 def none_left() -> Iterator[None]:
+    _drop_spare()
     yield
     assert pipes._lent == 0
+    _drop_spare()
+
+
+def _drop_spare() -> None:
     while pipes._spare:
         pipes._spare.pop().close()
 
@@ -107,3 +112,22 @@ def test_who_has_no_descriptor_left_copies(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(os, "pipe2", none)
     assert take() is None
+
+
+def test_the_first_are_large_and_lent_first() -> None:
+    lent = [pipe for _ in range(pipes.LARGE + 2) if (pipe := take())]
+    sizes = [pipe.size for pipe in lent]
+    assert sizes == [pipes.LARGE_BYTES] * pipes.LARGE + [pipes.SMALL_BYTES] * 2
+    for pipe in lent:
+        put_back(pipe)
+    again = take()
+    assert again is not None
+    assert again.size == pipes.LARGE_BYTES
+    put_back(again)
+
+
+def test_a_pipe_too_small_to_be_worth_it_is_not_lent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a user gets them who has filled his share of them (pipe(7))."""
+    monkeypatch.setattr(pipes, "LARGE_BYTES", 8192)
+    assert take() is None
+    assert not pipes._spare
