@@ -66,6 +66,10 @@ class Ledger:
         """Its decision is being handed over."""
         self._memory[FRONT_BYTES + slot * SLOT_BYTES] = SENDING
 
+    def unsent(self, slot: int) -> None:
+        """It was not taken, and is to be decided still."""
+        self._memory[FRONT_BYTES + slot * SLOT_BYTES] = OPEN
+
     def close(self, slot: int) -> None:
         """Its decision has been handed over."""
         self._memory[FRONT_BYTES + slot * SLOT_BYTES] = FREE

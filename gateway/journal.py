@@ -127,36 +127,47 @@ class Attempt(Counts):
             self.phase,
         )
 
+    def offered(self, made: Decision, seen: Sniffed | Refused | None) -> bool:
+        """Hand over that ``made`` allows it. False where the keeper has no room for that now: nothing is decided then, and nothing may be carried.
+
+        It must be in the keeper's pipe before anything is carried, or it is no longer an allowed one.
+        """
+        journal, slot, flow = self._journal, self._slot, self.flow
+        forms = journal.forms.of(flow, made, seen)
+        line = forms.decided.line(timestamp(time_ns()), self._source, flow.source.port, flow.id)
+        journal.ledger.sending(slot)
+        if not journal.feed.put(line):
+            journal.ledger.unsent(slot)
+            return False
+        self._decided = True
+        self.made, self.seen = made, seen
+        journal.tally.decided(made.reason, monotonic_ns() - self._started_ns)
+        journal.begun()
+        journal.ledger.close(slot)
+        self._forms, self._number = forms, journal.feed.sent
+        return True
+
+    async def room(self) -> None:
+        """Return when what was not taken may be offered again."""
+        await self._journal.room()
+
     def decided(self, made: Decision, seen: Sniffed | Refused | None) -> bool:
         """Hand the decision to the keeper of the records. False where it was not taken: then nothing may be carried.
 
-        An allowed one must be in the keeper's pipe before anything is carried, or it is no longer one. A refusal may wait
-        its turn, and is noted in the ledger as long as it does.
+        A refusal may wait its turn, and is noted in the ledger as long as it does; an allowed one that cannot be handed over now is one.
         """
-        journal, slot, flow = self._journal, self._slot, self.flow
-        if made.verdict is not ALLOW:
-            record = decision_record(flow, made, seen)
-            self._sending(made, seen)
-            journal.tally.decided(made.reason, monotonic_ns() - self._started_ns)
-            return journal.send(record, slot)
-        forms = journal.forms.of(flow, made, seen)
-        line = forms.decided.line(timestamp(time_ns()), self._source, flow.source.port, flow.id)
-        self._sending(made, seen)
-        if journal.feed.put(line):
-            journal.tally.decided(made.reason, monotonic_ns() - self._started_ns)
-            journal.begun()
-            journal.ledger.close(slot)
-            self._forms, self._number = forms, journal.feed.sent
+        allowed = made.verdict is ALLOW
+        if allowed and self.offered(made, seen):
             return True
-        refused = refuse(Reason.LIMIT)._replace(host=made.host)
-        journal.tally.decided(refused.reason, monotonic_ns() - self._started_ns)
-        journal.send(decision_record(flow, refused, seen), slot)
-        return False
-
-    def _sending(self, made: Decision, seen: Sniffed | Refused | None) -> None:
+        if allowed:
+            made = refuse(Reason.LIMIT)._replace(host=made.host)
+        journal = self._journal
+        record = decision_record(self.flow, made, seen)
         self._decided = True
         self.made, self.seen = made, seen
-        self._journal.ledger.sending(self._slot)
+        journal.ledger.sending(self._slot)
+        journal.tally.decided(made.reason, monotonic_ns() - self._started_ns)
+        return journal.send(record, self._slot) and not allowed
 
     def connected(self, took_ns: int) -> None:
         """The upstream answered, so long after it was first asked."""
@@ -201,6 +212,7 @@ class Journal:
         self._flushing: asyncio.TimerHandle | None = None
         self._soon = soon
         self._ending = False
+        self._room: asyncio.Future[None] | None = None
         self.forms = Wordings()
 
     @property
@@ -211,6 +223,18 @@ class Journal:
     @generation.setter
     def generation(self, number: int) -> None:
         self.forms = Wordings(number)
+
+    @property
+    def waits(self) -> bool:
+        """Whether records wait for the keeper: no more connections should be accepted until it has taken them."""
+        return self.feed.waiting or self._room is not None
+
+    async def room(self) -> None:
+        """Return when there may be room in the keeper's pipe again."""
+        if self._room is None:
+            self._room = asyncio.get_running_loop().create_future()
+            self._flush_soon()
+        await self._room
 
     def open(self, flow: Flow) -> Attempt | None:
         """Note an accepted connection; None where no more can be noted, so that it must be refused."""
@@ -279,12 +303,15 @@ class Journal:
 
     def _flush_soon(self) -> None:
         """What waits for room in the pipe must not wait for the next record."""
-        if self.feed.waiting and self._flushing is None:
+        if self.waits and self._flushing is None:
             self._flushing = asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
 
     def _flush(self) -> None:
         self._flushing = None
         self.feed.flush()
+        if self._room is not None and not self.feed.waiting:
+            room, self._room = self._room, None
+            room.set_result(None)
         self._note_owed()
         self._note_waiting()
         self._flush_soon()

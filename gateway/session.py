@@ -44,6 +44,8 @@ from gateway.sniff import (
 
 DECIDE_S: Final = 5.0
 """From accept to the decision: one absolute deadline, however the client drips (security G)."""
+ROOM_S: Final = 10.0
+"""How long an allowed connection waits for room for its record."""
 CONNECT_S: Final = 10.0
 MAX_FIRST_MESSAGE_BYTES: Final = 64 * 1024
 MAX_READS: Final = 64
@@ -92,9 +94,11 @@ async def run_session(client: Sock, flow: Flow, house: House, attempt: Attempt) 
             while gate is not house.gate:  # another policy came meanwhile
                 gate = house.gate
                 decision = await _judge_anew(flow, gate, seen)
-            if not attempt.decided(decision, seen):
-                decision = refuse(Reason.INTERNAL_ERROR)  # what cannot be recorded is not carried
+            if decision.verdict is ALLOW and not attempt.offered(decision, seen):
+                decision = await _offered_late(flow, house, attempt, decision, seen)
             if decision.verdict is not ALLOW:
+                if not attempt.decided(decision, seen):
+                    decision = refuse(Reason.INTERNAL_ERROR)
                 await _refuse(client, seen, decision)
                 return
             try:
@@ -122,6 +126,27 @@ async def run_session(client: Sock, flow: Flow, house: House, attempt: Attempt) 
                     reset_on_close(client)
     finally:
         client.close()
+
+
+async def _offered_late(
+    flow: Flow, house: House, attempt: Attempt, decision: Decision, seen: Sniffed | Refused | None
+) -> Decision:
+    """What cannot be recorded is not carried: an allowed connection whose record finds no room waits until it does, if it may still pass by then.
+
+    A decision that allows has been handed over; one that refuses has not.
+    """
+    gate = house.gate
+    give_up = now() + ROOM_S
+    while decision.verdict is ALLOW:
+        if now() >= give_up:
+            return refuse(Reason.LIMIT)._replace(host=decision.host)
+        await attempt.room()
+        while gate is not house.gate:
+            gate = house.gate
+            decision = await _judge_anew(flow, gate, seen)
+        if decision.verdict is ALLOW and attempt.offered(decision, seen):
+            break
+    return decision
 
 
 async def _judge_anew(flow: Flow, gate: Gate, seen: Sniffed | Refused | None) -> Decision:

@@ -260,7 +260,7 @@ class Worker:
 
         None while records wait for room: the kernel's queue holds connections without loss, and this process holds records only so long.
         """
-        if self._feed.waiting:
+        if self._journal.waits:
             self._pause(listener)
             return False
         ledger = self._bundle.ledger

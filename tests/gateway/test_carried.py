@@ -37,6 +37,10 @@ class Known:
         return (PUBLIC,)
 
 
+def gate_of(policy: NetworkPolicy) -> Gate:
+    return Gate(compile_policy(policy), Known(), frozenset())  # type: ignore[arg-type]  # all that a warm cache is asked
+
+
 class Carried:
     """A session between a client and a listening upstream, both in the test's hands."""
 
@@ -54,9 +58,9 @@ class Carried:
 
     def start(self) -> None:
         flow = Flow("ab-1", "agent-1", Endpoint(ip_address("192.0.0.2"), 40_000), Endpoint(PUBLIC, self.port))
-        gate = Gate(compile_policy(POLICY), Known(), frozenset())  # type: ignore[arg-type]  # all that a warm cache is asked
+        self.house = House(gate_of(POLICY))
         self.task = spawn(
-            carried(run_session(self._inner, flow, House(gate), self._desk.open(flow))), "session"
+            carried(run_session(self._inner, flow, self.house, self._desk.open(flow))), "session"
         )
 
     async def arrive(self, size: int) -> bytes:
@@ -79,7 +83,14 @@ class Carried:
 
 
 @pytest.fixture
-async def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Carried]:
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    made = Desk(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+async def session(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Carried]:
     async def here(
         addresses: Sequence[IPAddress], port: int, *, speaks_first: bool
     ) -> tuple[Sock, IPAddress]:
@@ -88,7 +99,6 @@ async def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
         return sock, addresses[0]
 
     monkeypatch.setattr(module, "connect", here)
-    desk = Desk(tmp_path)
     made = Carried(desk)
     yield made
     if made.task is not None:
@@ -96,7 +106,6 @@ async def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
         await asyncio.gather(made.task, return_exceptions=True)
     made.client.close()
     made.server.close()
-    desk.close()
 
 
 WAITS = pytest.mark.parametrize("waits", [False, True], ids=["at once", "awaited"])
@@ -123,6 +132,63 @@ async def test_all_that_came_with_the_first_message_is_carried(
     said = session.head(size) + BODY[:size]
     await _say(session, waits, said, ends=ends)
     assert await session.arrive(len(said) + ends) == said
+
+
+@contextlib.asynccontextmanager
+async def _no_room(session: Carried, desk: Desk) -> AsyncIterator[bytes]:
+    """While the session waits for room for its record; what its client has said, and none of which was carried."""
+    desk.shrink()
+    desk.stuff()
+    session.client.send(said := session.head())
+    session.start()
+    await asyncio.sleep(0.2)
+    session.server.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        session.server.accept()
+    yield said
+
+
+async def test_whose_record_finds_no_room_waits_for_it(session: Carried, desk: Desk) -> None:
+    """A keeper that is late by a moment refuses nobody."""
+    async with _no_room(session, desk) as said:
+        desk.keep()
+    assert await session.arrive(len(said)) == said
+    session.client.close()
+    assert (await session.end())["event"] == "egress_allowed"
+
+
+async def test_a_policy_that_came_while_it_waited_decides(session: Carried, desk: Desk) -> None:
+    async with _no_room(session, desk):
+        session.house.gate = gate_of(NetworkPolicy(allow_out=["other.test"], deny_out=[ALL_TRAFFIC]))
+        desk.keep()
+    record = await session.end()
+    assert (record["event"], record["reason"]) == ("egress_blocked", "no_allow_entry")
+
+
+async def test_who_finds_no_room_for_long_is_refused(
+    session: Carried, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ROOM_S", 0.3)
+    async with _no_room(session, desk):
+        await asyncio.sleep(0.3)
+        desk.keep()
+    record = await session.end()
+    assert (record["event"], record["reason"], record["domain"]) == (
+        "egress_blocked",
+        "limit",
+        "allowed.test",
+    )
+
+
+async def test_a_stop_while_it_waits_is_a_refusal_on_record(session: Carried, desk: Desk) -> None:
+    async with _no_room(session, desk):
+        assert session.task is not None
+        session.task.cancel()
+        await asyncio.gather(session.task, return_exceptions=True)
+    desk.keep()
+    await asyncio.sleep(0.2)
+    (record,) = desk.decisions()
+    assert (record["event"], record["reason"]) == ("egress_blocked", "shutdown")
 
 
 @WAITS

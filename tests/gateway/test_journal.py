@@ -18,6 +18,7 @@ from gateway.reasons import Reason
 from gateway.sniff.result import Refused, Sniffed
 from tests.gateway.deciding import NAME, flow_to, said, tls
 from tests.gateway.journal_desk import Desk
+from tests.gateway.net.carrying import carried
 
 ALLOW = said("2", "allow_out[0] 203.0.113.0/24", None)
 BLOCK = said("4*", "", None)._replace(host="evil.example")
@@ -267,6 +268,48 @@ async def test_what_is_not_in_the_pipe_is_not_carried(desk: Desk) -> None:
         NAME,
         None,
     )
+    assert desk.ledger.leftovers() == []
+
+
+async def _offer(attempt: Attempt) -> None:
+    with attempt:
+        while not attempt.offered(ALLOW, None):
+            await attempt.room()
+
+
+async def test_what_finds_no_room_may_be_offered_again(desk: Desk) -> None:
+    desk.shrink()
+    desk.stuff()
+    offering = asyncio.get_running_loop().create_task(_offer(desk.open()))
+    await asyncio.sleep(FLUSH_S / 2)
+    waits = [desk.journal.waits]
+    assert [left.sending for left in desk.ledger.leftovers()] == [False], "nobody may take it for decided"
+    await asyncio.sleep(FLUSH_S * 3)
+    assert not offering.done()
+    desk.keep()
+    await asyncio.wait_for(offering, 2)
+    assert [*waits, desk.journal.waits] == [True, False], "nothing more is accepted meanwhile"
+    assert _events(desk) == ["egress_allowed", "egress_closed"]
+    assert desk.ledger.leftovers() == []
+
+
+async def test_room_is_told_to_all_who_wait(desk: Desk) -> None:
+    """However often some of them find it taken again; who is cancelled meanwhile takes nobody with him."""
+    desk.shrink()
+    desk.stuff()
+    attempts = [desk.open() for _ in range(20)]
+    tasks = [asyncio.get_running_loop().create_task(carried(_offer(attempt))) for attempt in attempts]
+    await asyncio.sleep(FLUSH_S / 2)
+    tasks[0].cancel()
+    await asyncio.gather(tasks[0], return_exceptions=True)
+    for _ in range(40):
+        desk.keep()
+        await asyncio.sleep(FLUSH_S / 2)
+    await asyncio.gather(*tasks[1:])
+    assert sorted(record["event"] for record in desk.decisions()) == ["egress_allowed"] * 19 + [
+        "egress_blocked"
+    ]
+    assert not desk.journal.waits
     assert desk.ledger.leftovers() == []
 
 
