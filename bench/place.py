@@ -68,14 +68,15 @@ ip addr add {gateway_ip}/30 dev lan
 ip link set lan up
 """
 CAUGHT: Final[dict[Redirect, str]] = {
-    # As Documentation/networking/tproxy.rst of the kernel has it.
+    # As Documentation/networking/tproxy.rst of the kernel has it, but that a SYN goes to TPROXY: one that meets a TIME_WAIT is diverted to its own port
+    # else, where nobody listens, and comes again 10 ms later.
     "tproxy": f"""
 ip rule add fwmark 1 lookup 100
 ip route add local default dev lo table 100
 iptables -w 10 -t mangle -N DIVERT
 iptables -w 10 -t mangle -A DIVERT -j MARK --set-mark 1
 iptables -w 10 -t mangle -A DIVERT -j ACCEPT
-iptables -w 10 -t mangle -A PREROUTING -i lan -p tcp -m socket -j DIVERT
+iptables -w 10 -t mangle -A PREROUTING -i lan -p tcp ! --syn -m socket -j DIVERT
 iptables -w 10 -t mangle -A PREROUTING -i lan -p tcp -j TPROXY --on-port {PROXY_PORT} --tproxy-mark 1
 """,
     "redirect": f"iptables -w 10 -t nat -A PREROUTING -i lan -p tcp -j REDIRECT --to-ports {PROXY_PORT}\n",
