@@ -138,40 +138,6 @@ _SET_BY_KEEPER: Final = frozenset(("schema", "sandbox", "writer", "seq"))
 _COMMON: Final = frozenset(("timestamp", "event"))
 
 
-_NUMBER: Final = r"(?:0|[1-9][0-9]{0,14})"
-_PORT_BELOW_65000: Final = r"(?:0|[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3})"
-_QUOTED_ADDRESS: Final = r'"[0-9a-f:.]{2,45}"'
-_QUOTED_WORD: Final = r'"[a-z0-9_]{1,32}"'
-_PLAIN: Final = r"[ !#-\[\]-~]"  # what JSON needs no escape for, of ASCII
-_EITHER_PATH: Final = rf'"src_ip":{_QUOTED_ADDRESS},"src_port":{_PORT_BELOW_65000},"domain":(?:null|"{_PLAIN}{{0,{MAX_RAW_NAME}}}"),'
-_TO: Final = (
-    rf'"dest_ip":{_QUOTED_ADDRESS},"dest_port":{_PORT_BELOW_65000},'
-    rf'"upstream_ip":(?:null|{_QUOTED_ADDRESS}),"proto":{_QUOTED_WORD},'
-)
-_ALLOWED_LINE: Final = (
-    rf'{Event.ALLOWED}","sandbox":SANDBOX,{_EITHER_PATH}"domain_source":(?:null|"tls_sni"|"http_host"),{_TO}'
-    rf'"app":(?:null|{_QUOTED_WORD}),"layer":"(?:proxy|kernel|dns)","rule":"{_PLAIN}{{0,{MAX_RULE}}}",'
-    rf'"reason":{_QUOTED_WORD},"flow":"([0-9a-f-]{{1,64}})","generation":{_NUMBER}(?:,"ech":true)?(?:,"dest_mismatch":true)?'
-)
-_CLOSED_LINE: Final = (
-    rf'{Event.CLOSED}","sandbox":SANDBOX,{_EITHER_PATH}{_TO}"flow":"[0-9a-f-]{{1,64}}","generation":{_NUMBER},'
-    rf'"bytes_up":{_NUMBER},"bytes_down":{_NUMBER},"duration_ms":(?:0|[1-9][0-9]{{0,8}})\.(?:0|[0-9]{{0,2}}[1-9]),'
-    rf'"ended_by":"(?:{"|".join(EndedBy)})","phase":"(?:{"|".join(Phase)})"'
-)
-_TIMESTAMP: Final = r"[0-9]{4}-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9][0-9]\.[0-9]{6}Z"
-
-
-def plain_line(sandbox: str) -> Callable[[bytes], "re.Match[bytes] | None"]:
-    """Whether a line is an allowed connection's, and to the byte what ``record_of`` would make of it: so it need not be made anew.
-
-    That is what a sender sends that was not taken over, but for rare ones. The match's one group is the flow, if it is a decision.
-    """
-    form = (
-        rf'\{{"schema":"{SCHEMA}","timestamp":"{_TIMESTAMP}","event":"(?:{_ALLOWED_LINE}|{_CLOSED_LINE})\}}'
-    )
-    return re.compile(form.replace("SANDBOX", re.escape(orjson.dumps(sandbox).decode())).encode()).fullmatch
-
-
 def record_of(line: bytes, sandbox: str) -> Record | None:
     """The record that ``line`` holds, as one of ``sandbox``; None where it holds none. No bytes raise."""
     if len(line) > MAX_LINE_BYTES:

@@ -10,15 +10,18 @@ from audit.record import Record
 class Form:
     """One record's line, with gaps."""
 
-    __slots__ = ("_text",)
+    __slots__ = ("text",)
 
     def __init__(self, record: Record, *, texts: Collection[str], others: Collection[str]) -> None:
-        """``texts``: the fields to be filled in that are strings, of characters that JSON need not escape; ``others``: those that come as JSON."""
-        self._text = f"{{{','.join(_field(*field, texts, others) for field in record.items())}}}\n"
+        """``text`` is the line, with ``%s`` for each gap.
+
+        ``texts``: the fields to be filled in that are strings, of characters that JSON need not escape; ``others``: those that come as JSON.
+        """
+        self.text = f"{{{','.join(_field(*field, texts, others) for field in record.items())}}}\n"
 
     def line(self, *values: object) -> bytes:
         """The line with these in its gaps, in the order of the record's fields."""
-        return (self._text % values).encode()
+        return (self.text % values).encode()
 
 
 def _field(name: str, value: object, texts: Collection[str], others: Collection[str]) -> str:

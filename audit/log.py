@@ -72,6 +72,8 @@ class AuditLog:
         self._unsaid = 0
         self._buffer = bytearray()
         self._recent: deque[str] = deque(maxlen=RECENT)
+        self._together: deque[bytes] = deque(maxlen=2)
+        """The lines that were taken last: what a dying sender handed over is among them."""
         self._clock = clock
         self._promised = 0
         self._unsynced = self._closed = False
@@ -79,7 +81,6 @@ class AuditLog:
         self._locks: dict[str, int] = {}
         self._before: str | None = None
         self.writer = f"{os.urandom(4).hex()}-0"
-        self._writer = self.writer.encode()
         self._day = self._clock() // DAY_NS
         self._segment = self._begin(0, 0)
         self._list()
@@ -138,15 +139,14 @@ class AuditLog:
             self._recent.append(line["flow"])
         return True
 
-    def take(self, line: bytes, decided: bytes | None) -> bool:
-        """As ``write``, of a line that needs nothing but its number: ``plain_line`` vouches for it. ``decided``: the flow, if it is a decision."""
+    def take(self, lines: bytes, count: int) -> bool:
+        """As ``write``, of so many lines that have this writer's next numbers already (``audit.brief``)."""
         if len(self._buffer) > MAX_BUFFERED_BYTES:
-            self.count_lost(1)
+            self.count_lost(count)
             return False
-        self._buffer += b'%b,"writer":"%b","seq":%d}\n' % (line[:-1], self._writer, self.seq)
-        self.seq += 1
-        if decided is not None:
-            self._recent.append(decided.decode())
+        self._buffer += lines
+        self.seq += count
+        self._together.append(lines)
         return True
 
     def count_lost(self, count: int) -> None:
@@ -156,7 +156,8 @@ class AuditLog:
 
     def decided(self, flows: Set[str]) -> set[str]:
         """Those of ``flows`` whose decision is among the last that were taken."""
-        return {flow for flow in self._recent if flow in flows}
+        together = b"".join(self._together)
+        return {flow for flow in flows if flow in self._recent or b'"flow":"%b"' % flow.encode() in together}
 
     # -- the disk
 
@@ -238,10 +239,12 @@ class AuditLog:
             self._turn_over_if_due()
             room = max(self.settings.max_segment_bytes - self._segment.size, 1)
             lines = self._buffer
+            count = self.seq - self._segment.next_seq
             if len(lines) > room:
                 end = lines.rfind(b"\n", 0, room) + 1 or lines.index(b"\n") + 1
                 lines = lines[:end]
-            written = self._segment.append(lines)
+                count = lines.count(b"\n")
+            written = self._segment.append(lines, count)
             del self._buffer[:written]
             self._unsynced = True
 

@@ -96,8 +96,8 @@ class Segment:
         """Bytes of whole lines."""
         return self._digest.size
 
-    def append(self, lines: bytes | bytearray) -> int:
-        """Write whole lines; how many bytes of them the disk took, again whole lines. OSError where it took none, and nothing of one is left."""
+    def append(self, lines: bytes | bytearray, count: int) -> int:
+        """Write so many whole lines; the bytes of those that the disk took. OSError where it took none, and nothing of one is left."""
         written = os.write(self.descriptor, lines)
         if written < len(lines):
             whole = lines.rfind(b"\n", 0, written) + 1
@@ -106,10 +106,11 @@ class Segment:
             if not whole:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             written = whole
+            count = lines.count(b"\n", 0, written)
         taken = memoryview(lines)[:written]
         self._digest.update(taken)
         taken.release()
-        self.next_seq += lines.count(b"\n", 0, written)
+        self.next_seq += count
         self._note_times(lines, written)
         return written
 

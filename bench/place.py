@@ -68,8 +68,8 @@ ip addr add {gateway_ip}/30 dev lan
 ip link set lan up
 """
 CAUGHT: Final[dict[Redirect, str]] = {
-    # As Documentation/networking/tproxy.rst of the kernel has it, but that a SYN goes to TPROXY: one that meets a TIME_WAIT is diverted to its own port
-    # else, where nobody listens, and comes again 10 ms later.
+    # As Documentation/networking/tproxy.rst of the kernel has it, but for SYNs: one that meets a TIME_WAIT would be diverted to its own port, where
+    # nobody listens, and come again 10 ms later.
     "tproxy": f"""
 ip rule add fwmark 1 lookup 100
 ip route add local default dev lo table 100

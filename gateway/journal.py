@@ -11,6 +11,7 @@ from time import monotonic_ns, time_ns
 from types import TracebackType
 from typing import Final
 
+from audit.brief import FORM_MARK
 from audit.claim import rebuilt
 from audit.feed import Feed
 from audit.ledger import Ledger
@@ -49,12 +50,12 @@ class Attempt(Counts):
 
     __slots__ = (
         "_decided",
-        "_forms",
         "_journal",
         "_number",
         "_slot",
         "_source",
         "_started_ns",
+        "_wording",
         "ended_by",
         "flow",
         "made",
@@ -73,7 +74,7 @@ class Attempt(Counts):
         self._source = source
         self._slot = slot
         self._started_ns = monotonic_ns()
-        self._forms: Wording | None = None
+        self._wording: Wording | None = None
         self._number = 0
         self._decided = False
         self.phase = SNIFF
@@ -98,10 +99,10 @@ class Attempt(Counts):
             self.ended_by, stopping = EndedBy.POLICY, False
         if not self._decided:
             self.decided(refuse(Reason.SHUTDOWN if stopping else Reason.INTERNAL_ERROR), None)
-        if self._forms is not None:
+        if self._wording is not None:
             ended_by = EndedBy.SHUTDOWN if stopping else self.ended_by
             self._journal.tally.closed(ended_by, self.phase, self.up, self.down)
-            self._journal.ended(self._end(self._forms, ended_by))
+            self._journal.ended(self._end(self._wording, ended_by))
 
     def carried(self, relayed: Relayed, client: Sock) -> None:
         """Its relay has ended; ``client`` is the side that began it."""
@@ -110,14 +111,14 @@ class Attempt(Counts):
         else:
             self.ended_by = EndedBy.POLICY if relayed.why is Ended.FORBIDDEN else EndedBy.TIMEOUT
 
-    def _end(self, forms: Wording, ended_by: EndedBy) -> bytes:
-        flow, upstream = self.flow, self.upstream_ip
-        naming = self.naming
-        return forms.closed.line(
+    def _end(self, wording: Wording, ended_by: EndedBy) -> bytes:
+        flow, upstream, naming = self.flow, self.upstream_ip, self.naming
+        return wording.closed(
+            self._journal.wordings.remembered(wording),
+            wording.host if naming is None or wording.made.host is not None else quoted(naming.host),
             timestamp(time_ns()),
             self._source,
             flow.source.port,
-            forms.host or quoted(None if naming is None else naming.host),
             "null" if upstream is None else f'"{upstream}"',
             flow.id,
             self.up,
@@ -133,8 +134,8 @@ class Attempt(Counts):
         It must be in the keeper's pipe before anything is carried, or it is no longer an allowed one.
         """
         journal, slot, flow = self._journal, self._slot, self.flow
-        forms = journal.forms.of(flow, made, seen)
-        line = forms.decided.line(timestamp(time_ns()), self._source, flow.source.port, flow.id)
+        wording = journal.wordings.of(flow, made, seen)
+        line = wording.decided(self._source, flow.source.port, flow.id)
         journal.ledger.sending(slot)
         if not journal.feed.put(line):
             journal.ledger.unsent(slot)
@@ -144,7 +145,9 @@ class Attempt(Counts):
         journal.tally.decided(made.reason, monotonic_ns() - self._started_ns)
         journal.begun()
         journal.ledger.close(slot)
-        self._forms, self._number = forms, journal.feed.sent
+        if not wording.told:
+            wording.told = line[0] == FORM_MARK
+        self._wording, self._number = wording, journal.feed.sent
         return True
 
     async def room(self) -> None:
@@ -213,16 +216,16 @@ class Journal:
         self._soon = soon
         self._ending = False
         self._room: asyncio.Future[None] | None = None
-        self.forms = Wordings()
+        self.wordings = Wordings()
 
     @property
     def generation(self) -> int:
         """Of the policy that decides now."""
-        return self.forms.generation
+        return self.wordings.generation
 
     @generation.setter
     def generation(self, number: int) -> None:
-        self.forms = Wordings(number)
+        self.wordings.turn(number)
 
     @property
     def waits(self) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from audit.apart import Upkeep
+from audit.brief import GROWTH
 from audit.feed import Intake, open_pipe
 from audit.files import key_directory
 from audit.keys import KeyTrouble, prepare
@@ -31,8 +32,8 @@ from gateway.tally import Tally
 
 LEDGER_ROOM_BYTES: Final = 512 * 1024
 """What a dead worker leaves undecided, once written."""
-PIPE_ROOMS: Final = 3
-"""What the pipe holds grows by a third when it is numbered; and there is what was just taken out, and what was put in meanwhile."""
+PIPE_ROOMS: Final = 2 * GROWTH
+"""What the pipe holds grows when it is written out; and there is what was just taken out, and what was put in meanwhile."""
 GATHER_S: Final = 0.01
 """How long a record waits for others before it is taken in, unless somebody waits for it. It is out of the worker's hands meanwhile."""
 ENOUGH_BYTES: Final = 64 * 1024

@@ -154,7 +154,9 @@ async def _judge_anew(flow: Flow, gate: Gate, seen: Sniffed | Refused | None) ->
     try:
         with deadline(now() + DECIDE_S):
             decision = gate.rulings.decide(flow, seen)
-            return await _bind(flow, gate, decision) if decision.target is BOUND else decision
+            if decision.target is not BOUND:
+                return decision
+            return _bound(flow, gate, decision) or await _bind(flow, gate, decision)
     except TimeoutError:
         return unresolved(decision, Reason.RESOLVE_TIMEOUT)
     except Exception:
@@ -180,7 +182,7 @@ async def _judge(
         if decision.target is BOUND:
             attempt.phase = RESOLVE
             named = decision
-            decision = await _bind(flow, gate, named)
+            decision = _bound(flow, gate, named) or await _bind(flow, gate, named)
         return seen, first, decision
     except Expired:
         if named is not None:
@@ -218,11 +220,18 @@ async def _sniff(client: Sock) -> Heard:
     return Refused(Reason.TOO_MANY_READS, "tls" if data[0] == HANDSHAKE else "http"), data
 
 
-async def _bind(flow: Flow, gate: Gate, decision: Decision) -> Decision:
-    """The name is a claim until its own addresses are known."""
+def _bound(flow: Flow, gate: Gate, decision: Decision) -> Decision | None:
+    """The name is a claim until its own addresses are known: None where they are not, at the moment."""
     assert decision.host is not None, "a bound target has a name"  # noqa: S101 - what decide() promises
+    answers = gate.resolver.remembered(decision.host)
+    return gate.rulings.bind(decision, flow, answers) if answers else None
+
+
+async def _bind(flow: Flow, gate: Gate, decision: Decision) -> Decision:
+    """As ``_bound``, once they are known, or known to be none."""
+    assert decision.host is not None, "as above"  # noqa: S101
     try:
-        answers = gate.resolver.remembered(decision.host) or await gate.resolver.resolve(decision.host)
+        answers = await gate.resolver.resolve(decision.host)
     except ResolveTimeout:
         return unresolved(decision, Reason.RESOLVE_TIMEOUT)
     except ResolveError:

@@ -2,43 +2,76 @@
 they are put into words once."""
 
 import time
-from typing import Any, Final, NamedTuple
+from time import time_ns
+from typing import Final
 
 import orjson
 
+from audit.brief import ALLOWED, CLOSED, END, FORMS, MAX_FORM_BYTES, OWN, end_of
 from audit.form import Form
-from audit.record import EndedBy, Event, Phase, Record, closed, decision
+from audit.record import Event, Record, decision, timestamp
 from gateway.decide import Decision, Verdict
-from gateway.flow import Endpoint, Flow
+from gateway.flow import Flow
 from gateway.sniff.result import Refused, Sniffed
 
 SOURCES: Final = {"tls": "tls_sni", "http": "http_host"}
-MOST: Final = 1024
-OWN: Final = ("timestamp", "src_ip", "flow")
+MOST: Final = FORMS // 2
+"""Worded at once: each is among the newest that the keeper knows."""
 
 
-class Wording(NamedTuple):
-    """The two records of an allowed connection, but for what is its own."""
+class Wording:
+    """The two records of allowed connections that are alike but for what is their own."""
 
-    made: Decision
-    dest: Endpoint
-    shown: Any
-    """Of what was seen, as much as a record tells."""
-    host: str | None
-    """The name that decided, as JSON; None where none did."""
-    decided: Form
-    """To be filled in: timestamp, src_ip, src_port, flow."""
-    closed: Form
-    """To be filled in: timestamp, src_ip, src_port, domain and upstream_ip as JSON, flow, bytes_up, bytes_down, duration_ms, ended_by, phase."""
+    __slots__ = ("_closed", "_decided", "dest", "host", "made", "number", "shown", "told")
+
+    def __init__(self, number: int, made: Decision, flow: Flow, shown: object, record: Record) -> None:
+        """``number``: that of no other; ``record``: of one of them."""
+        self.number = number
+        self.made = made
+        self.dest = flow.dest
+        self.shown = shown
+        """Of what was seen, as much as a record tells."""
+        self.host = "null" if made.host is None else quoted(made.host)
+        """The name that decided, as JSON."""
+        self.told = False
+        """Whether the keeper knows of it: the line that defines it (``FORM_MARK``) was handed over."""
+        self._decided = Form(record, texts=OWN, others=("src_port",))
+        others = ("src_port", "domain", "upstream_ip", "bytes_up", "bytes_down", "duration_ms")
+        self._closed = Form(end_of(record), texts=END, others=others)
+
+    def decided(self, source: str, port: int, flow: str) -> bytes:
+        """That one from there is allowed, now: the line for the keeper."""
+        moment = timestamp(time_ns())
+        if self.told:
+            return (ALLOWED % (self.number, moment, source, port, flow)).encode()
+        line = self._decided.line(moment, source, port, flow)
+        return b"=%d" % self.number + line if len(line) <= MAX_FORM_BYTES else line
+
+    def closed(self, brief: bool, domain: str, *own: object) -> bytes:
+        """How it ended. ``own``: as ``audit.brief.CLOSED`` has them; ``domain``: as JSON. Not ``brief`` where the keeper has forgotten about it."""
+        if brief and domain == self.host:
+            return (CLOSED % (self.number, *own)).encode()
+        return self._closed.line(*own[:3], domain, *own[3:])
 
 
 class Wordings:
-    """Under one policy: decisions that are one object (``gateway.rulings``) are worded once."""
+    """Under one policy at a time: decisions that are one object (``gateway.rulings``) are worded once."""
 
     def __init__(self, generation: int = 1) -> None:
-        self.generation = generation
+        self._generation = generation
         self._known: dict[int, Wording] = {}
         """By the number of the decision, which lives as long as it is here."""
+        self._made = 0
+
+    @property
+    def generation(self) -> int:
+        """Of the policy that decides now."""
+        return self._generation
+
+    def turn(self, generation: int) -> None:
+        """Another policy decides from now on."""
+        self._generation = generation
+        self._known.clear()
 
     def of(self, flow: Flow, made: Decision, seen: Sniffed | Refused | None) -> Wording:
         """How a connection that ``made`` allows is told of."""
@@ -47,31 +80,15 @@ class Wordings:
         if known is None or known.made is not made or known.dest != flow.dest or known.shown != shown:
             if len(self._known) >= MOST:
                 self._known.clear()
-            known = self._known[id(made)] = self._worded(flow, made, seen, shown)
+            record = decision_record(flow, made, seen)
+            record["generation"] = self._generation
+            known = self._known[id(made)] = Wording(self._made, made, flow, shown, record)
+            self._made += 1
         return known
 
-    def _worded(self, flow: Flow, made: Decision, seen: Sniffed | Refused | None, shown: object) -> Wording:
-        record = decision_record(flow, made, seen)
-        record["generation"] = self.generation
-        end = closed(
-            0,
-            decided=record,
-            upstream_ip=None,
-            bytes_up=0,
-            bytes_down=0,
-            duration_ms=0.0,
-            ended_by=EndedBy.ERROR,
-            phase=Phase.SNIFF,
-        )
-        others = ("src_port", "domain", "upstream_ip", "bytes_up", "bytes_down", "duration_ms")
-        return Wording(
-            made,
-            flow.dest,
-            shown,
-            None if made.host is None else quoted(made.host),
-            Form(record, texts=OWN, others=("src_port",)),
-            Form(end, texts=(*OWN, "ended_by", "phase"), others=others),
-        )
+    def remembered(self, wording: Wording) -> bool:
+        """Whether the keeper still knows of it, if it was told."""
+        return wording.told and self._made - wording.number <= FORMS
 
 
 def decision_record(flow: Flow, made: Decision, seen: Sniffed | Refused | None) -> Record:

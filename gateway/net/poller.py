@@ -27,6 +27,8 @@ HEARING: Final = IN | PRI | select.EPOLLET
 EVERYTHING: Final = HEARING | OUT
 ANYTHING: Final = ~0
 EVENTS_A_TURN: Final = 256
+LOOKS_A_TURN: Final = 4
+"""What the first strands of a turn have set off is often there by the end of it, and another turn of the loop costs more than a look."""
 TICK_S: Final = 0.1
 LATER_S: Final = 0.001
 """The shortest that the loop's timers know; late by as much."""
@@ -261,13 +263,18 @@ class Poller:
 
     def _turn(self) -> None:
         strands, fresh = self._strands, self._fresh
-        fresh.clear()
-        for number, events in self._epoll.poll(0, EVENTS_A_TURN):
-            strand = strands.get(number)
-            if strand is not None and number not in fresh:
-                strand.seen[number] |= events
-                if events & strand.heeds and strand._future is None:
-                    strand._resume()
+        poll = self._epoll.poll
+        for _ in range(LOOKS_A_TURN):
+            fresh.clear()
+            told = poll(0, EVENTS_A_TURN)
+            if not told:
+                return
+            for number, events in told:
+                strand = strands.get(number)
+                if strand is not None and number not in fresh:
+                    strand.seen[number] |= events
+                    if events & strand.heeds and strand._future is None:
+                        strand._resume()
 
     def _tick(self) -> None:
         moment = now()

@@ -27,10 +27,10 @@ class Bench:
         self.fails: OSError | None = None
         append = Segment.append
 
-        def appended(segment: Segment, lines: bytes) -> int:
+        def appended(segment: Segment, lines: bytes, count: int) -> int:
             if self.fails is not None:
                 raise self.fails
-            return append(segment, lines)
+            return append(segment, lines, count)
 
         monkeypatch.setattr(Segment, "append", appended)
         self.log = AuditLog(directory, settings=settings, sandbox="agent-1")
