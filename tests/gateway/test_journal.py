@@ -12,6 +12,7 @@ import pytest
 from audit.feed import MAX_BACKLOG, Feed, open_pipe
 from audit.ledger import SLOT_BYTES, Ledger
 from audit.record import EndedBy, Phase
+from gateway import wording
 from gateway.decide import Decision, Target, Verdict, refuse
 from gateway.journal import FLUSH_S, Attempt, Journal, _pack, bury
 from gateway.reasons import Reason
@@ -248,6 +249,65 @@ def test_what_was_seen_and_decided_is_on_record(
         443,
         "agent-1",
     )
+
+
+# -- in brief
+
+
+def _marks(desk: Desk) -> list[bytes]:
+    """The marks of the lines that are in the pipe, whole records among them."""
+    return [line[:3] for line in os.read(desk.read_end, 1 << 20).splitlines() if line]
+
+
+def test_only_the_first_to_a_place_is_told_in_full(desk: Desk) -> None:
+    for _ in range(3):
+        with desk.open() as attempt:
+            attempt.decided(ALLOW, None)
+    assert _marks(desk) == [b"=0{", b"c0|", b"a0|", b"c0|", b"a0|", b"c0|"]
+
+
+def test_a_form_that_found_no_room_is_told_with_the_next(desk: Desk) -> None:
+    desk.shrink()
+    desk.stuff()
+    with desk.open() as attempt:
+        assert not attempt.offered(ALLOW, None)
+        desk.keep()
+        assert attempt.offered(ALLOW, None)
+    assert [record["event"] for record in desk.records()] == ["egress_allowed", "egress_closed"]
+
+
+def test_an_end_whose_form_is_forgotten_is_told_in_full(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection may last longer than the keeper's memory."""
+    monkeypatch.setattr(wording, "FORMS", 4)
+    with desk.open() as lasting:
+        lasting.decided(ALLOW, None)
+        for number in range(4):
+            with desk.open() as attempt:
+                attempt.decided(ALLOW._replace(entry=f"allow_out[{number}]"), None)
+        assert _marks(desk)[-2:] == [b"=4{", b"c4|"]
+    assert _events(desk) == ["egress_closed"]
+
+
+def test_a_long_record_is_told_in_full_each_time(desk: Desk) -> None:
+    long = ALLOW._replace(entry="x" * 700)
+    for _ in range(2):
+        with desk.open() as attempt:
+            attempt.decided(long, None)
+    assert _marks(desk) == [b'{"s'] * 4
+
+
+def test_forms_of_two_policies_are_told_apart(desk: Desk) -> None:
+    with desk.open() as first:
+        first.decided(ALLOW, None)
+        desk.journal.generation = 2
+        with desk.open() as second:
+            second.decided(ALLOW, None)
+    assert [(record["event"], record["flow"], record["generation"]) for record in desk.records()] == [
+        ("egress_allowed", "ab-1", 1),
+        ("egress_allowed", "ab-2", 2),
+        ("egress_closed", "ab-2", 2),
+        ("egress_closed", "ab-1", 1),
+    ]
 
 
 # -- the pipe takes nothing
