@@ -314,7 +314,8 @@ class Journal:
         self.feed.flush()
         if self._room is not None and not self.feed.waiting:
             room, self._room = self._room, None
-            room.set_result(None)
+            if not room.done():  # a task, which no strand is, takes it along when it is cancelled
+                room.set_result(None)
         self._note_owed()
         self._note_waiting()
         self._flush_soon()

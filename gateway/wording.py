@@ -87,8 +87,8 @@ class Wordings:
         return known
 
     def remembered(self, wording: Wording) -> bool:
-        """Whether the keeper still knows of it, if it was told."""
-        return wording.told and self._made - wording.number <= FORMS
+        """Whether the keeper still knows of it, if it was told. Those before it may be told after it, so not to the last."""
+        return wording.told and self._made - wording.number <= MOST
 
 
 def decision_record(flow: Flow, made: Decision, seen: Sniffed | Refused | None) -> Record:

@@ -278,7 +278,7 @@ def test_a_form_that_found_no_room_is_told_with_the_next(desk: Desk) -> None:
 
 def test_an_end_whose_form_is_forgotten_is_told_in_full(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection may last longer than the keeper's memory."""
-    monkeypatch.setattr(wording, "FORMS", 4)
+    monkeypatch.setattr(wording, "MOST", 4)
     with desk.open() as lasting:
         lasting.decided(ALLOW, None)
         for number in range(4):
@@ -351,6 +351,19 @@ async def test_what_finds_no_room_may_be_offered_again(desk: Desk) -> None:
     assert [*waits, desk.journal.waits] == [True, False], "nothing more is accepted meanwhile"
     assert _events(desk) == ["egress_allowed", "egress_closed"]
     assert desk.ledger.leftovers() == []
+
+
+async def test_who_waits_as_a_task_and_is_cancelled_stops_nobody(desk: Desk) -> None:
+    desk.shrink()
+    desk.stuff()
+    first, second = (asyncio.get_running_loop().create_task(_offer(desk.open())) for _ in range(2))
+    await asyncio.sleep(FLUSH_S / 2)
+    first.cancel()
+    await asyncio.gather(first, second, return_exceptions=True)
+    desk.keep()
+    await asyncio.sleep(FLUSH_S * 3)
+    with desk.open() as attempt:
+        assert attempt.offered(ALLOW, None)
 
 
 async def test_room_is_told_to_all_who_wait(desk: Desk) -> None:
