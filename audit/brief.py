@@ -18,7 +18,7 @@ from audit.claim import record_of
 from audit.form import Form
 from audit.record import EndedBy, Event, Phase, Record, closed
 
-FORMS: Final = 1024
+FORMS: Final = 256
 """The newest so many are known to the keeper."""
 MAX_FORM_BYTES: Final = 560
 """Of a record that is a form: who hands over a brief line must know how long it may become."""
