@@ -80,7 +80,6 @@ class Worker:
                 local,
             )
         )
-        self._carried: dict[Strand, Attempt] = {}
         self._told = bytearray()
         self._poller = Poller()
         self._most = most_sessions(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
@@ -245,7 +244,9 @@ class Worker:
         return judge
 
     def _revoke(self, gate: Gate) -> None:
-        for strand, attempt in list(self._carried.items()):
+        for strand in tuple(self._poller.live):
+            attempt = strand.carries
+            assert isinstance(attempt, Attempt), "what _begin gave it"  # noqa: S101
             made = attempt.made
             if made is None or made.verdict is not Verdict.ALLOW:
                 continue
@@ -294,12 +295,9 @@ class Worker:
             reset_on_close(client)
             client.close()
             return
-        strand = poller.start(run_session(client, flow, self._house, attempt), self._ended)
-        if strand in poller.live:
-            self._carried[strand] = attempt
+        poller.start(run_session(client, flow, self._house, attempt), self._ended, attempt)
 
     def _ended(self, strand: Strand, error: BaseException | None) -> None:
-        self._carried.pop(strand, None)
         if error is not None and not isinstance(error, asyncio.CancelledError):
             log.error("a session ended by an error after its decision", exc_info=error)
 

@@ -2,7 +2,7 @@
 
 A connection is a coroutine that awaits nothing but the primitives of this package, and is resumed by ``send``: no task, no future, no handle a wait.
 Each of its sockets is registered once, for all that it may hear, and closing takes it out; only room to write is asked for later, where it is
-wanted at all (``hear_room``). So an edge is told once, and whoever waits must have tried first: what came meanwhile is kept in ``seen``.
+wanted at all (``hear_room``). So an edge is told once, and whoever waits must have tried first: what came meanwhile is kept in its ``Ear``.
 
 A future of asyncio's may be awaited too (an answer that is not known yet). Deadlines are looked at every ``TICK_S``: no timer a connection.
 """
@@ -45,29 +45,48 @@ class Expired(BaseException):
     """
 
 
+class Ear:
+    """One strand's, at one descriptor."""
+
+    __slots__ = ("look", "number", "seen", "strand")
+
+    def __init__(self, number: int, strand: "Strand", look: int) -> None:
+        self.number = number
+        self.strand = strand
+        self.look = look
+        """Of the poller, when it was registered: what epoll said of this number at that look was meant for another."""
+        self.seen = 0
+        """What epoll has told and nobody has asked for yet."""
+
+
 class Strand:
     """One coroutine under way."""
 
     __slots__ = (
+        "_ears",
         "_ended",
         "_future",
         "_poller",
+        "_send",
         "_work",
+        "carries",
         "deadlines",
         "expires",
         "heeds",
         "queued",
-        "seen",
         "wake_at",
     )
+    __deletable__ = ("_send",)
 
-    def __init__(self, poller: "Poller", work: Work, ended: Ended) -> None:
+    def __init__(self, poller: "Poller", work: Work, ended: Ended, carries: object) -> None:
         self._poller = poller
         self._work: Work | None = work
+        self._send = work.send
         self._ended = ended
         self._future: asyncio.Future[Any] | None = None
-        self.seen: dict[int, int] = {}
-        """Of each registered descriptor: what epoll has told and nobody has asked for yet."""
+        self._ears: list[Ear] = []
+        self.carries = carries
+        """What whoever started it is to find with it while it is ``live``."""
         self.heeds = ANYTHING
         """Of what is told, that for which it is to be resumed."""
         self.deadlines: tuple[deadline, ...] = ()
@@ -87,12 +106,19 @@ class Strand:
         if self._future is None:
             self._resume()
 
-    def wait_for(self, sock: socket.SocketType, events: int = EVERYTHING) -> int:
-        """See to it that ``events`` of ``sock`` resume this strand; its descriptor."""
+    def hears(self, sock: socket.SocketType) -> bool:
+        """Whether it waits for ``sock``, or has waited."""
+        ear = self._poller.ear(sock.fileno())
+        return ear is not None and ear.strand is self
+
+    def wait_for(self, sock: socket.SocketType, events: int = EVERYTHING) -> Ear:
+        """See to it that ``events`` of ``sock`` resume this strand."""
         number = sock.fileno()
-        if number not in self.seen:
-            self._poller.register(number, self, events)
-        return number
+        ear = self._poller.ear(number)
+        if ear is None or ear.strand is not self:
+            ear = self._poller.register(number, self, events)
+            self._ears.append(ear)
+        return ear
 
     def hear_room(self, sock: socket.SocketType) -> None:
         """Of a socket that was registered for ``HEARING``, from now on: whether there is room to write. If there is now, that is told."""
@@ -100,11 +126,14 @@ class Strand:
 
     def hear_later(self, sock: socket.SocketType) -> None:
         """Be resumed ``LATER_S`` from now as if there were something to read, which epoll may not tell (SO_RCVLOWAT)."""
-        self._poller.hear_later(sock.fileno(), self)
+        self._poller.hear_later(sock.fileno())
 
     def forget(self, sock: socket.SocketType) -> None:
         """Before a socket is closed while the strand goes on: another may get its number."""
-        self._poller.forget(sock.fileno(), self)
+        ear = self._poller.ear(sock.fileno())
+        if ear is not None and ear.strand is self:
+            self._ears.remove(ear)
+            self._poller.forget(ear)
 
     def again(self) -> None:
         """Be resumed once the others have had their turn."""
@@ -138,13 +167,12 @@ class Strand:
             self._resume(error)
 
     def _resume(self, error: BaseException | None = None) -> None:
-        global _current
         work = self._work
         if work is None:
             return
-        before, _current = _current, self
+        before, _turn.strand = _turn.strand, self
         try:
-            future = work.send(None) if error is None else work.throw(error)
+            future = self._send(None) if error is None else work.throw(error)
             if future is not None:
                 future._asyncio_future_blocking = False
                 self._future = future
@@ -154,7 +182,7 @@ class Strand:
         except BaseException as failure:
             self._end(failure)
         finally:
-            _current = before
+            _turn.strand = before
 
     def _answered(self, future: "asyncio.Future[Any]") -> None:
         if self._future is future:
@@ -162,19 +190,32 @@ class Strand:
             self._resume()
 
     def _end(self, failure: BaseException | None) -> None:
+        del self._send
         self._work = None
+        for ear in self._ears:
+            self._poller.forget(ear)
         self._poller.end(self)
         self._ended(self, failure)
 
 
-_current: Strand | None = None
+class Turn:
+    """Whose it is."""
+
+    __slots__ = ("strand",)
+
+    def __init__(self) -> None:
+        self.strand: Strand | None = None
+
+
+_turn: Final = Turn()
 
 
 def current() -> Strand:
     """The strand that runs now. RuntimeError outside of any."""
-    if _current is None:
+    strand = _turn.strand
+    if strand is None:
         raise RuntimeError("this awaits the poller: start it with Poller.start")
-    return _current
+    return strand
 
 
 class Poller:
@@ -184,19 +225,22 @@ class Poller:
         """In the running loop."""
         self._loop = asyncio.get_running_loop()
         self._epoll = select.epoll()
-        self._strands: dict[int, Strand] = {}
-        self._fresh: set[int] = set()
-        """Registered since epoll was last asked: what it said of these numbers then was meant for others."""
+        self._register = self._epoll.register
+        self._poll = self._epoll.poll
+        self._ears: list[Ear | None] = []
+        """By descriptor."""
+        self._look = 0
+        """How often epoll was asked."""
         self.live: set[Strand] = set()
-        self._later: dict[int, Strand] = {}
-        """By the descriptor that each is to hear."""
+        self._later: dict[int, Ear] = {}
+        """By descriptor."""
         self._timer: asyncio.TimerHandle | None = None
         self._drained: asyncio.Future[None] | None = None
         self._loop.add_reader(self._epoll.fileno(), self._turn)
 
-    def start(self, work: Work, ended: Ended) -> Strand:
+    def start(self, work: Work, ended: Ended, carries: object = None) -> Strand:
         """Run ``work`` up to its first wait; ``ended`` is called at its end, with the exception that ended it, if one did."""
-        strand = Strand(self, work, ended)
+        strand = Strand(self, work, ended, carries)
         self.live.add(strand)
         if self._timer is None:
             self._timer = self._loop.call_later(TICK_S, self._tick)
@@ -218,61 +262,66 @@ class Poller:
         if self._timer is not None:
             self._timer.cancel()
 
-    def register(self, number: int, strand: Strand, events: int) -> None:
+    def ear(self, number: int) -> Ear | None:
+        """Whoever listens at a descriptor."""
+        return self._ears[number] if number < len(self._ears) else None
+
+    def register(self, number: int, strand: Strand, events: int) -> Ear:
         """``events`` of a descriptor, from now on and as it is."""
-        self._epoll.register(number, events)
-        self._strands[number] = strand
-        self._fresh.add(number)
-        strand.seen[number] = 0
+        self._register(number, events)
+        while number >= len(self._ears):
+            self._ears.append(None)
+        ear = self._ears[number] = Ear(number, strand, self._look)
+        return ear
 
     def hear_room(self, number: int) -> None:
         """As ``Strand.hear_room``."""
         self._epoll.modify(number, EVERYTHING)
 
-    def hear_later(self, number: int, strand: Strand) -> None:
+    def hear_later(self, number: int) -> None:
         """As ``Strand.hear_later``."""
-        if not self._later:
-            self._loop.call_later(LATER_S, self._hear)
-        self._later[number] = strand
+        ear = self.ear(number)
+        if ear is not None:
+            if not self._later:
+                self._loop.call_later(LATER_S, self._hear)
+            self._later[number] = ear
 
     def _hear(self) -> None:
         later, self._later = self._later, {}
-        for number, strand in later.items():
-            if self._strands.get(number) is strand:
-                strand.seen[number] |= BYTES
-                if strand.heeds & BYTES:
-                    strand.wake()
+        for ear in later.values():
+            if self._ears[ear.number] is ear:
+                ear.seen |= BYTES
+                if ear.strand.heeds & BYTES:
+                    ear.strand.wake()
 
-    def forget(self, number: int, strand: Strand) -> None:
-        """It is about to be closed, which takes it out of the epoll."""
-        if strand.seen.pop(number, None) is not None and self._strands.get(number) is strand:
-            del self._strands[number]
+    def forget(self, ear: Ear) -> None:
+        """Its descriptor is closed, or about to be, which takes it out of the epoll; another may have the number already."""
+        if self._ears[ear.number] is ear:
+            self._ears[ear.number] = None
 
     def soon(self, strand: Strand) -> None:
         """Resume it in the loop's next round."""
         self._loop.call_soon(strand.go_on)
 
     def end(self, strand: Strand) -> None:
-        """Its sockets are closed."""
+        """It hears nothing any more."""
         self.live.discard(strand)
         if not self.live and self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
-        for number in strand.seen:
-            if self._strands.get(number) is strand:
-                del self._strands[number]
 
     def _turn(self) -> None:
-        strands, fresh = self._strands, self._fresh
-        poll = self._epoll.poll
+        ears, poll = self._ears, self._poll
         for _ in range(LOOKS_A_TURN):
-            fresh.clear()
+            self._look += 1
+            look = self._look
             told = poll(0, EVENTS_A_TURN)
             if not told:
                 return
             for number, events in told:
-                strand = strands.get(number)
-                if strand is not None and number not in fresh:
-                    strand.seen[number] |= events
+                ear = ears[number]
+                if ear is not None and ear.look != look:
+                    ear.seen |= events
+                    strand = ear.strand
                     if events & strand.heeds and strand._future is None:
                         strand._resume()
 
@@ -327,13 +376,11 @@ async def ready(sock: socket.SocketType, events: int) -> int:
     A socket that is waited for with ``OUT`` is so from the first time on, or ``hear_room`` is called in between. That a peer has half-closed stays
     told: it is so for good, and no other edge says it to whoever comes to read next.
     """
-    strand = current()
-    number = strand.wait_for(sock, EVERYTHING if events & OUT else HEARING)
+    ear = current().wait_for(sock, EVERYTHING if events & OUT else HEARING)
     wanted = events | END
-    seen = strand.seen
-    while not (found := seen[number] & wanted):
+    while not (found := ear.seen & wanted):
         await EVENT
-    seen[number] &= ~wanted | RDHUP
+    ear.seen &= ~wanted | RDHUP
     return found
 
 

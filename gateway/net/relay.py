@@ -72,13 +72,12 @@ async def relay(
     down = Direction(upstream, client, watch, False)
     up.back, down.back = down, up
     strand = current()
-    seen = strand.seen
     ended: Sock | None = None
     why: Ended = FAILED
     moved_at, passed, quick, hears_room = now(), 0, False, False
     strand.wake_at = moved_at + LOOK_S
     try:
-        up.more = client.fileno() in seen  # it was read from: what is left was told before
+        up.more = strand.hears(client)  # it was read from: what is left was told before
         # Of the client's side, room to write would be told at once, and is seldom waited for.
         at_client, at_upstream = strand.wait_for(client, HEARING), strand.wait_for(upstream)
         up.push(first)
@@ -89,11 +88,11 @@ async def relay(
                 hears_room = True
                 strand.hear_room(client)
             strand.heeds = ANYTHING if up.blocked or down.blocked else HEARD
-            if not ((seen[at_client] | seen[at_upstream]) & strand.heeds or up.more or down.more):
+            if not ((at_client.seen | at_upstream.seen) & strand.heeds or up.more or down.more):
                 counts.up, counts.down = up.passed, down.passed
                 await EVENT
-            said_by_client, said_by_upstream = seen[at_client], seen[at_upstream]
-            seen[at_client] = seen[at_upstream] = 0
+            said_by_client, said_by_upstream = at_client.seen, at_upstream.seen
+            at_client.seen = at_upstream.seen = 0
             if said_by_client & RDHUP:
                 up.hung_up = True
             elif said_by_client & IN and not quick:

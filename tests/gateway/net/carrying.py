@@ -35,5 +35,5 @@ async def carried(work: Coroutine[Any, Any, T]) -> T:
     finally:
         poller.close()
         assert not poller.live
-        assert not poller._strands
+        assert not any(poller._ears)
     return result[0]

@@ -163,10 +163,10 @@ async def test_it_is_woken_seldom(gathering: Transfer, monkeypatch: pytest.Monke
     turns = 0
     hear_later = poller.Poller.hear_later
 
-    def counting(self: poller.Poller, number: int, strand: poller.Strand) -> None:
+    def counting(self: poller.Poller, number: int) -> None:
         nonlocal turns
         turns += 1
-        hear_later(self, number, strand)
+        hear_later(self, number)
 
     monkeypatch.setattr(poller.Poller, "hear_later", counting)
     began = time.monotonic()
