@@ -5,7 +5,7 @@ either began, and each brings what is its own::
 
     =7{"schema":...,"event":"egress_allowed",...}
     a7|2026-11-28T15:42:11.123456Z|10.0.0.2|41234|ab12cd-1f
-    c7|2026-11-28T15:42:12.358024Z|10.0.0.2|41234|"192.0.2.7"|ab12cd-1f|517|1024|1234.568|client|relay
+    c7|2026-11-28T15:42:12.358024Z|10.0.0.2|41234|ab12cd-1f|"192.0.2.7"|517|1024|1234.568|client|relay
 
 So the pipe has room for six times as many, and neither side reads or writes four hundred bytes that it knows. The keeper does not trust the sender:
 a form is a record that it would take, and each gap takes what the field may hold and JSON need not escape.
@@ -24,11 +24,6 @@ MAX_FORM_BYTES: Final = 560
 """Of a record that is a form: who hands over a brief line must know how long it may become."""
 GROWTH: Final = 12
 """By that, at the most: from 51 bytes, with the shortest of each field, to those of a form, a writer and a number."""
-ALLOWED: Final = "a%d|%s|%s|%d|%s\n"
-"""To be filled in: form, timestamp, src_ip, src_port, flow."""
-CLOSED: Final = "c%d|%s|%s|%d|%s|%s|%d|%d|%s|%s|%s\n"
-"""To be filled in: form, timestamp, src_ip, src_port, upstream_ip as JSON, flow, bytes_up, bytes_down, duration_ms, ended_by, phase."""
-
 OWN: Final = ("timestamp", "src_ip", "flow")
 """Of each record: its fields that are strings."""
 END: Final = (*OWN, "ended_by", "phase")
@@ -37,7 +32,8 @@ END_NUMBERS: Final = (*NUMBERS, "upstream_ip", "bytes_up", "bytes_down", "durati
 
 _ADDRESS: Final = r"[0-9a-f:.]{2,45}"
 _COUNT: Final = r"0|[1-9][0-9]{0,14}"
-_PORT: Final = r"0|[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
+_PORT: Final = r"[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]|[1-9][0-9]{0,3}|0"
+"""Those that clients have come first."""
 _WHO: Final = (
     r"([0-9]{1,15})\|([0-9]{4}-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9][0-9]\.[0-9]{6}Z)"
     rf"\|({_ADDRESS})\|({_PORT})\|"
@@ -47,13 +43,41 @@ _form = re.compile(rb"=([0-9]{1,15})(\{.*)").fullmatch
 _allowed = re.compile(f"a{_WHO}{_FLOW}".encode()).fullmatch
 _closed = re.compile(
     (
-        rf'c{_WHO}(null|"{_ADDRESS}")\|{_FLOW}\|({_COUNT})\|({_COUNT})\|((?:0|[1-9][0-9]{{0,11}})\.(?:0|[0-9]{{0,2}}[1-9]))'
+        rf'c{_WHO}{_FLOW}\|(null|"{_ADDRESS}")\|({_COUNT})\|({_COUNT})\|((?:0|[1-9][0-9]{{0,11}})\.(?:0|[0-9]{{0,2}}[1-9]))'
         rf"\|({'|'.join(EndedBy)})\|({'|'.join(Phase)})"
     ).encode()
 ).fullmatch
 FORM_MARK: Final = ord("=")
 ALLOWED_MARK: Final = ord("a")
 CLOSED_MARK: Final = ord("c")
+
+
+_SAID: Final = {phase: {ended_by: f"|{ended_by}|{phase}\n" for ended_by in EndedBy} for phase in Phase}
+
+
+def whose(source: str, port: int, flow: str) -> str:
+    """Of which connection: where it comes from, and its flow. As the middle of a line, like those below: put together once for all of them."""
+    return f"|{source}|{port}|{flow}"
+
+
+def allowed_line(form: str, moment: str, who: str) -> bytes:
+    """Another record that is like ``form`` (its number), of ``who`` (``whose``)."""
+    return f"a{form}|{moment}{who}\n".encode()
+
+
+def closed_line(
+    form: str,
+    moment: str,
+    who: str,
+    upstream: str,
+    up: int,
+    down: int,
+    ms: str,
+    ended_by: EndedBy,
+    phase: Phase,
+) -> bytes:
+    """How it ended. ``upstream``: its address as JSON; ``up``, ``down``: bytes; ``ms``: how long it took, as JSON."""
+    return f"c{form}|{moment}{who}|{upstream}|{up}|{down}|{ms}{_SAID[phase][ended_by]}".encode()
 
 
 class _Known:
@@ -63,8 +87,8 @@ class _Known:
 
     def __init__(self, record: Record) -> None:
         self.record = record
-        self.allowed: bytes | None = None
-        self.closed: bytes | None = None
+        self.allowed = b""
+        self.closed = b""
 
 
 class Forms:
@@ -93,27 +117,27 @@ class Forms:
         self._known[found[1]] = _Known(record)
         return record
 
-    def allowed(self, line: bytes, seq: int) -> bytes | None:
-        """What is to be kept for a line that begins with ``ALLOWED_MARK``, as number ``seq``; None where that cannot be."""
-        found = _allowed(line)
-        known = None if found is None else self._known.get(found[1])
-        if found is None or known is None:
-            return None
-        text = known.allowed
-        if text is None:
-            text = known.allowed = self._text(known.record, OWN, NUMBERS)
-        return text % (*found.groups()[1:], b"%d" % seq)
-
-    def closed(self, line: bytes, seq: int) -> bytes | None:
-        """As ``allowed``, for ``CLOSED_MARK``."""
+    def kept(self, line: bytes, seq: int) -> bytes | None:
+        """What is to be kept for a line of an ``ALLOWED_MARK`` or a ``CLOSED_MARK``, as number ``seq``; None where that cannot be."""
+        if line[0] == ALLOWED_MARK:
+            return self._kept_allowed(line, seq)
         found = _closed(line)
         known = None if found is None else self._known.get(found[1])
         if found is None or known is None:
             return None
-        text = known.closed
-        if text is None:
-            text = known.closed = self._text(end_of(known.record), END, END_NUMBERS)
-        return text % (*found.groups()[1:], b"%d" % seq)
+        if not known.closed:
+            known.closed = self._text(end_of(known.record), END, END_NUMBERS)
+        _, moment, source, port, flow, upstream, *rest = found.groups()
+        return known.closed % (moment, source, port, upstream, flow, *rest, b"%d" % seq)
+
+    def _kept_allowed(self, line: bytes, seq: int) -> bytes | None:
+        found = _allowed(line)
+        known = None if found is None else self._known.get(found[1])
+        if found is None or known is None:
+            return None
+        if not known.allowed:
+            known.allowed = self._text(known.record, OWN, NUMBERS)
+        return known.allowed % (*found.groups()[1:], b"%d" % seq)
 
     def _text(self, record: Record, texts: tuple[str, ...], others: tuple[str, ...]) -> bytes:
         return Form(record | {"writer": self._writer, "seq": 0}, texts=texts, others=others).text.encode()

@@ -23,6 +23,7 @@ PIPE_BYTES: Final = 256 * 1024
 """Four thousand brief lines (``audit.brief``), or six hundred whole ones."""
 TOGETHER: Final = 256
 """Lines that are kept at once, at the most."""
+_write: Final = os.write
 _ALLOWED: Final[Record] = {"event": Event.ALLOWED}
 
 
@@ -139,7 +140,7 @@ class Feed:
 
     def _write(self, lines: bytes, records: int = 1) -> bool:
         try:
-            if os.write(self._descriptor, lines) != len(lines):
+            if _write(self._descriptor, lines) != len(lines):
                 return False
         except OSError:
             return False
@@ -215,9 +216,7 @@ class Intake:
             self.lines += 1
             mark = line[0]
             if mark == ALLOWED_MARK or mark == CLOSED_MARK:
-                brief = (
-                    self._forms.allowed(line, seq) if mark == ALLOWED_MARK else self._forms.closed(line, seq)
-                )
+                brief = self._forms.kept(line, seq)
                 if brief is not None:
                     kept.append(brief)
                     seq += 1

@@ -5,7 +5,6 @@ The survivor does not trust what it finds: a process that was taken over may hav
 """
 
 import mmap
-import struct
 from typing import Final, NamedTuple
 
 FREE: Final = 0
@@ -17,8 +16,8 @@ SLOTS: Final = 1024
 """Of one sandbox; what comes while so many are undecided is refused."""
 SLOT_BYTES: Final = 160
 HEAD_BYTES: Final = 2  # state, length
-OWED: Final = struct.Struct("<Q")
-ACCEPTING: Final = OWED.size
+OWED_BYTES: Final = 8
+ACCEPTING: Final = OWED_BYTES
 """Where the byte is that says: inside accept(2), or just behind it."""
 FRONT_BYTES: Final = 16
 """Before the slots."""
@@ -38,6 +37,7 @@ class Ledger:
 
     def __init__(self, slots: int = SLOTS) -> None:
         self._memory = mmap.mmap(-1, FRONT_BYTES + slots * SLOT_BYTES)
+        self._owed = memoryview(self._memory)[:OWED_BYTES].cast("Q")
         self._slots = slots
         self._free = list(range(slots - 1, -1, -1))
 
@@ -47,7 +47,7 @@ class Ledger:
 
     def owe(self, records: int) -> None:
         """How many records are still to come, or wait, that no slot stands for."""
-        OWED.pack_into(self._memory, 0, records)
+        self._owed[0] = records
 
     def open(self, payload: bytes) -> int | None:
         """Note an attempt; its slot, or None where all are taken. ``payload``: at most 158 bytes."""
@@ -95,8 +95,7 @@ class Ledger:
 
     def missing(self) -> int:
         """How many records a dead process took with it, besides the leftovers: what it owed, and one if it died while it accepted."""
-        owed: int = OWED.unpack_from(self._memory, 0)[0]
-        return min(owed, MAX_OWED) + bool(self._memory[ACCEPTING])
+        return min(self._owed[0], MAX_OWED) + bool(self._memory[ACCEPTING])
 
     def reset(self) -> None:
         """Free every slot, for the next process."""

@@ -2,7 +2,6 @@
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import lru_cache
 from typing import Any, Final
 
 SCHEMA: Final = "egress/v1"
@@ -60,16 +59,30 @@ class Cause(StrEnum):
     SHARE = "share"
 
 
+class _Second:
+    """The last that was put into words, as most are asked for many times."""
+
+    __slots__ = ("worded",)
+
+    def __init__(self) -> None:
+        self.worded = (-1, "")
+
+
+_second: Final = _Second()
+_THREE: Final = [f"{number:03}" for number in range(1000)]
+_THREE_Z: Final = [f"{digits}Z" for digits in _THREE]
+"""Three digits. No format with a width on the path: compiled, that is a call of str.format."""
+
+
 def timestamp(ns: int) -> str:
     """RFC 3339, UTC, microseconds, from nanoseconds since the epoch."""
     us = ns // 1000
-    # No format with a width: compiled, that is a call of str.format.
-    return _second(us // 1_000_000) + "." + str(1_000_000 + us % 1_000_000)[1:] + "Z"
-
-
-@lru_cache(maxsize=4)
-def _second(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    seconds, us = us // 1_000_000, us % 1_000_000
+    second, text = _second.worded
+    if second != seconds:
+        text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.")
+        _second.worded = (seconds, text)
+    return text + _THREE[us // 1000] + _THREE_Z[us % 1000]
 
 
 def printable(raw: bytes) -> str:

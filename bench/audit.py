@@ -15,11 +15,12 @@ from typing import Any
 
 import orjson
 
-from audit.brief import ALLOWED, CLOSED
+from audit.brief import allowed_line, closed_line, whose
 from audit.feed import Feed
 from audit.keys import public_keys
 from audit.log import AuditLog
 from audit.manifest import noted_head
+from audit.record import EndedBy, Phase
 from audit.settings import AuditSettings, Fsync
 from audit.verify import verify
 from bench.machine import keep
@@ -89,21 +90,16 @@ def send(feed_end: int) -> None:
     feed = Feed(feed_end)
     os.set_blocking(feed_end, True)
     record, end = blocked() | {"event": "egress_allowed", "sandbox": "bench"}, ended()
-    who = record["timestamp"], record["src_ip"], record["src_port"]
-    own = (
-        f'"{end["upstream_ip"]}"',
-        end["flow"],
-        end["bytes_up"],
-        end["bytes_down"],
-        "1234.568",
-        "client",
-        "relay",
-    )
+    moment, who = record["timestamp"], whose(record["src_ip"], record["src_port"], record["flow"])
+    own = f'"{end["upstream_ip"]}"', end["bytes_up"], end["bytes_down"], "1234.568"
     feed.put(b"=0" + orjson.dumps(record) + b"\n")
-    lines = ALLOWED % (0, *who, record["flow"]), CLOSED % (0, *who, *own)
+    lines = (
+        allowed_line("0", moment, who),
+        closed_line("0", moment, who, *own, EndedBy.CLIENT, Phase.RELAY),
+    )
     while True:
         for line in lines:
-            feed.put(line.encode())
+            feed.put(line)
 
 
 def resident_kib() -> int:

@@ -5,29 +5,26 @@ records before anything is sent upstream; only then is the note cleared.
 """
 
 import asyncio
-import time
 from collections.abc import Callable
-from time import monotonic_ns, time_ns
 from types import TracebackType
 from typing import Final
 
-from audit.brief import FORM_MARK
-from audit.claim import rebuilt
+from audit.brief import FORM_MARK, closed_line, whose
 from audit.feed import Feed
 from audit.ledger import Ledger
-from audit.log import AuditLog
-from audit.record import EndedBy, Event, Phase, Record, decision, timestamp
+from audit.record import EndedBy, Phase, Record, timestamp
+from gateway.burial import Notes
 from gateway.decide import Decision, Verdict, refuse
 from gateway.flow import Flow, IPAddress
+from gateway.net.poller import now_ns
 from gateway.net.progress import Progress
 from gateway.net.relay import Counts, Ended, Relayed
 from gateway.net.sockets import Sock
 from gateway.reasons import Reason
 from gateway.sniff.naming import Naming
 from gateway.sniff.result import Refused, Sniffed
-from gateway.summary import Summary
-from gateway.tally import CARRIED, WAITING, Tally
-from gateway.wording import Wording, Wordings, milliseconds, quoted
+from gateway.tally import WAITING, Tally
+from gateway.wording import Wording, Wordings, milliseconds, quoted, wall_ns
 from gateway.wording import decision_record as decision_record
 
 KEPT_S: Final = 10.0
@@ -55,6 +52,7 @@ class Attempt(Counts):
         "_slot",
         "_source",
         "_started_ns",
+        "_who",
         "_wording",
         "ended_by",
         "flow",
@@ -66,14 +64,15 @@ class Attempt(Counts):
         "upstream_ip",
     )
 
-    def __init__(self, journal: "Journal", flow: Flow, source: str, slot: int) -> None:
-        """``source``: the text of the address that it comes from."""
+    def __init__(self, journal: "Journal", flow: Flow, source: str, who: str, slot: int) -> None:
+        """``source``: the text of the address that it comes from; ``who``: as ``audit.brief.whose`` has it."""
         self.up = self.down = 0
         self._journal = journal
         self.flow = flow
         self._source = source
+        self._who = who
         self._slot = slot
-        self._started_ns = monotonic_ns()
+        self._started_ns = now_ns()
         self._wording: Wording | None = None
         self._number = 0
         self._decided = False
@@ -112,21 +111,16 @@ class Attempt(Counts):
             self.ended_by = EndedBy.POLICY if relayed.why is Ended.FORBIDDEN else EndedBy.TIMEOUT
 
     def _end(self, wording: Wording, ended_by: EndedBy) -> bytes:
-        flow, upstream, naming = self.flow, self.upstream_ip, self.naming
-        return wording.closed(
-            self._journal.wordings.remembered(wording),
-            wording.host if naming is None or wording.made.host is not None else quoted(naming.host),
-            timestamp(time_ns()),
-            self._source,
-            flow.source.port,
-            "null" if upstream is None else f'"{upstream}"',
-            flow.id,
-            self.up,
-            self.down,
-            milliseconds(monotonic_ns() - self._started_ns),
-            ended_by,
-            self.phase,
-        )
+        moment, ms = timestamp(wall_ns()), milliseconds(now_ns() - self._started_ns)
+        upstream = wording.upstream(self.upstream_ip)
+        named = self.naming is not None and self.naming.host is not None and wording.made.host is None
+        if not named and self._journal.wordings.remembered(wording):
+            return closed_line(
+                wording.form, moment, self._who, upstream, self.up, self.down, ms, ended_by, self.phase
+            )
+        domain = quoted(self.naming.host) if named and self.naming is not None else wording.host
+        who = self._source, self.flow.source.port, domain, upstream, self.flow.id
+        return wording.ended(moment, *who, self.up, self.down, ms, ended_by, self.phase)
 
     def offered(self, made: Decision, seen: Sniffed | Refused | None) -> bool:
         """Hand over that ``made`` allows it. False where the keeper has no room for that now: nothing is decided then, and nothing may be carried.
@@ -135,14 +129,14 @@ class Attempt(Counts):
         """
         journal, slot, flow = self._journal, self._slot, self.flow
         wording = journal.wordings.of(flow, made, seen)
-        line = wording.decided(self._source, flow.source.port, flow.id)
+        line = wording.decided(self._source, flow, self._who)
         journal.ledger.sending(slot)
         if not journal.feed.put(line):
             journal.ledger.unsent(slot)
             return False
         self._decided = True
         self.made, self.seen = made, seen
-        journal.tally.decided(made.reason, monotonic_ns() - self._started_ns)
+        journal.tally.decided(made.reason, now_ns() - self._started_ns)
         journal.begun()
         journal.ledger.close(slot)
         if not wording.told:
@@ -169,7 +163,7 @@ class Attempt(Counts):
         self._decided = True
         self.made, self.seen = made, seen
         journal.ledger.sending(self._slot)
-        journal.tally.decided(made.reason, monotonic_ns() - self._started_ns)
+        journal.tally.decided(made.reason, now_ns() - self._started_ns)
         return journal.send(record, self._slot) and not allowed
 
     def connected(self, took_ns: int) -> None:
@@ -217,6 +211,7 @@ class Journal:
         self._ending = False
         self._room: asyncio.Future[None] | None = None
         self.wordings = Wordings()
+        self._notes = Notes()
 
     @property
     def generation(self) -> int:
@@ -242,8 +237,9 @@ class Journal:
     def open(self, flow: Flow) -> Attempt | None:
         """Note an accepted connection; None where no more can be noted, so that it must be refused."""
         source = str(flow.source.ip)
-        slot = self.ledger.open(_pack(flow, source))
-        return None if slot is None else Attempt(self, flow, source, slot)
+        who = whose(source, flow.source.port, flow.id)
+        slot = self.ledger.open(self._notes.of(who, flow.dest))
+        return None if slot is None else Attempt(self, flow, source, who, slot)
 
     def blocked(self, flow: Flow, reason: Reason) -> None:
         """Record a refusal that never became an attempt."""
@@ -278,7 +274,7 @@ class Journal:
 
     def _note_owed(self) -> None:
         """Where whoever survives this process finds it."""
-        self.tally.words[CARRIED] = self._carried
+        self.tally.carried(self._carried)
         owed = self._carried + self.feed.unsent
         if owed != self._owed:
             self._owed = owed
@@ -341,59 +337,3 @@ class Counting:
         """As ``Journal.send``. Counted in any case: what is lost of it was decided all the same."""
         self._journal.tally.record(record)
         return self._journal.send(record)
-
-
-def _pack(flow: Flow, source: str) -> bytes:
-    """``source``: as ``Attempt`` has it."""
-    dest = flow.dest
-    return f"{flow.id}|{source}|{flow.source.port}|{dest.ip}|{dest.port}".encode()
-
-
-def bury(
-    ledger: Ledger,
-    log: AuditLog | None,
-    sandbox: str,
-    summary: Summary,
-    generation: int = 1,
-    tally: Tally | None = None,
-) -> None:
-    """Write down what a dead worker left undecided under the policy of ``generation``, count what it owed, and make the ledger ready for the next.
-    What it says is not trusted."""
-    if log is not None and (missing := ledger.missing()):
-        log.count_lost(missing)
-    left = [
-        (leftover.sending, _unpack(leftover.payload, sandbox, generation)) for leftover in ledger.leftovers()
-    ]
-    ledger.reset()
-    arrived: set[str] = set()
-    if log is not None:
-        arrived = log.decided({record["flow"] for sending, record in left if sending and record is not None})
-    for sending, record in left:
-        if record is None:
-            if log is not None:
-                log.count_lost(1)
-        elif not (sending and record["flow"] in arrived):
-            if log is not None:
-                log.write(record)
-            summary.count(record)
-            if tally is not None and not sending:  # else it counted its decision before it died
-                tally.refused(Reason.WORKER_DIED)
-
-
-def _unpack(payload: bytes, sandbox: str, generation: int) -> Record | None:
-    """The record of an attempt that only the ledger knows of; None where the ledger was scribbled on."""
-    parts = payload.decode("ascii", "replace").split("|")
-    if len(parts) != 5 or not (parts[2].isdigit() and parts[4].isdigit()):
-        return None
-    claim = decision(
-        time.time_ns(),
-        Event.BLOCKED,
-        sandbox=sandbox,
-        flow=parts[0],
-        source=(parts[1], int(parts[2])),
-        dest=(parts[3], int(parts[4])),
-        rule="limit",
-        reason=str(Reason.WORKER_DIED),
-        generation=generation,
-    )
-    return rebuilt(claim, sandbox)

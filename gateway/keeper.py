@@ -25,8 +25,8 @@ from audit.log import AuditLog
 from audit.record import pruned
 from audit.settings import AuditSettings, Fsync, OnFull
 from audit.upkeep import Job
+from gateway.burial import bury
 from gateway.errors import SetupError
-from gateway.journal import bury
 from gateway.summary import Summary
 from gateway.tally import Tally
 

@@ -26,36 +26,41 @@ class Rulings:
     def __init__(self, policy: CompiledPolicy, local: Container[IPAddress]) -> None:
         self._policy = policy
         self._local = local
-        self._settled: dict[tuple[Endpoint, str], Decision | None] = {}
-        self._named: dict[tuple[Endpoint, str, str, int | None, bool], Decision] = {}
+        self._settled: dict[int, tuple[Endpoint, str, Decision | None]] = {}
+        """By the number of the endpoint that was dialled, which lives as long as it is here: connections to one place have it in common
+        (``net.sockets.destination``), and its own hash is worked out in Python."""
+        self._named: dict[tuple[int, str, str, int | None, bool], tuple[Endpoint, Decision]] = {}
         self._bound: dict[int, tuple[Decision, Endpoint, tuple[IPAddress, ...], Decision]] = {}
-        """By the number of the decision that was bound, which lives as long as it is here."""
+        """By the number of the decision that was bound."""
         self._until = 0.0
 
     def settle(self, flow: Flow) -> Decision | None:
         """As ``decide.settle``."""
         self._forget_the_old()
-        question = flow.dest, flow.proto
-        try:
-            return self._settled[question]
-        except KeyError:
-            made = self._settled[question] = settle(self._policy, flow, self._local)
-            return made
+        dest, proto = flow.dest, flow.proto
+        kept = self._settled.get(id(dest))
+        if kept is not None and kept[0] is dest and kept[1] == proto:
+            return kept[2]
+        made = settle(self._policy, flow, self._local)
+        self._settled[id(dest)] = dest, proto, made
+        return made
 
     def decide(self, flow: Flow, seen: Sniffed | Refused | None) -> Decision:
         """As ``decide.decide``."""
         if not isinstance(seen, Sniffed):
             return decide(self._policy, flow, seen, self._local)
         self._forget_the_old()
-        question = flow.dest, flow.proto, seen.host, seen.port, seen.ech
-        made = self._named.get(question)
-        if made is None:
-            made = self._named[question] = decide(self._policy, flow, seen, self._local)
+        dest = flow.dest
+        question = id(dest), flow.proto, seen.host, seen.port, seen.ech
+        kept = self._named.get(question)
+        if kept is not None and kept[0] is dest:
+            return kept[1]
+        made = decide(self._policy, flow, seen, self._local)
+        self._named[question] = dest, made
         return made
 
     def bind(self, decision: Decision, flow: Flow, answers: tuple[IPAddress, ...]) -> Decision:
-        """As ``decide.bind``."""
-        self._forget_the_old()
+        """As ``decide.bind``, of what ``decide`` has just said."""
         kept = self._bound.get(id(decision))
         if kept is not None and kept[0] is decision and kept[1] == flow.dest and kept[2] == answers:
             return kept[3]

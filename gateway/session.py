@@ -7,7 +7,6 @@ leaves exactly one decision record whatever happens: a connection that ends with
 import logging
 import socket
 from collections.abc import Container
-from time import monotonic_ns
 from typing import Final
 
 from audit.record import EndedBy, Phase
@@ -22,7 +21,7 @@ from gateway.decide import (
 from gateway.flow import Flow, IPAddress
 from gateway.journal import Attempt
 from gateway.net.connect import connect
-from gateway.net.poller import NEVER, Expired, arrival, current, deadline, now, receive
+from gateway.net.poller import NEVER, Expired, arrival, current, deadline, now, now_ns, receive
 from gateway.net.relay import relay
 from gateway.net.resolve import ResolveError, Resolver, ResolveTimeout
 from gateway.net.sockets import Sock, received, reset_on_close
@@ -63,11 +62,12 @@ log = logging.getLogger("egress.session")
 class Gate:
     """What every connection of one sandbox is decided and carried with."""
 
-    __slots__ = ("local", "policy", "resolver", "rulings")
+    __slots__ = ("answers", "local", "policy", "resolver", "rulings")
 
     def __init__(self, policy: CompiledPolicy, resolver: Resolver, local: Container[IPAddress]) -> None:
         self.policy = policy
         self.resolver = resolver
+        self.answers = resolver.answers
         self.local = local
         self.rulings = Rulings(policy, local)
 
@@ -223,7 +223,7 @@ async def _sniff(client: Sock) -> Heard:
 def _bound(flow: Flow, gate: Gate, decision: Decision) -> Decision | None:
     """The name is a claim until its own addresses are known: None where they are not, at the moment."""
     assert decision.host is not None, "a bound target has a name"  # noqa: S101 - what decide() promises
-    answers = gate.resolver.remembered(decision.host)
+    answers = gate.answers.addresses(decision.host)
     return gate.rulings.bind(decision, flow, answers) if answers else None
 
 
@@ -260,7 +260,7 @@ async def _refuse(client: Sock, seen: Sniffed | Refused | None, decision: Decisi
 async def _connect(flow: Flow, decision: Decision, attempt: Attempt, *, speaks_first: bool) -> Sock | None:
     attempt.phase = CONNECT
     strand = current()
-    begun_ns = monotonic_ns()
+    begun_ns = now_ns()
     addresses = decision.addresses if decision.target is BOUND else (flow.dest.ip,)
     strand.expires = now() + CONNECT_S
     try:
@@ -273,7 +273,7 @@ async def _connect(flow: Flow, decision: Decision, attempt: Attempt, *, speaks_f
         return None
     finally:
         strand.expires = NEVER
-    attempt.connected(monotonic_ns() - begun_ns)
+    attempt.connected(now_ns() - begun_ns)
     return upstream
 
 

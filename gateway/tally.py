@@ -2,12 +2,12 @@
 
 A count is one addition to one 64-bit word, for it is made on the path of every connection. Only one process adds at a time: the worker, or,
 between two workers, the one that forks them. Counters go on from worker to worker and never fall; gauges are of the worker that lives. A worker
-that was taken over can write here what it likes, so this is for looking at, never for deciding.
+that was taken over can write here what it likes, and one that is killed leaves out what it counted since its last ``flush``, so this is for looking
+at, never for deciding.
 """
 
 import mmap
-from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import Final, NamedTuple
 
@@ -38,7 +38,7 @@ _DECISION: Final = _CLOSED + len(EndedBy) * len(Phase)
 _CONNECT: Final = _DECISION + len(BOUNDS_US) + 2
 _WORDS: Final = _CONNECT + len(BOUNDS_US) + 2
 
-_BOUNDS_NS: Final = tuple(bound * 1000 for bound in BOUNDS_US)
+_BOUNDS_NS: Final = [bound * 1000 for bound in BOUNDS_US]
 _SUM: Final = len(BOUNDS_US) + 1
 """Of a histogram's words: behind those of its buckets, the last of which has no bound."""
 _ROWS: Final[Mapping[str, Mapping[Reason, int]]] = {
@@ -46,10 +46,9 @@ _ROWS: Final[Mapping[str, Mapping[Reason, int]]] = {
     for number, layer in enumerate(LAYERS)
 }
 _PROXY: Final = _ROWS["proxy"]
-_ENDS: Final = {
-    (ended_by, phase): _CLOSED + number * len(Phase) + offset
+_ENDS: Final[Mapping[EndedBy, Mapping[Phase, int]]] = {
+    ended_by: {phase: _CLOSED + number * len(Phase) + offset for offset, phase in enumerate(Phase)}
     for number, ended_by in enumerate(EndedBy)
-    for offset, phase in enumerate(Phase)
 }
 
 
@@ -89,39 +88,79 @@ class Count(NamedTuple):
 class Tally:
     """The words, in anonymous shared memory."""
 
-    __slots__ = ("words",)
+    __slots__ = ("_carried", "_due", "_more", "_soon", "_touched", "words")
 
     def __init__(self) -> None:
         self.words = memoryview(mmap.mmap(-1, 8 * _WORDS)).cast("Q")
+        self._soon: Callable[[Callable[[], object]], object] | None = None
+        self._more = [0] * _WORDS
+        """To be added to each."""
+        self._touched: list[int] = []
+        self._carried = 0
+        self._due = False
+
+    def defer(self, soon: Callable[[Callable[[], object]], object]) -> None:
+        """From now on what is counted is gathered, and added when ``soon`` calls what it is given: at the end of a turn, for all its connections."""
+        self._soon = soon
+
+    def flush(self) -> None:
+        """Add what was gathered."""
+        self._due = False
+        words, more = self.words, self._more
+        for word in self._touched:
+            words[word] += more[word]
+            more[word] = 0
+        self._touched.clear()
+
+    def _add(self, word: int, count: int) -> None:
+        more = self._more
+        if not more[word]:
+            self._touched.append(word)
+        more[word] += count
+        if not self._due:
+            self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        if self._soon is None:
+            self.flush()
+        else:
+            self._due = True
+            self._soon(self.flush)
+
+    def accepted(self) -> None:
+        """A connection was."""
+        self._add(ACCEPTED, 1)
 
     def decided(self, reason: Reason, took_ns: int) -> None:
         """A connection was decided, so long after it was accepted."""
-        words = self.words
-        words[_PROXY[reason]] += 1
-        words[_DECISION + bisect_left(_BOUNDS_NS, took_ns)] += 1
-        words[_DECISION + _SUM] += took_ns
+        self._add(_PROXY[reason], 1)
+        self._add(_DECISION + _bucket(took_ns), 1)
+        self._add(_DECISION + _SUM, took_ns)
 
     def refused(self, reason: Reason) -> None:
         """A connection was refused that nothing was read of."""
-        self.words[_PROXY[reason]] += 1
+        self._add(_PROXY[reason], 1)
 
     def connected(self, took_ns: int) -> None:
         """An upstream answered."""
-        words = self.words
-        words[_CONNECT + bisect_left(_BOUNDS_NS, took_ns)] += 1
-        words[_CONNECT + _SUM] += took_ns
+        self._add(_CONNECT + _bucket(took_ns), 1)
+        self._add(_CONNECT + _SUM, took_ns)
 
     def closed(self, ended_by: EndedBy, phase: Phase, up: int, down: int) -> None:
         """A connection that was allowed has ended."""
-        words = self.words
-        words[_ENDS[ended_by, phase]] += 1
-        words[BYTES_UP] += up
-        words[BYTES_DOWN] += down
+        self._add(_ENDS[ended_by][phase], 1)
+        self._add(BYTES_UP, up)
+        self._add(BYTES_DOWN, down)
+
+    def carried(self, count: int) -> None:
+        """So many that are allowed have not ended."""
+        self._add(CARRIED, count - self._carried)
+        self._carried = count
 
     def record(self, record: Record) -> None:
         """What a record of the kernel's decisions or of a DNS query says, for as many as it stands for; others say nothing here."""
         if record["event"] != Event.LOST:
-            self.words[_ROWS[record["layer"]][Reason(record["reason"])]] += record.get("count", 1)
+            self._add(_ROWS[record["layer"]][Reason(record["reason"])], record.get("count", 1))
 
     def bury(self) -> None:
         """Of a worker that has died nothing lives; and whatever it may have scribbled, there is room to go on counting."""
@@ -133,6 +172,7 @@ class Tally:
 
     def read(self) -> Count:
         """What was counted by now."""
+        self.flush()
         words = self.words.tolist()
         decided = tuple(
             Decided(layer, reason in ALLOWING, reason, words[word])
@@ -146,10 +186,24 @@ class Tally:
             bytes_up=words[BYTES_UP],
             bytes_down=words[BYTES_DOWN],
             decided=decided,
-            closed={end: words[word] for end, word in _ENDS.items()},
+            closed={
+                (ended_by, phase): words[word]
+                for ended_by, row in _ENDS.items()
+                for phase, word in row.items()
+            },
             decision=_latencies(words[_DECISION:_CONNECT]),
             connect=_latencies(words[_CONNECT:]),
         )
+
+
+def _bucket(took_ns: int) -> int:
+    """Which of a histogram's. Most are among the first."""
+    number = 0
+    for bound in _BOUNDS_NS:
+        if took_ns <= bound:
+            break
+        number += 1
+    return number
 
 
 def _latencies(words: Sequence[int]) -> Latencies:

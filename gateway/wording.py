@@ -2,18 +2,18 @@
 they are put into words once."""
 
 import time
-from time import time_ns
 from typing import Final
 
 import orjson
 
-from audit.brief import ALLOWED, CLOSED, END, FORMS, MAX_FORM_BYTES, OWN, end_of
+from audit.brief import END, FORMS, MAX_FORM_BYTES, OWN, allowed_line, end_of
 from audit.form import Form
 from audit.record import Event, Record, decision, timestamp
 from gateway.decide import Decision, Verdict
-from gateway.flow import Flow
+from gateway.flow import Flow, IPAddress
 from gateway.sniff.result import Refused, Sniffed
 
+wall_ns: Final = time.time_ns
 SOURCES: Final = {"tls": "tls_sni", "http": "http_host"}
 MOST: Final = FORMS // 2
 """Worded at once: each is among the newest that the keeper knows."""
@@ -22,11 +22,23 @@ MOST: Final = FORMS // 2
 class Wording:
     """The two records of allowed connections that are alike but for what is their own."""
 
-    __slots__ = ("_closed", "_decided", "dest", "host", "made", "number", "shown", "told")
+    __slots__ = (
+        "_record",
+        "_upstream",
+        "_upstream_ip",
+        "dest",
+        "form",
+        "host",
+        "made",
+        "number",
+        "shown",
+        "told",
+    )
 
     def __init__(self, number: int, made: Decision, flow: Flow, shown: object, record: Record) -> None:
         """``number``: that of no other; ``record``: of one of them."""
         self.number = number
+        self.form = str(number)
         self.made = made
         self.dest = flow.dest
         self.shown = shown
@@ -35,23 +47,32 @@ class Wording:
         """The name that decided, as JSON."""
         self.told = False
         """Whether the keeper knows of it: the line that defines it (``FORM_MARK``) was handed over."""
-        self._decided = Form(record, texts=OWN, others=("src_port",))
-        others = ("src_port", "domain", "upstream_ip", "bytes_up", "bytes_down", "duration_ms")
-        self._closed = Form(end_of(record), texts=END, others=others)
+        self._record = record
+        self._upstream_ip: IPAddress | None = None
+        self._upstream = "null"
 
-    def decided(self, source: str, port: int, flow: str) -> bytes:
-        """That one from there is allowed, now: the line for the keeper."""
-        moment = timestamp(time_ns())
+    def decided(self, source: str, flow: Flow, who: str) -> bytes:
+        """That one from ``source`` is allowed, now: the line for the keeper. ``who``: as ``audit.brief.whose`` has it."""
+        moment = timestamp(wall_ns())
         if self.told:
-            return (ALLOWED % (self.number, moment, source, port, flow)).encode()
-        line = self._decided.line(moment, source, port, flow)
+            return allowed_line(self.form, moment, who)
+        line = Form(self._record, texts=OWN, others=("src_port",)).line(
+            moment, source, flow.source.port, flow.id
+        )
         return b"=%d" % self.number + line if len(line) <= MAX_FORM_BYTES else line
 
-    def closed(self, brief: bool, domain: str, *own: object) -> bytes:
-        """How it ended. ``own``: as ``audit.brief.CLOSED`` has them; ``domain``: as JSON. Not ``brief`` where the keeper has forgotten about it."""
-        if brief and domain == self.host:
-            return (CLOSED % (self.number, *own)).encode()
-        return self._closed.line(*own[:3], domain, *own[3:])
+    def ended(self, *own: object) -> bytes:
+        """How one ended, in full. ``own``: timestamp, src_ip, src_port, domain and upstream_ip as JSON, flow, bytes_up, bytes_down, duration_ms,
+        ended_by, phase."""
+        others = ("src_port", "domain", "upstream_ip", "bytes_up", "bytes_down", "duration_ms")
+        return Form(end_of(self._record), texts=END, others=others).line(*own)
+
+    def upstream(self, ip: IPAddress | None) -> str:
+        """As JSON. Most go to the same."""
+        if ip is not self._upstream_ip:
+            self._upstream_ip = ip
+            self._upstream = "null" if ip is None else f'"{ip}"'
+        return self._upstream
 
 
 class Wordings:
@@ -77,7 +98,7 @@ class Wordings:
         """How a connection that ``made`` allows is told of."""
         shown = (seen.app, seen.ech) if isinstance(seen, Sniffed) else seen
         known = self._known.get(id(made))
-        if known is None or known.made is not made or known.dest != flow.dest or known.shown != shown:
+        if known is None or known.made is not made or known.dest is not flow.dest or known.shown != shown:
             if len(self._known) >= MOST:
                 self._known.clear()
             record = decision_record(flow, made, seen)
@@ -96,7 +117,7 @@ def decision_record(flow: Flow, made: Decision, seen: Sniffed | Refused | None) 
     allowed = made.verdict is Verdict.ALLOW
     upstream = made.addresses[0] if made.addresses else flow.dest.ip
     return decision(
-        time.time_ns(),
+        wall_ns(),
         Event.ALLOWED if allowed else Event.BLOCKED,
         sandbox=flow.sandbox,
         flow=flow.id,
@@ -114,10 +135,13 @@ def decision_record(flow: Flow, made: Decision, seen: Sniffed | Refused | None) 
     )
 
 
+_FRACTION: Final = ["." + (f"{number:03}".rstrip("0") or "0") for number in range(1000)]
+
+
 def milliseconds(ns: int) -> str:
     """As JSON, cut to microseconds: ``round`` and a float's digits would be the dearest of a record."""
     us = ns // 1000
-    return str(us // 1000) + "." + (str(1000 + us % 1000)[1:].rstrip("0") or "0")
+    return str(us // 1000) + _FRACTION[us % 1000]
 
 
 def quoted(text: str | None) -> str:

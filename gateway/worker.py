@@ -23,6 +23,7 @@ from gateway.dns.guard import Guard, Rule
 from gateway.dns.records import QueryRecords
 from gateway.dns.server import DnsForwarder
 from gateway.flow import Endpoint, Flow, IPAddress
+from gateway.flow_ids import FlowIds
 from gateway.hindsight import decide_packet, explains, still_allowed
 from gateway.journal import Attempt, Counting, Journal
 from gateway.kernel import Judge, KernelRecords, OwnOrLocal
@@ -34,7 +35,6 @@ from gateway.net.sockets import Listener, Sock, destination, reset_on_close, set
 from gateway.packets import Packet
 from gateway.reasons import Reason
 from gateway.session import Gate, House, run_session
-from gateway.tally import ACCEPTED
 from gateway.turns import Turns
 from rules.policy import NetworkPolicy
 
@@ -56,6 +56,8 @@ KEEP_S: Final = 3.0
 """At a stop: how long records are waited for that the keeper has not taken yet, in all."""
 KEPT_PAUSE_S: Final = 0.01
 _new_tuple: Final = tuple.__new__  # what Flow() calls, at half the price
+_Flow: Final = Flow
+_destination: Final = destination  # see net.sockets
 OUT_OF_ROOM: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 log = logging.getLogger("egress.worker")
@@ -71,6 +73,7 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._feed = Feed(bundle.feed)
         kept = None if bundle.kept is None else Progress(bundle.kept)
+        bundle.tally.defer(self._loop.call_soon)
         self._journal = Journal(self._feed, bundle.ledger, kept, bundle.tally, self._loop.call_soon)
         self._journal.generation = bundle.generation
         self._house = House(
@@ -83,8 +86,9 @@ class Worker:
         self._told = bytearray()
         self._poller = Poller()
         self._most = most_sessions(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-        self._life = os.urandom(3).hex()
-        self._accepted = 0
+        self._ledger = bundle.ledger
+        self._sandbox = bundle.sandbox
+        self._ids = FlowIds(os.urandom(3).hex())
         self._stopped = self._loop.create_future()
         self._forwarder = self._dns()
         self._kernel = self._kernel_records()
@@ -122,6 +126,7 @@ class Worker:
             self._kernel.stop()
         self._poller.close()
         await self._kept(give_up + SETTLE_S)
+        self._bundle.tally.flush()
 
     async def _kept(self, give_up: float) -> None:
         """Return when every record is in the keeper's pipe, or at ``give_up``."""
@@ -177,12 +182,11 @@ class Worker:
         return None if self._forwarder is None else self._forwarder.told.name_of(ip)
 
     def _flow_of(self, packet: Packet) -> Flow:
-        self._accepted += 1
         source, dest = (
             Endpoint(packet.source, packet.source_port),
             Endpoint(packet.dest, packet.dest_port),
         )
-        return Flow(f"{self._life}-{self._accepted:x}", self._bundle.sandbox, source, dest, packet.proto)
+        return Flow(self._ids.next(), self._sandbox, source, dest, packet.proto)
 
     def _on_control(self) -> None:
         """A word, or the end of the process that would have said it."""
@@ -264,7 +268,7 @@ class Worker:
         if self._journal.waits:
             self._pause(listener)
             return False
-        ledger = self._bundle.ledger
+        ledger = self._ledger
         for _ in range(ACCEPTS_A_TURN):
             ledger.accepting(True)
             try:
@@ -282,16 +286,14 @@ class Worker:
         return True
 
     def _begin(self, client: Sock, source: Endpoint) -> None:
-        self._accepted += 1
         journal, poller = self._journal, self._poller
-        journal.tally.words[ACCEPTED] += 1
-        dest = destination(client.getsockname())
-        number = "%s-%x" % (self._life, self._accepted)  # noqa: UP031 - compiled, an f-string's :x is a call of str.format
-        flow = _new_tuple(Flow, (number, self._bundle.sandbox, source, dest, "tcp"))
+        journal.tally.accepted()
+        dest = _destination(client.getsockname())
+        flow = _new_tuple(_Flow, (self._ids.next(), self._sandbox, source, dest, "tcp"))
         attempt = journal.open(flow) if len(poller.live) < self._most else None
         if attempt is None:
             journal.blocked(flow, Reason.LIMIT)
-            self._bundle.ledger.accepting(False)
+            self._ledger.accepting(False)
             reset_on_close(client)
             client.close()
             return

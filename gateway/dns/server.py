@@ -15,7 +15,8 @@ from gateway.dns.passing import framed, pass_on, read_message
 from gateway.dns.records import QueryRecords
 from gateway.dns.told import Told
 from gateway.flow import Endpoint
-from gateway.net.resolve import Answer, ResolveError, Resolver
+from gateway.net.answers import Answer
+from gateway.net.resolve import ResolveError, Resolver
 from gateway.net.sockets import endpoint, send_all
 from gateway.reasons import Reason
 from gateway.tasks import spawn
@@ -94,7 +95,7 @@ class DnsForwarder:
         return ruling
 
     def _known(self, question: Question) -> Answer | None:
-        answer = self._resolver.known(question.name or "", question.kind)
+        answer = self._resolver.answers.known(question.name or "", question.kind)
         return answer if answer is not None and answer.wire else None
 
     def _immediate(self, ruling: Ruling, client: Endpoint, proto: str) -> bytes:

@@ -3,11 +3,10 @@
 import errno
 import os
 import socket
-from collections.abc import Sequence
 from typing import Final
 
 from gateway.flow import IPAddress
-from gateway.net.poller import END, OUT, current, deadline, now, ready
+from gateway.net.poller import END, EVENT, OUT, RDHUP, current, deadline, now, ready
 from gateway.net.sockets import Sock
 
 INET: Final = int(socket.AF_INET)
@@ -15,12 +14,14 @@ INET6: Final = int(socket.AF_INET6)
 TCP: Final = int(socket.IPPROTO_TCP)
 QUICKACK: Final = socket.TCP_QUICKACK
 STREAM: Final = int(socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+CONNECTED: Final = OUT | END
+"""Or failed."""
 EACH_S: Final = 3.0
 """How long one address is waited for while there is another to try: two SYNs and their answers."""
 
 
 async def connect(
-    addresses: Sequence[IPAddress], port: int, *, speaks_first: bool = False
+    addresses: tuple[IPAddress, ...], port: int, *, speaks_first: bool = False
 ) -> tuple[Sock, IPAddress]:
     """The first of ``addresses`` that answers, tried in order, and its connected socket. The last OSError if none does.
 
@@ -29,7 +30,7 @@ async def connect(
     The caller sets the deadline over all of them; a cancelled wait closes what was under way.
     """
     strand = current()
-    failure: OSError = OSError(errno.EADDRNOTAVAIL, "no address to connect to")
+    failure: OSError | None = None
     left = len(addresses)
     for ip in addresses:
         left -= 1
@@ -44,7 +45,10 @@ async def connect(
                     with deadline(now() + EACH_S):
                         told = await ready(sock, OUT)
                 else:
-                    told = await ready(sock, OUT)
+                    ear = strand.wait_for(sock)  # as ``ready``, without a coroutine of its own
+                    while not (told := ear.seen & CONNECTED):
+                        await EVENT
+                    ear.seen &= ~CONNECTED | RDHUP
                 status = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if told & END else 0
             if not status:
                 return sock, ip
@@ -56,4 +60,4 @@ async def connect(
             raise
         strand.forget(sock)
         sock.close()
-    raise failure
+    raise failure or OSError(errno.EADDRNOTAVAIL, "no address to connect to")

@@ -11,7 +11,7 @@ import asyncio
 import select
 import socket
 import time
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from typing import Any, Final
 
 from gateway.net.sockets import received
@@ -33,6 +33,10 @@ TICK_S: Final = 0.1
 LATER_S: Final = 0.001
 """The shortest that the loop's timers know; late by as much."""
 NEVER: Final = float("inf")
+
+OVER: Final = object()
+_next: Final[Callable[[Iterator[Any], object], Any]] = next
+"""With ``OVER`` for an end: no StopIteration is made, caught and traced back for each connection."""
 
 Work = Coroutine[Any, Any, None]
 Ended = Callable[["Strand", BaseException | None], None]
@@ -67,7 +71,7 @@ class Strand:
         "_ended",
         "_future",
         "_poller",
-        "_send",
+        "_steps",
         "_work",
         "carries",
         "deadlines",
@@ -76,12 +80,12 @@ class Strand:
         "queued",
         "wake_at",
     )
-    __deletable__ = ("_send",)
+    __deletable__ = ("_steps",)
 
     def __init__(self, poller: "Poller", work: Work, ended: Ended, carries: object) -> None:
         self._poller = poller
         self._work: Work | None = work
-        self._send = work.send
+        self._steps: Iterator[Any] = work.__await__()
         self._ended = ended
         self._future: asyncio.Future[Any] | None = None
         self._ears: list[Ear] = []
@@ -172,8 +176,10 @@ class Strand:
             return
         before, _turn.strand = _turn.strand, self
         try:
-            future = self._send(None) if error is None else work.throw(error)
-            if future is not None:
+            future = _next(self._steps, OVER) if error is None else work.throw(error)
+            if future is OVER:
+                self._end(None)
+            elif future is not None:
                 future._asyncio_future_blocking = False
                 self._future = future
                 future.add_done_callback(self._answered)
@@ -190,7 +196,7 @@ class Strand:
             self._resume()
 
     def _end(self, failure: BaseException | None) -> None:
-        del self._send
+        del self._steps
         self._work = None
         for ear in self._ears:
             self._poller.forget(ear)
@@ -353,8 +359,10 @@ class deadline:
             raise TimeoutError from None
 
 
-now = time.monotonic
-"""The driver's clock, which is the loop's: seconds."""
+now: Final = time.monotonic
+"""The driver's clock, which is the loop's: seconds. A global that is not final is looked up by name, compiled too."""
+now_ns: Final = time.monotonic_ns
+"""The same in nanoseconds."""
 
 
 class Event:

@@ -35,6 +35,7 @@ class Ended(Enum):
     """Nothing passed for ``IDLE_S``."""
 
 
+_new_tuple: Final = tuple.__new__  # what Relayed() calls, at half the price
 FAILED: Final = Ended.FAILED
 ORDERLY: Final = Ended.ORDERLY
 
@@ -147,7 +148,7 @@ async def relay(
         if why is not ORDERLY:
             reset_on_close(client)
             reset_on_close(upstream)
-    return Relayed(ended or client, why)
+    return _new_tuple(Relayed, (ended or client, why))
 
 
 def _set(sock: Sock, level: int, option: int) -> None:

@@ -6,9 +6,8 @@ is told and what a name is bound to come from the same answers.
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import dns.asyncbackend
 import dns.asyncquery
@@ -22,6 +21,7 @@ import dns.rdataclass
 import dns.rdatatype
 
 from gateway.flow import Endpoint, IPAddress, met
+from gateway.net.answers import Answer, Answers, Question
 from gateway.tasks import spawn
 
 ATTEMPT_S: Final = 1.5
@@ -30,7 +30,6 @@ ATTEMPTS: Final = 3
 TTL_MIN_S: Final = 5
 TTL_MAX_S: Final = 300
 """A TTL is clamped: zero would ask for each connection, a week would pin a name to an address long gone."""
-CACHED_ANSWERS: Final = 4096
 CACHED_BYTES: Final = 4096
 """A longer answer is not remembered."""
 UDP_PAYLOAD_BYTES: Final = 1232  # DNS flag day 2020
@@ -69,21 +68,6 @@ class ResolveTimeout(ResolveError):
     """The resolver did not answer in time."""
 
 
-class Answer(NamedTuple):
-    """What a server said to one question."""
-
-    wire: bytes
-    """The message."""
-    until: float
-    """How long it is good, by the resolver's clock."""
-    rcode: dns.rcode.Rcode
-    addresses: tuple[IPAddress, ...]
-    """Where an address was asked for: those at the end of the chain of CNAMEs that begins with the question."""
-
-
-_Question = tuple[str, int]
-
-
 class Resolver:
     """Asks one server, sharing questions in flight and remembering answers: those that the sandbox is told, and those that are dialled."""
 
@@ -93,34 +77,24 @@ class Resolver:
         """``ipv6``: ask for AAAA records too; their addresses come after those of A records."""
         self._kinds = (dns.rdatatype.A, dns.rdatatype.AAAA) if ipv6 else (dns.rdatatype.A,)
         self.server = server
-        self._answers: OrderedDict[_Question, Answer] = OrderedDict()
-        self._asking: dict[_Question, asyncio.Task[Answer]] = {}
+        self.answers = Answers(self._kinds, clock)
+        self._asking: dict[Question, asyncio.Task[Answer]] = {}
         self.clock = clock
 
     async def resolve(self, name: str) -> tuple[IPAddress, ...]:
-        """As ``addresses``, for a strand, by a task: for what is not ``remembered``."""
+        """As ``addresses``, for a strand, by a task: for what ``answers`` has not."""
         asking = spawn(self.addresses(name), f"resolve {name}")
         try:
             return await asking
         finally:
             asking.cancel()
 
-    def remembered(self, name: str) -> tuple[IPAddress, ...]:
-        """What ``resolve`` says at once; nothing where it would have to ask."""
-        found: tuple[IPAddress, ...] = ()
-        for kind in self._kinds:
-            answer = self.known(name, kind)
-            if answer is None:
-                return ()
-            found += answer.addresses
-        return found
-
     async def addresses(self, name: str) -> tuple[IPAddress, ...]:
         """The addresses of ``name`` (canonical) in the order that the server gave. ResolveError or ResolveTimeout if there are none.
 
         A cancelled caller leaves the question under way for the others that wait for it.
         """
-        answers = [self.known(name, kind) for kind in self._kinds]
+        answers = [self.answers.known(name, kind) for kind in self._kinds]
         failures: list[BaseException] = []
         if None in answers:
             outcomes = await asyncio.gather(
@@ -130,23 +104,20 @@ class Resolver:
             failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
         useful = [answer for answer in answers if answer is not None and answer.addresses]
         if not useful:
-            said = {dns.rcode.to_text(answer.rcode) for answer in answers if answer is not None}
+            said = {
+                dns.rcode.to_text(dns.rcode.Rcode(answer.rcode)) for answer in answers if answer is not None
+            }
             raise _worst(failures) or ResolveError(f"{name}: no address, {' and '.join(sorted(said))}")
         # What is not said of the other family (silence, an error) must not be waited for again with each connection.
         until = min(answer.until for answer in useful)
         for kind in self._kinds:
-            if self.known(name, kind) is None:
-                self._remember((name, kind), Answer(b"", until, dns.rcode.NOERROR, ()))
+            if self.answers.known(name, kind) is None:
+                self.answers.remember((name, kind), Answer(b"", until, dns.rcode.NOERROR, ()))
         return tuple(ip for answer in useful for ip in answer.addresses)
-
-    def known(self, name: str, kind: int) -> Answer | None:
-        """The answer that is remembered, while it is good; one without octets was given up in favour of the other family."""
-        answer = self._answers.get((name, kind))
-        return answer if answer is not None and answer.until > self.clock() else None
 
     async def ask(self, name: str, kind: int) -> Answer:
         """The answer about ``name`` (canonical), whatever it says. ResolveError or ResolveTimeout where there is none that can be read."""
-        known = self.known(name, kind)
+        known = self.answers.known(name, kind)
         if known is not None and known.wire:
             return known
         question = (name, kind)
@@ -156,7 +127,7 @@ class Resolver:
             task.add_done_callback(lambda done: self._asked(question, done))
         return await asyncio.shield(task)
 
-    def _asked(self, question: _Question, task: "asyncio.Task[Answer]") -> None:
+    def _asked(self, question: Question, task: "asyncio.Task[Answer]") -> None:
         self._asking.pop(question, None)
         if not task.cancelled():
             task.exception()  # every waiter may have gone: then nobody else looks at it
@@ -173,14 +144,8 @@ class Resolver:
             raise ResolveError(f"{name}: {type(error).__name__} {error}") from error
         answer = answer._replace(until=self.clock() + min(max(ttl or 0, TTL_MIN_S), TTL_MAX_S))
         if ttl is not None and len(answer.wire) <= CACHED_BYTES:
-            self._remember((name, kind), answer)
+            self.answers.remember((name, kind), answer)
         return answer
-
-    def _remember(self, question: _Question, answer: Answer) -> None:
-        self._answers.pop(question, None)
-        self._answers[question] = answer
-        if len(self._answers) > CACHED_ANSWERS:
-            self._answers.popitem(last=False)
 
     async def _exchange(self, query: dns.message.QueryMessage) -> dns.message.Message:
         """Ask until there is an answer. What is none (another id, another question, junk) is passed over, so nobody can answer by guessing badly."""

@@ -5,13 +5,16 @@ import contextlib
 import socket
 import struct
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from gateway.flow import Endpoint, met
 
 Sock = socket.SocketType
 """A socket without what ``socket.socket`` adds in Python, which costs a connection as much as a system call or two."""
 _new_tuple: Final = tuple.__new__  # what Endpoint() calls, at half the price
+_new_socket: Final = socket.SocketType
+_Endpoint: Final = Endpoint
+_met: Final = met  # final, because names that are not are looked up in a dictionary, compiled too
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, 0 s (socket(7))
 PROBE_AFTER_S: Final = 60
 RENO: Final = b"reno"
@@ -107,19 +110,20 @@ destination = lru_cache(maxsize=4096)(endpoint)
 class Listener:
     """A listening socket of the path. What it is asked for each connection it answers without asking back."""
 
-    __slots__ = ("_accept", "_kind", "sock")
+    __slots__ = ("_accept", "_family", "_proto", "_type", "sock")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self._accept = sock._accept  # type: ignore[attr-defined]  # what socket.accept calls, which makes more of it than is needed
-        self._kind = int(sock.family), int(sock.type), sock.proto
+        self._family, self._type, self._proto = int(sock.family), int(sock.type), sock.proto
 
     def accept(self) -> tuple[Sock, Endpoint]:
         """The next connection, non-blocking, and its other end. BlockingIOError where none waits, OSError as the kernel reports it."""
-        number, peer = self._accept()
-        client = Sock(*self._kind, number)
+        accepted: tuple[int, tuple[Any, ...]] = self._accept()
+        number, peer = accepted
+        client = _new_socket(self._family, self._type, self._proto, number)
         client.setblocking(False)
-        return client, _new_tuple(Endpoint, (met(peer[0]), peer[1]))
+        return client, _new_tuple(_Endpoint, (_met(peer[0]), peer[1]))
 
 
 def set_for_accepted(listener: socket.socket) -> None:

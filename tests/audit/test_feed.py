@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from audit import feed as feeding
 from audit.feed import MAX_BACKLOG, PIPE_BYTES, Feed, Intake, open_pipe
 from audit.log import AuditLog
 from audit.record import MAX_LINE_BYTES, Record, lost
@@ -77,7 +78,7 @@ def test_each_record_is_one_write_and_so_whole_or_absent(pipe: Pipe, monkeypatch
         writes.append(data)
         return real(descriptor, data)
 
-    monkeypatch.setattr(os, "write", seen)
+    monkeypatch.setattr(feeding, "_write", seen)
     Feed(pipe.write_end).send(blocked())
     assert writes == [b"\n", orjson.dumps(blocked()) + b"\n"]
 
@@ -218,7 +219,7 @@ def _written(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         writes.append(data)
         return real(descriptor, data)
 
-    monkeypatch.setattr(os, "write", write)
+    monkeypatch.setattr(feeding, "_write", write)
     return writes
 
 

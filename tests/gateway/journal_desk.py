@@ -9,8 +9,9 @@ from typing import Any
 from audit.feed import Feed, Intake, open_pipe
 from audit.ledger import Ledger
 from audit.log import AuditLog
+from gateway.burial import bury
 from gateway.flow import Flow
-from gateway.journal import Attempt, Journal, bury
+from gateway.journal import Attempt, Journal
 from gateway.summary import Summary
 from tests.gateway.deciding import flow_to
 

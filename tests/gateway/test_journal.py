@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from audit.brief import whose
 from audit.feed import MAX_BACKLOG, Feed, open_pipe
 from audit.ledger import SLOT_BYTES, Ledger
 from audit.record import EndedBy, Phase
 from gateway import wording
+from gateway.burial import Notes, bury
 from gateway.decide import Decision, Target, Verdict, refuse
-from gateway.journal import FLUSH_S, Attempt, Journal, _pack, bury
+from gateway.journal import FLUSH_S, Attempt, Journal
 from gateway.reasons import Reason
 from gateway.sniff.result import Refused, Sniffed
 from tests.gateway.deciding import NAME, flow_to, said, tls
@@ -574,7 +576,8 @@ def test_a_worker_that_is_killed_at_each_stage_leaves_one_decision(
 )
 def test_a_note_holds_every_address_whole(desk: Desk, ip: str) -> None:
     flow = flow_to(ip, 65535)
-    assert len(_pack(flow, str(flow.source.ip))) < SLOT_BYTES - 2
+    who = whose(str(flow.source.ip), flow.source.port, flow.id)
+    assert len(Notes().of(who, flow.dest)) < SLOT_BYTES - 2
     desk.open(flow)
     desk.bury()
     (record,) = desk.records()

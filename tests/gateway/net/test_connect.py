@@ -53,7 +53,7 @@ def _deaf(ip: IPAddress, port: int = 0) -> Iterator[int]:
 async def test_the_first_that_answers_is_taken_and_no_other_is_asked() -> None:
     listeners, port = _listener(FIRST, SECOND)
     with _no_new_descriptor():
-        sock, ip = await carried(connect([FIRST, SECOND], port))
+        sock, ip = await carried(connect((FIRST, SECOND), port))
         with closing(sock):
             assert ip == FIRST
             assert sock.getpeername() == (str(FIRST), port)
@@ -69,7 +69,7 @@ async def test_the_first_that_answers_is_taken_and_no_other_is_asked() -> None:
 async def test_who_refuses_is_passed_over_in_order() -> None:
     listeners, port = _listener(THIRD)
     with _no_new_descriptor():
-        sock, ip = await carried(connect([FIRST, SECOND, THIRD], port))
+        sock, ip = await carried(connect((FIRST, SECOND, THIRD), port))
         sock.close()
         assert ip == THIRD
     listeners[0].close()
@@ -78,7 +78,7 @@ async def test_who_refuses_is_passed_over_in_order() -> None:
 async def test_no_other_address_is_ever_asked() -> None:
     listeners, port = _listener(SECOND)
     with pytest.raises(ConnectionRefusedError):
-        await carried(connect([FIRST], port))
+        await carried(connect((FIRST,), port))
     listeners[0].setblocking(False)
     with pytest.raises(BlockingIOError):
         listeners[0].accept()
@@ -88,15 +88,15 @@ async def test_no_other_address_is_ever_asked() -> None:
 async def test_the_last_error_is_what_is_told() -> None:
     with _no_new_descriptor():
         with pytest.raises(ConnectionRefusedError):
-            await carried(connect([FIRST, SECOND], 1))
+            await carried(connect((FIRST, SECOND), 1))
         with pytest.raises(OSError, match="unreachable|denied|Invalid") as caught:  # noqa: RUF043 - alternatives
-            await carried(connect([FIRST, ip_address("255.255.255.255")], 1))
+            await carried(connect((FIRST, ip_address("255.255.255.255")), 1))
         assert caught.value.errno in (errno.ENETUNREACH, errno.EACCES, errno.EINVAL)
 
 
 async def test_nothing_to_connect_to() -> None:
     with pytest.raises(OSError, match="no address"):
-        await carried(connect([], 443))
+        await carried(connect((), 443))
 
 
 async def test_ipv6() -> None:
@@ -105,7 +105,7 @@ async def test_ipv6() -> None:
     except OSError:
         pytest.skip("this host has no IPv6")
     with server:
-        sock, ip = await carried(connect([ip_address("::1")], server.getsockname()[1]))
+        sock, ip = await carried(connect((ip_address("::1"),), server.getsockname()[1]))
         sock.close()
         assert str(ip) == "::1"
 
@@ -115,7 +115,7 @@ async def test_who_says_nothing_is_given_up_for_the_next(monkeypatch: pytest.Mon
     listeners, port = _listener(SECOND)
     with _deaf(FIRST, port), _no_new_descriptor():
         began = time.monotonic()
-        sock, ip = await carried(connect([FIRST, SECOND], port))
+        sock, ip = await carried(connect((FIRST, SECOND), port))
         sock.close()
         assert ip == SECOND
         assert 0.15 < time.monotonic() - began < 3
@@ -128,13 +128,13 @@ async def test_the_last_is_waited_for_as_long_as_the_caller_likes(monkeypatch: p
         began = time.monotonic()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.4):
-                await carried(connect([FIRST], port))
+                await carried(connect((FIRST,), port))
         assert time.monotonic() - began > 0.35
 
 
 async def test_a_cancelled_wait_closes_what_was_under_way() -> None:
     with _deaf(FIRST) as port, _no_new_descriptor():
-        task = asyncio.get_running_loop().create_task(carried(connect([FIRST, SECOND], port)))
+        task = asyncio.get_running_loop().create_task(carried(connect((FIRST, SECOND), port)))
         await asyncio.sleep(0.05)
         assert not task.done()
         task.cancel()
@@ -149,4 +149,4 @@ async def test_a_process_without_descriptors_says_so(monkeypatch: pytest.MonkeyP
     with monkeypatch.context() as patched:
         patched.setattr(module, "Sock", none_left)
         with pytest.raises(OSError, match="Too many"):
-            await carried(connect([FIRST], 1))
+            await carried(connect((FIRST,), 1))

@@ -7,9 +7,9 @@ import dns.message
 import dns.rrset
 import pytest
 
-from gateway.net import resolve
+from gateway.net import answers, resolve
+from gateway.net.answers import CACHED_ANSWERS
 from gateway.net.resolve import (
-    CACHED_ANSWERS,
     CACHED_BYTES,
     TTL_MAX_S,
     TTL_MIN_S,
@@ -95,7 +95,7 @@ async def test_errors_are_not_remembered() -> None:
 
 async def test_memory_is_bounded_and_the_oldest_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     assert CACHED_ANSWERS == 4096
-    monkeypatch.setattr(resolve, "CACHED_ANSWERS", 3)
+    monkeypatch.setattr(answers, "CACHED_ANSWERS", 3)
     clock = Clock()
     with serving(lambda asked: [reply(asked, f"{asked.name} 5 IN A 203.0.113.9")]) as server:
         resolver = Resolver(server.endpoint, clock)
@@ -104,7 +104,7 @@ async def test_memory_is_bounded_and_the_oldest_goes_first(monkeypatch: pytest.M
         clock.now += 10
         await resolver.addresses("a.example")  # asked for again: the newest now
         await resolver.addresses("d.example")
-        assert [name for name, _ in resolver._answers] == ["c.example", "a.example", "d.example"]
+        assert [name for name, _ in resolver.answers._by_question] == ["c.example", "a.example", "d.example"]
 
 
 # -- questions in flight
@@ -291,7 +291,7 @@ async def test_what_is_long_is_not_remembered() -> None:
         for _ in range(2):
             assert len((await resolver.ask(NAME, 16)).wire) > CACHED_BYTES
         assert len(server.asked) == 4
-        assert not resolver._answers
+        assert not resolver.answers._by_question
 
 
 @pytest.mark.parametrize(

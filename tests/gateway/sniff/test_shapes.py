@@ -24,7 +24,7 @@ def test_any_byte_changed_of_one_that_is_remembered(message: bytes) -> None:
     data = records(message, WHOLE)
     first = sniff(data)
     assert first == read_tls(data)
-    assert isinstance(first, Sniffed) is bool(tls._shapes) or len(message) > 16384
+    assert isinstance(first, Sniffed) is bool(tls._shapes) or len(data) > tls.MAX_SHAPE
     chance = random.Random(1)
     for at in range(len(data)):
         for value in {0, 255, data[at] ^ 1, data[at] ^ 0x80, chance.randrange(256)}:
@@ -48,10 +48,24 @@ def test_what_is_remembered_is_bounded() -> None:
         assert len(tls._shapes) <= tls.MAX_SHAPES
 
 
-def test_one_of_many_parts_is_not_remembered() -> None:
-    many = [Extension(1000 + number, b"") for number in range(tls.MAX_PARTS)]
-    assert isinstance(sniff(records(hello(server_name(b"x.test"), *many), WHOLE)), Sniffed)
+def test_a_long_one_is_not_remembered() -> None:
+    spare = tls.MAX_SHAPE - len(records(hello(server_name(b"x.test"), padding(0)), WHOLE))
+    assert isinstance(sniff(records(hello(server_name(b"x.test"), padding(spare + 1)), WHOLE)), Sniffed)
     assert not tls._shapes
+    assert isinstance(sniff(records(hello(server_name(b"x.test"), padding(spare)), WHOLE)), Sniffed)
+    assert tls._shapes
+
+
+def test_others_of_the_same_length_are_read_all_the_same() -> None:
+    """Two clients of one sandbox: the shape is the first one's."""
+    data = [
+        records(hello(server_name(b"x.test"), Extension(kind, bytes(4)), alpn(b"h2")), WHOLE)
+        for kind in (10, 13)
+    ]
+    data.append(records(hello(server_name(b"x.test"), Extension(10, bytes(4)), alpn(b"h3")), WHOLE))
+    for each in [*data, *data]:
+        assert sniff(each) == read_tls(each)
+    assert len(tls._shapes) == 1
 
 
 def test_a_long_name_is_not_remembered() -> None:
