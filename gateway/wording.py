@@ -98,7 +98,7 @@ class Wordings:
         """How a connection that ``made`` allows is told of."""
         shown = (seen.app, seen.ech) if isinstance(seen, Sniffed) else seen
         known = self._known.get(id(made))
-        if known is None or known.made is not made or known.dest is not flow.dest or known.shown != shown:
+        if known is None or known.made is not made or known.dest != flow.dest or known.shown != shown:
             if len(self._known) >= MOST:
                 self._known.clear()
             record = decision_record(flow, made, seen)

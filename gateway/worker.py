@@ -261,7 +261,7 @@ class Worker:
                 strand.cancel()
 
     def _accept(self, listener: Listener) -> bool:
-        """Take what waits, a turn's worth at the most; False where no more can be taken now.
+        """Take what waits, a turn's worth at the most; False where nothing was there to be taken, or no more can be taken now.
 
         None while records wait for room: the kernel's queue holds connections without loss, and this process holds records only so long.
         """
@@ -269,7 +269,8 @@ class Worker:
             self._pause(listener)
             return False
         ledger = self._ledger
-        for _ in range(ACCEPTS_A_TURN):
+        waiting = min(listener.waiting(), ACCEPTS_A_TURN)
+        for _ in range(waiting):
             ledger.accepting(True)
             try:
                 client, source = listener.accept()
@@ -283,7 +284,7 @@ class Worker:
                     return False
                 continue  # ECONNABORTED and the like: that client is gone, the next may not be
             self._begin(client, source)
-        return True
+        return waiting > 0
 
     def _begin(self, client: Sock, source: Endpoint) -> None:
         journal, poller = self._journal, self._poller

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+import sys
 from functools import lru_cache
 from typing import Any, Final
 
@@ -17,6 +18,8 @@ _Endpoint: Final = Endpoint
 _met: Final = met  # final, because names that are not are looked up in a dictionary, compiled too
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, 0 s (socket(7))
 PROBE_AFTER_S: Final = 60
+ACCEPTABLE: Final = 24
+"""Where a listener's ``tcpi_unacked`` is in ``struct tcp_info`` (linux/tcp.h): the length of its queue."""
 RENO: Final = b"reno"
 """The congestion control that every kernel has: the way to a workload is this machine's memory, where measuring and pacing (BBR) only cost."""
 
@@ -116,6 +119,11 @@ class Listener:
         self.sock = sock
         self._accept = sock._accept  # type: ignore[attr-defined]  # what socket.accept calls, which makes more of it than is needed
         self._family, self._type, self._proto = int(sock.family), int(sock.type), sock.proto
+
+    def waiting(self) -> int:
+        """How many connections can be accepted. To find out by an accept that fails costs the kernel as much as one that does not."""
+        info: bytes = self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, ACCEPTABLE + 4)
+        return int.from_bytes(info[ACCEPTABLE:], sys.byteorder)
 
     def accept(self) -> tuple[Sock, Endpoint]:
         """The next connection, non-blocking, and its other end. BlockingIOError where none waits, OSError as the kernel reports it."""

@@ -8,7 +8,7 @@ import pytest
 
 from gateway import rulings as module
 from gateway.decide import Target, bind, compile_policy, decide, settle
-from gateway.flow import Flow, IPAddress
+from gateway.flow import Endpoint, Flow, IPAddress
 from gateway.reasons import Reason
 from gateway.rulings import MOST, Rulings
 from gateway.sniff.result import Refused, Sniffed
@@ -78,12 +78,14 @@ def test_each_question_has_its_own_answer_the_first_time_and_the_second() -> Non
 
 
 def test_the_same_question_is_thought_about_once() -> None:
+    """The endpoint is the same object, as ``net.sockets.destination`` has it."""
     local = Local()
     rulings, flow = Rulings(POLICY, local), flow_to("198.51.100.7")
     results = []
-    for _ in range(3):
-        made = rulings.decide(flow_to("198.51.100.7"), tls(NAME))
-        results.append((rulings.settle(flow), made, rulings.bind(made, flow, ANSWERS[1])))
+    for number in range(3):
+        another = flow._replace(id=f"ab-{number}", source=Endpoint(ip_address("10.0.0.2"), number))
+        made = rulings.decide(another, tls(NAME))
+        results.append((rulings.settle(another), made, rulings.bind(made, another, ANSWERS[1])))
         asked = local.asked
     assert local.asked == asked
     assert all(one is other for one, other in zip(results[0], results[2], strict=True))

@@ -1,6 +1,7 @@
 """Waiting for a descriptor, and the small operations on it."""
 
 import asyncio
+import contextlib
 import errno
 import socket
 import struct
@@ -12,6 +13,7 @@ import pytest
 from gateway.flow import Endpoint
 from gateway.net.sockets import (
     PROBE_AFTER_S,
+    Listener,
     endpoint,
     readable,
     receive,
@@ -194,3 +196,16 @@ def test_accepted_sockets_are_probed() -> None:
         with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
             assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == PROBE_AFTER_S
+
+
+def test_a_listener_knows_how_many_wait() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=8) as sock:
+        sock.setblocking(False)
+        listener = Listener(sock)
+        assert listener.waiting() == 0
+        with contextlib.ExitStack() as clients:
+            for count in range(1, 4):
+                clients.enter_context(socket.create_connection(sock.getsockname()))
+                assert listener.waiting() == count
+            listener.accept()[0].close()
+            assert listener.waiting() == 2
