@@ -14,6 +14,7 @@ a form is a record that it would take, and each gap takes what the field may hol
 import re
 from typing import Final
 
+from audit import fields
 from audit.claim import record_of
 from audit.form import Form
 from audit.record import EndedBy, Event, Phase, Record, closed
@@ -30,28 +31,16 @@ END: Final = (*OWN, "ended_by", "phase")
 NUMBERS: Final = ("src_port", "seq")
 END_NUMBERS: Final = (*NUMBERS, "upstream_ip", "bytes_up", "bytes_down", "duration_ms")
 
-_ADDRESS: Final = r"[0-9a-f:.]{2,45}"
-_COUNT: Final = r"0|[1-9][0-9]{0,14}"
-_PORT: Final = r"[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]|[1-9][0-9]{0,3}|0"
-"""Those that clients have come first."""
-_WHO: Final = (
-    r"([0-9]{1,15})\|([0-9]{4}-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9][0-9]\.[0-9]{6}Z)"
-    rf"\|({_ADDRESS})\|({_PORT})\|"
-)
-_FLOW: Final = r"([0-9a-f-]{1,64})"
+ALLOWED_FIELDS: Final = 5
+CLOSED_FIELDS: Final = 11
+GAP: Final = "\0"
+"""Stands for a field while a form is cut: JSON has none."""
+_ENDED_BY: Final = frozenset(str(ended_by).encode() for ended_by in EndedBy)
+_PHASES: Final = frozenset(str(phase).encode() for phase in Phase)
 _form = re.compile(rb"=([0-9]{1,15})(\{.*)").fullmatch
-_allowed = re.compile(f"a{_WHO}{_FLOW}".encode()).fullmatch
-_closed = re.compile(
-    (
-        rf'c{_WHO}{_FLOW}\|(null|"{_ADDRESS}")\|({_COUNT})\|({_COUNT})\|((?:0|[1-9][0-9]{{0,11}})\.(?:0|[0-9]{{0,2}}[1-9]))'
-        rf"\|({'|'.join(EndedBy)})\|({'|'.join(Phase)})"
-    ).encode()
-).fullmatch
 FORM_MARK: Final = ord("=")
 ALLOWED_MARK: Final = ord("a")
 CLOSED_MARK: Final = ord("c")
-
-
 _SAID: Final = {phase: {ended_by: f"|{ended_by}|{phase}\n" for ended_by in EndedBy} for phase in Phase}
 
 
@@ -81,14 +70,14 @@ def closed_line(
 
 
 class _Known:
-    """A form: the record that it was made of, and the lines of others like it once there is one."""
+    """A form: the record that it was made of, and, once there is another like it, what stands between the fields that are its own."""
 
     __slots__ = ("allowed", "closed", "record")
 
     def __init__(self, record: Record) -> None:
         self.record = record
-        self.allowed = b""
-        self.closed = b""
+        self.allowed: list[bytes] = []
+        self.closed: list[bytes] = []
 
 
 class Forms:
@@ -119,28 +108,65 @@ class Forms:
 
     def kept(self, line: bytes, seq: int) -> bytes | None:
         """What is to be kept for a line of an ``ALLOWED_MARK`` or a ``CLOSED_MARK``, as number ``seq``; None where that cannot be."""
+        said = line.split(b"|")
+        known = self._known.get(said[0][1:])
+        if known is None or len(said) < ALLOWED_FIELDS:
+            return None
+        moment, source, port, flow = said[1], said[2], said[3], said[4]
+        if not (
+            fields.is_moment(moment)
+            and fields.is_address(source)
+            and fields.is_port(port)
+            and fields.is_flow(flow)
+        ):
+            return None
         if line[0] == ALLOWED_MARK:
-            return self._kept_allowed(line, seq)
-        found = _closed(line)
-        known = None if found is None else self._known.get(found[1])
-        if found is None or known is None:
+            if len(said) != ALLOWED_FIELDS:
+                return None
+            if not known.allowed:
+                known.allowed = self._between(known.record, OWN, NUMBERS)
+            a = known.allowed
+            return b"".join(
+                (a[0], moment, a[1], source, a[2], port, a[3], flow, a[4], str(seq).encode(), a[5])
+            )
+        if len(said) != CLOSED_FIELDS:
+            return None
+        upstream, up, down, ms, ended_by, phase = said[5], said[6], said[7], said[8], said[9], said[10]
+        if not (
+            fields.is_quoted_address(upstream)
+            and fields.is_count(up)
+            and fields.is_count(down)
+            and fields.is_milliseconds(ms)
+            and ended_by in _ENDED_BY
+            and phase in _PHASES
+        ):
             return None
         if not known.closed:
-            known.closed = self._text(end_of(known.record), END, END_NUMBERS)
-        _, moment, source, port, flow, upstream, *rest = found.groups()
-        return known.closed % (moment, source, port, upstream, flow, *rest, b"%d" % seq)
+            known.closed = self._between(end_of(known.record), END, END_NUMBERS)
+        c = known.closed
+        own = (
+            c[0],
+            moment,
+            c[1],
+            source,
+            c[2],
+            port,
+            c[3],
+            upstream,
+            c[4],
+            flow,
+            c[5],
+            up,
+            c[6],
+            down,
+            c[7],
+            ms,
+        )
+        return b"".join((*own, c[8], ended_by, c[9], phase, c[10], str(seq).encode(), c[11]))
 
-    def _kept_allowed(self, line: bytes, seq: int) -> bytes | None:
-        found = _allowed(line)
-        known = None if found is None else self._known.get(found[1])
-        if found is None or known is None:
-            return None
-        if not known.allowed:
-            known.allowed = self._text(known.record, OWN, NUMBERS)
-        return known.allowed % (*found.groups()[1:], b"%d" % seq)
-
-    def _text(self, record: Record, texts: tuple[str, ...], others: tuple[str, ...]) -> bytes:
-        return Form(record | {"writer": self._writer, "seq": 0}, texts=texts, others=others).text.encode()
+    def _between(self, record: Record, texts: tuple[str, ...], others: tuple[str, ...]) -> list[bytes]:
+        form = Form(record | {"writer": self._writer, "seq": 0}, texts=texts, others=others)
+        return form.line(*(GAP for _ in (*texts, *others))).split(GAP.encode())
 
 
 def end_of(record: Record) -> Record:

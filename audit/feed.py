@@ -24,7 +24,6 @@ PIPE_BYTES: Final = 256 * 1024
 TOGETHER: Final = 256
 """Lines that are kept at once, at the most."""
 _write: Final = os.write
-_ALLOWED: Final[Record] = {"event": Event.ALLOWED}
 
 
 def open_pipe() -> tuple[int, int]:
@@ -169,8 +168,8 @@ class Intake:
         *,
         sandbox: str,
     ) -> None:
-        """``log=None`` keeps nothing (audit is off); ``count`` sees each record that was taken, of an allowed connection's no more than the event
-        of its decision. All are records of ``sandbox``."""
+        """``log=None`` keeps nothing (audit is off); ``count`` sees each record that was taken; of those of allowed connections no more than how
+        many began. All are records of ``sandbox``."""
         self._descriptor = descriptor
         self._log = log
         self._count = count
@@ -207,7 +206,7 @@ class Intake:
 
     def _take(self, lines: list[bytes]) -> int:
         """Of allowed connections, as almost all are, many at once."""
-        taken = 0
+        taken = allowed = 0
         kept: list[bytes] = []
         seq = 0 if self._log is None else self._log.seq
         for line in lines:
@@ -220,8 +219,7 @@ class Intake:
                 if brief is not None:
                     kept.append(brief)
                     seq += 1
-                    if self._count is not None and mark == ALLOWED_MARK:
-                        self._count(_ALLOWED)
+                    allowed += mark == ALLOWED_MARK
                     if len(kept) < TOGETHER:
                         continue
             else:
@@ -230,6 +228,8 @@ class Intake:
             if brief is None:
                 taken += self._take_whole(line, mark)
             seq = 0 if self._log is None else self._log.seq
+        if allowed and self._count is not None:
+            self._count({"event": Event.ALLOWED, "count": allowed})
         return taken + self._keep(kept)
 
     def _keep(self, lines: list[bytes]) -> int:

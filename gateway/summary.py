@@ -27,7 +27,7 @@ class Summary:
         """Take one record into account; events that decide nothing are ignored."""
         event = record.get("event")
         if event == "egress_allowed":
-            self.allowed += 1
+            self.allowed += _times(record)
         elif event == "egress_blocked":
             times = _times(record)
             self.blocked += times

@@ -237,6 +237,7 @@ def test_numbers_of_every_size(port: int, up: int, down: int, ip: object, us: in
 
 def test_a_line_feed_cannot_hide_in_one() -> None:
     """The intake cuts at each; this is what stands behind it."""
-    for pattern in (brief._allowed, brief._closed, brief._form):
-        assert pattern(b"\n") is None
-    assert forms().kept(allowed(7, *WHO) + b"\n", 0) is None
+    assert brief._form(b"\n") is None
+    for line in LINES:
+        for at in range(len(line) + 1):
+            assert forms().kept(line[:at] + b"\n" + line[at:], 0) is None
