@@ -200,6 +200,7 @@ class Strand:
         self._work = None
         for ear in self._ears:
             self._poller.forget(ear)
+        self._ears.clear()  # a cycle would be left for the collector to find, which stops everybody
         self._poller.end(self)
         self._ended(self, failure)
 

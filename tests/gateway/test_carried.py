@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import socket
 import threading
 import time
@@ -15,9 +16,14 @@ import pytest
 from gateway import session as module
 from gateway.decide import compile_policy
 from gateway.flow import Endpoint, Flow, IPAddress
+from gateway.journal import Attempt
 from gateway.net.connect import connect
+from gateway.net.direction import Direction
+from gateway.net.poller import Ear, Strand
 from gateway.net.sockets import Sock
 from gateway.session import Gate, House, run_session
+from gateway.sniff.handshake import Handshake
+from gateway.sniff.requests import Requests
 from gateway.tasks import spawn
 from rules import ALL_TRAFFIC, NetworkPolicy
 from tests.gateway.journal_desk import Desk
@@ -135,6 +141,22 @@ async def test_all_that_came_with_the_first_message_is_carried(
     said = session.head(size) + BODY[:size]
     await _say(session, waits, said, ends=ends)
     assert await session.arrive(len(said) + ends) == said
+
+
+async def test_it_leaves_no_cycle_behind(session: Carried) -> None:
+    """The collector stops everybody for milliseconds: nothing that each connection makes may need it."""
+    made = Strand, Ear, Attempt, Direction, Handshake, Requests
+    gc.collect()
+    gc.disable()
+    try:
+        before = {id(one) for one in gc.get_objects() if isinstance(one, made)}
+        await _say(session, False, session.head(), ends=True)
+        await session.arrive(1 << 20)
+        await session.end()
+        left = [type(one) for one in gc.get_objects() if isinstance(one, made) and id(one) not in before]
+    finally:
+        gc.enable()
+    assert not left
 
 
 @contextlib.asynccontextmanager
