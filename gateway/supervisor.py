@@ -27,6 +27,7 @@ from gateway.netd.server import Netd
 from gateway.process import fork_worker
 from gateway.scrapes import Scrapes
 from gateway.summary import Summary
+from gateway.turns import LONG_NS, take_turns_of
 from rules.backend import Backend
 from rules.link import LinkKind
 from rules.plan import build_plan
@@ -109,6 +110,7 @@ class Supervisor:
             sockets.get("nflog_allowed"),
             tally=self._keeper.tally,
         )
+        take_turns_of(LONG_NS, alone=True)
         self._start_worker()
         if self._scrapes is not None:
             import gateway.metrics  # noqa: F401 - while the worker starts; later it would hold up the records

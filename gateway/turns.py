@@ -2,7 +2,8 @@
 
 Each sandbox has a gateway of its own, and the kernel divides the processor among them fairly; but a turn is some 3 ms, and who wakes up waits for
 the end of another's. Since Linux 6.12 a process may ask for shorter ones (sched(7)): it then goes before one that has long turns, for no more of the
-processor. So the gateway of a sandbox that floods it keeps no other waiting, and one that is asked for now and then answers at once.
+processor. So the gateway of a sandbox that floods it keeps no other waiting, and one that is asked for now and then answers at once. Whoever keeps
+the records takes longer ones: nobody waits for an answer of its, and a worker that wakes up goes before it.
 """
 
 import asyncio
@@ -16,23 +17,32 @@ from typing import Final
 SHORT_NS: Final = 100_000
 """The least that the kernel gives."""
 USUAL_NS: Final = 3_000_000
+LONG_NS: Final = 10_000_000
 LOOK_S: Final = 0.5
 BUSY: Final = 0.25
 """The part of the processor above which a process is busy."""
 SCHED_SETATTR: Final = {"x86_64": 314, "aarch64": 274}  # unistd.h
 SCHED_OTHER: Final = 0
+RESET_ON_FORK: Final = 0x40000000
+"""Of what sched_getscheduler(2) says."""
+FLAG_RESET_ON_FORK: Final = 1
+"""Children have the kernel's usual turns (sched(7))."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def take_turns_of(nanoseconds: int) -> bool:
-    """Ask for them, which needs no privilege. False where they are not to be had: an older kernel takes no notice."""
+def take_turns_of(nanoseconds: int, *, alone: bool = False) -> bool:
+    """Ask for them, which needs no privilege. ``alone``: not for what this process forks. False where they are not to be had: an older kernel takes
+    no notice."""
     number = SCHED_SETATTR.get(platform.machine())
-    if number is None or os.sched_getscheduler(0) != SCHED_OTHER:
+    if number is None or os.sched_getscheduler(0) & ~RESET_ON_FORK != SCHED_OTHER:
         return False
     nice = os.getpriority(os.PRIO_PROCESS, 0)
     # struct sched_attr: size, policy, flags, nice, priority, runtime, deadline, period
-    attributes = struct.pack("=IIQiIQQQ", 48, SCHED_OTHER, 0, nice, 0, nanoseconds, 0, 0)
+    if alone and nice < 0:
+        return False  # what it forks would lose the precedence that somebody gave it
+    flags = FLAG_RESET_ON_FORK if alone else 0
+    attributes = struct.pack("=IIQiIQQQ", 48, SCHED_OTHER, flags, nice, 0, nanoseconds, 0, 0)
     return bool(_libc.syscall(number, 0, attributes, 0) == 0)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.turns import SCHED_SETATTR, SHORT_NS, USUAL_NS
+from gateway.turns import LONG_NS, SCHED_SETATTR, SHORT_NS, USUAL_NS
 
 PROGRAM = f"""
 import asyncio, os, re, sys, time
@@ -49,6 +49,25 @@ def test_turns_are_short_until_it_is_busy_and_when_it_is_no_longer() -> None:
     before, *seen = map(int, done.stdout.split())
     assert before != SHORT_NS
     assert seen == [SHORT_NS, USUAL_NS, SHORT_NS]
+
+
+@pytest.mark.skipif(
+    not has_slices(), reason="this kernel has no turns that a process may choose, or does not show them"
+)
+def test_long_turns_are_not_handed_down() -> None:
+    program = f"""
+import os, re
+from gateway.turns import LONG_NS, SHORT_NS, take_turns_of
+def slice():
+    return int(re.search(r"^se.slice +: +([0-9]+)", open("/proc/self/sched").read(), re.M)[1])
+before = slice()
+assert take_turns_of(LONG_NS, alone=True) and slice() == {LONG_NS}
+if not os.fork():
+    assert slice() == before and take_turns_of(SHORT_NS) and slice() == {SHORT_NS}
+    os._exit(0)
+assert os.wait()[1] == 0 and take_turns_of({USUAL_NS}, alone=True) and slice() == {USUAL_NS}
+"""
+    subprocess.run([sys.executable, "-c", program], timeout=15, check=True)
 
 
 def test_who_has_another_policy_keeps_it() -> None:
