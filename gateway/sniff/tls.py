@@ -72,7 +72,8 @@ def sniff_tls(data: Bytes) -> Sniffed | NeedMore | Refused:
     if seen is not None:
         return seen
     if size >= RECORD_HEADER + MESSAGE_HEADER:
-        kind_and_major, minor, length, message = _both_headers(data)
+        headers: tuple[int, int, int, int] = _both_headers(data)
+        kind_and_major, minor, length, message = headers
         if kind_and_major == HANDSHAKE_3 and minor <= 4 and length <= MAX_FRAGMENT:
             if message == CLIENT_HELLO << 24 | length - MESSAGE_HEADER:
                 end = RECORD_HEADER + length
