@@ -1,9 +1,8 @@
 """What a worker counts, in memory that outlives it: whoever forked it reads the same words at any time, and asks it nothing.
 
-A count is one addition to one 64-bit word, for it is made on the path of every connection. Only one process adds at a time: the worker, or,
-between two workers, the one that forks them. Counters go on from worker to worker and never fall; gauges are of the worker that lives. A worker
-that was taken over can write here what it likes, and one that is killed leaves out what it counted since its last ``flush``, so this is for looking
-at, never for deciding.
+A count is one addition to one 64-bit word, for it is made on the path of every connection; of most there is one a turn. Only one process adds at a
+time: the worker, or, between two workers, the one that forks them. Counters go on from worker to worker and never fall; gauges are of the worker that
+lives. A worker that was taken over can write here what it likes, so this is for looking at, never for deciding.
 """
 
 import mmap
@@ -100,7 +99,8 @@ class Tally:
         self._due = False
 
     def defer(self, soon: Callable[[Callable[[], object]], object]) -> None:
-        """From now on what is counted is gathered, and added when ``soon`` calls what it is given: at the end of a turn, for all its connections."""
+        """From now on all but decisions, which are on record at once, is gathered, and added when ``soon`` calls what it is given: at the end of a turn,
+        for all its connections."""
         self._soon = soon
 
     def flush(self) -> None:
@@ -133,13 +133,13 @@ class Tally:
 
     def decided(self, reason: Reason, took_ns: int) -> None:
         """A connection was decided, so long after it was accepted."""
-        self._add(_PROXY[reason], 1)
+        self.words[_PROXY[reason]] += 1
         self._add(_DECISION + _bucket(took_ns), 1)
         self._add(_DECISION + _SUM, took_ns)
 
     def refused(self, reason: Reason) -> None:
         """A connection was refused that nothing was read of."""
-        self._add(_PROXY[reason], 1)
+        self.words[_PROXY[reason]] += 1
 
     def connected(self, took_ns: int) -> None:
         """An upstream answered."""
@@ -160,7 +160,7 @@ class Tally:
     def record(self, record: Record) -> None:
         """What a record of the kernel's decisions or of a DNS query says, for as many as it stands for; others say nothing here."""
         if record["event"] != Event.LOST:
-            self._add(_ROWS[record["layer"]][Reason(record["reason"])], record.get("count", 1))
+            self.words[_ROWS[record["layer"]][Reason(record["reason"])]] += record.get("count", 1)
 
     def bury(self) -> None:
         """Of a worker that has died nothing lives; and whatever it may have scribbled, there is room to go on counting."""
