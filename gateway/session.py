@@ -21,10 +21,11 @@ from gateway.decide import (
 from gateway.flow import Flow, IPAddress
 from gateway.journal import Attempt
 from gateway.net.connect import connect
-from gateway.net.poller import NEVER, Expired, arrival, current, deadline, now, now_ns, receive
+from gateway.net.poller import NEVER, Expired, current, deadline, now, now_ns
 from gateway.net.relay import relay
 from gateway.net.resolve import ResolveError, Resolver, ResolveTimeout
 from gateway.net.sockets import Sock, received, reset_on_close
+from gateway.net.waits import arrival, receive
 from gateway.reasons import Reason
 from gateway.refusal import refusal
 from gateway.rulings import Rulings

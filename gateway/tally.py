@@ -99,8 +99,8 @@ class Tally:
         self._due = False
 
     def defer(self, soon: Callable[[Callable[[], object]], object]) -> None:
-        """From now on all but decisions, which are on record at once, is gathered, and added when ``soon`` calls what it is given: at the end of a turn,
-        for all its connections."""
+        """From now on all but decisions, which are on record at once, is gathered, and added when ``soon`` calls what it is given: at the end of a
+        turn, for all its connections."""
         self._soon = soon
 
     def flush(self) -> None:

@@ -6,8 +6,9 @@ import socket
 from typing import Final
 
 from gateway.flow import IPAddress
-from gateway.net.poller import END, EVENT, OUT, RDHUP, current, deadline, now, ready
+from gateway.net.poller import END, OUT, RDHUP, current, deadline, now
 from gateway.net.sockets import Sock
+from gateway.net.waits import EVENT, ready
 
 INET: Final = int(socket.AF_INET)
 INET6: Final = int(socket.AF_INET6)

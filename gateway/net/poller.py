@@ -11,10 +11,8 @@ import asyncio
 import select
 import socket
 import time
-from collections.abc import Callable, Coroutine, Generator, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final
-
-from gateway.net.sockets import received
 
 BYTES: Final = select.EPOLLIN
 IN: Final = BYTES | select.EPOLLRDHUP
@@ -174,7 +172,7 @@ class Strand:
         work = self._work
         if work is None:
             return
-        before, _turn.strand = _turn.strand, self
+        before, _whose.strand = _whose.strand, self
         try:
             future = _next(self._steps, OVER) if error is None else work.throw(error)
             if future is OVER:
@@ -188,7 +186,7 @@ class Strand:
         except BaseException as failure:
             self._end(failure)
         finally:
-            _turn.strand = before
+            _whose.strand = before
 
     def _answered(self, future: "asyncio.Future[Any]") -> None:
         if self._future is future:
@@ -214,12 +212,12 @@ class Turn:
         self.strand: Strand | None = None
 
 
-_turn: Final = Turn()
+_whose: Final = Turn()
 
 
 def current() -> Strand:
     """The strand that runs now. RuntimeError outside of any."""
-    strand = _turn.strand
+    strand = _whose.strand
     if strand is None:
         raise RuntimeError("this awaits the poller: start it with Poller.start")
     return strand
@@ -364,56 +362,3 @@ now: Final = time.monotonic
 """The driver's clock, which is the loop's: seconds. A global that is not final is looked up by name, compiled too."""
 now_ns: Final = time.monotonic_ns
 """The same in nanoseconds."""
-
-
-class Event:
-    """Awaited, it suspends the strand until something happens to one of its sockets: ``seen`` says what."""
-
-    __slots__ = ()
-
-    def __await__(self) -> Generator[None, None, None]:
-        yield
-
-
-EVENT: Final = Event()
-"""Never to be awaited in an ``except`` block: compiled, the exception would be everybody's until the strand goes on (docs/decisions/0014)."""
-
-
-async def ready(sock: socket.SocketType, events: int) -> int:
-    """Return once one of ``events``, an error or a hang-up has been told of ``sock`` since it was last asked; which.
-
-    A socket that is waited for with ``OUT`` is so from the first time on, or ``hear_room`` is called in between. That a peer has half-closed stays
-    told: it is so for good, and no other edge says it to whoever comes to read next.
-    """
-    ear = current().wait_for(sock, EVERYTHING if events & OUT else HEARING)
-    wanted = events | END
-    while not (found := ear.seen & wanted):
-        await EVENT
-    ear.seen &= ~wanted | RDHUP
-    return found
-
-
-async def arrival(sock: socket.SocketType, at_least: int = 1) -> None:
-    """Return once ``sock`` has so many bytes to read, or its end: a sender that drips wakes nobody. To be awaited where a read found nothing."""
-    if at_least <= 1:
-        await ready(sock, IN)
-        return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, at_least)  # socket(7)
-    try:
-        await ready(sock, IN)
-    finally:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-
-
-async def receive(sock: socket.SocketType, into: bytearray, most: int, at_least: int = 1) -> int:
-    """Append up to ``most`` bytes to ``into`` and say how many; 0 is the end of file. OSError as the kernel reports it.
-
-    What is there already is taken, however little; who has to wait does so as in ``arrival``.
-    """
-    while True:
-        chunk = received(sock, most)
-        if chunk is None:
-            await arrival(sock, at_least)
-            continue
-        into += chunk
-        return len(chunk)

@@ -11,8 +11,9 @@ from enum import Enum, auto
 from typing import Final, NamedTuple
 
 from gateway.net.direction import Direction, Failed, Watch
-from gateway.net.poller import ANYTHING, END, ERROR, EVENT, HEARING, IN, NEVER, OUT, PRI, RDHUP, current, now
+from gateway.net.poller import ANYTHING, END, ERROR, HEARING, IN, NEVER, OUT, PRI, RDHUP, current, now
 from gateway.net.sockets import Sock, reset_on_close
+from gateway.net.waits import EVENT
 
 LOOK_S: Final = 15.0
 """Between two looks for a side that is gone unheard, and for a connection that nothing has passed on for ``IDLE_S``."""

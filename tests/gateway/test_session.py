@@ -13,8 +13,8 @@ import pytest
 from gateway import session as module
 from gateway.decide import compile_policy
 from gateway.flow import Endpoint, Flow
-from gateway.net.poller import arrival
 from gateway.net.resolve import Resolver
+from gateway.net.waits import arrival
 from gateway.session import MAX_READS, Gate, House, run_session
 from gateway.sniff import sniff
 from gateway.tasks import spawn

@@ -12,6 +12,7 @@ import pytest
 from gateway.net import coalescing, poller
 from gateway.net.coalescing import GATHER_BYTES
 from gateway.net.relay import Counts, Ended, Relayed, relay
+from gateway.net.waits import ready
 from tests.gateway.net.carrying import carried
 from tests.gateway.net.loopback import reset, tcp_pair
 
@@ -194,7 +195,7 @@ async def test_a_descriptor_that_changed_hands_is_not_told_for_the_one_before() 
         made.start(waits(), lambda strand, failure: None)
 
     async def waits() -> None:
-        await poller.ready(other, poller.IN)
+        await ready(other, poller.IN)
         woken.append("told")
 
     with one, other:

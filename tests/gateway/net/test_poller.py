@@ -6,8 +6,9 @@ import socket
 
 import pytest
 
-from gateway.net.poller import EVENT, IN, OUT, Poller, Strand, current, deadline, now, ready, receive
+from gateway.net.poller import IN, OUT, Poller, Strand, current, deadline, now
 from gateway.net.sockets import reset_on_close
+from gateway.net.waits import EVENT, ready, receive
 from gateway.tasks import spawn
 from tests.gateway.net.carrying import carried
 from tests.gateway.net.loopback import tcp_pair, unix_pair
