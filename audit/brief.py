@@ -70,7 +70,7 @@ def closed_line(
 
 
 class _Known:
-    """A form: the record that it was made of, and, once there is another like it, what stands between the fields that are its own."""
+    """A form: the record that it was made of, and, once there is another like it, the lines of those in pieces."""
 
     __slots__ = ("allowed", "closed", "record")
 
@@ -108,65 +108,57 @@ class Forms:
 
     def kept(self, line: bytes, seq: int) -> bytes | None:
         """What is to be kept for a line of an ``ALLOWED_MARK`` or a ``CLOSED_MARK``, as number ``seq``; None where that cannot be."""
-        said = line.split(b"|")
+        said = line.split(b"|", CLOSED_FIELDS)  # and what is left over, however much it is
         known = self._known.get(said[0][1:])
-        if known is None or len(said) < ALLOWED_FIELDS:
+        if known is None:
             return None
-        moment, source, port, flow = said[1], said[2], said[3], said[4]
-        if not (
-            fields.is_moment(moment)
-            and fields.is_address(source)
-            and fields.is_port(port)
-            and fields.is_flow(flow)
-        ):
-            return None
+        own = said[1:]
+        own.append(str(seq).encode())
         if line[0] == ALLOWED_MARK:
-            if len(said) != ALLOWED_FIELDS:
+            if len(said) != ALLOWED_FIELDS or not _says_who(said):
                 return None
             if not known.allowed:
-                known.allowed = self._between(known.record, OWN, NUMBERS)
-            a = known.allowed
-            return b"".join(
-                (a[0], moment, a[1], source, a[2], port, a[3], flow, a[4], str(seq).encode(), a[5])
-            )
-        if len(said) != CLOSED_FIELDS:
-            return None
-        upstream, up, down, ms, ended_by, phase = said[5], said[6], said[7], said[8], said[9], said[10]
-        if not (
-            fields.is_quoted_address(upstream)
-            and fields.is_count(up)
-            and fields.is_count(down)
-            and fields.is_milliseconds(ms)
-            and ended_by in _ENDED_BY
-            and phase in _PHASES
-        ):
-            return None
-        if not known.closed:
-            known.closed = self._between(end_of(known.record), END, END_NUMBERS)
-        c = known.closed
-        own = (
-            c[0],
-            moment,
-            c[1],
-            source,
-            c[2],
-            port,
-            c[3],
-            upstream,
-            c[4],
-            flow,
-            c[5],
-            up,
-            c[6],
-            down,
-            c[7],
-            ms,
-        )
-        return b"".join((*own, c[8], ended_by, c[9], phase, c[10], str(seq).encode(), c[11]))
+                known.allowed = self._pieces(known.record, OWN, NUMBERS)
+            pieces = known.allowed.copy()
+        else:
+            if len(said) != CLOSED_FIELDS or not (_says_who(said) and _says_how(said)):
+                return None
+            if not known.closed:
+                known.closed = self._pieces(end_of(known.record), END, END_NUMBERS)
+            pieces = known.closed.copy()
+            own[3], own[4] = own[4], own[3]  # a record has the flow behind upstream_ip
+        pieces[1::2] = own
+        return b"".join(pieces)
 
-    def _between(self, record: Record, texts: tuple[str, ...], others: tuple[str, ...]) -> list[bytes]:
+    def _pieces(self, record: Record, texts: tuple[str, ...], others: tuple[str, ...]) -> list[bytes]:
+        """The line, cut: every second piece is a field of its own."""
         form = Form(record | {"writer": self._writer, "seq": 0}, texts=texts, others=others)
-        return form.line(*(GAP for _ in (*texts, *others))).split(GAP.encode())
+        cut = form.line(*(GAP for _ in (*texts, *others))).split(GAP.encode())
+        pieces = [b""] * (2 * len(cut) - 1)
+        pieces[::2] = cut
+        return pieces
+
+
+def _says_who(said: list[bytes]) -> bool:
+    """Whether what every line has may stand in a record."""
+    return (
+        fields.is_moment(said[1])
+        and fields.is_address(said[2])
+        and fields.is_port(said[3])
+        and fields.is_flow(said[4])
+    )
+
+
+def _says_how(said: list[bytes]) -> bool:
+    """Whether what a line of an end has besides may stand in one."""
+    return (
+        fields.is_quoted_address(said[5])
+        and fields.is_count(said[6])
+        and fields.is_count(said[7])
+        and fields.is_milliseconds(said[8])
+        and said[9] in _ENDED_BY
+        and said[10] in _PHASES
+    )
 
 
 def end_of(record: Record) -> Record:

@@ -95,6 +95,8 @@ END = ("null", 1, 2, "3.5", "client", "relay")
     [
         allowed(8, *WHO),
         allowed(7, *WHO) + b"|1",
+        allowed(7, *WHO) + b"|" * 100_000,
+        closed(7, *WHO, *("null", 1, 2, "3.5", "client", "relay")) + b"|" * 100_000,
         allowed(7, *WHO) + b"\r",
         allowed(7, "2026-11-28", "10.0.0.2", 41234, "ab-1f"),
         allowed(7, MOMENT, 'x"', 41234, "ab-1f"),
