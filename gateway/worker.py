@@ -73,8 +73,9 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._feed = Feed(bundle.feed)
         kept = None if bundle.kept is None else Progress(bundle.kept)
-        bundle.tally.defer(self._loop.call_soon)
-        self._journal = Journal(self._feed, bundle.ledger, kept, bundle.tally, self._loop.call_soon)
+        self._poller = Poller()
+        bundle.tally.defer(self._poller.at_end)
+        self._journal = Journal(self._feed, bundle.ledger, kept, bundle.tally, self._poller.at_end)
         self._journal.generation = bundle.generation
         self._house = House(
             Gate(
@@ -84,7 +85,6 @@ class Worker:
             )
         )
         self._told = bytearray()
-        self._poller = Poller()
         self._most = most_sessions(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         self._ledger = bundle.ledger
         self._sandbox = bundle.sandbox
@@ -265,6 +265,14 @@ class Worker:
 
         None while records wait for room: the kernel's queue holds connections without loss, and this process holds records only so long.
         """
+        self._poller.begin_turn()
+        try:
+            return self._accept_those(listener)
+        finally:
+            self._poller.end_turn()
+
+    def _accept_those(self, listener: Listener) -> bool:
+        """That wait."""
         if self._journal.waits:
             self._pause(listener)
             return False

@@ -239,6 +239,9 @@ class Poller:
         self.live: set[Strand] = set()
         self._later: dict[int, Ear] = {}
         """By descriptor."""
+        self._within = False
+        """A turn."""
+        self._at_end: list[Callable[[], object]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._drained: asyncio.Future[None] | None = None
         self._loop.add_reader(self._epoll.fileno(), self._turn)
@@ -314,7 +317,34 @@ class Poller:
         if not self.live and self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
 
+    def at_end(self, act: Callable[[], object]) -> None:
+        """Call it when all strands of this turn have had theirs; soon, if this is none. Whatever is done so costs a turn no round of the loop."""
+        if self._within:
+            self._at_end.append(act)
+        else:
+            self._loop.call_soon(act)
+
+    def begin_turn(self) -> None:
+        """Strands will run, until ``end_turn``."""
+        self._within = True
+
+    def end_turn(self) -> None:
+        """They have."""
+        self._within = False
+        acts = self._at_end
+        if acts:
+            self._at_end = []
+            for act in acts:
+                act()
+
     def _turn(self) -> None:
+        self.begin_turn()
+        try:
+            self._look_around()
+        finally:
+            self.end_turn()
+
+    def _look_around(self) -> None:
         ears, poll = self._ears, self._poll
         for _ in range(LOOKS_A_TURN):
             self._look += 1

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+from itertools import chain
 
 import pytest
 
@@ -62,6 +63,31 @@ async def test_what_a_future_raises_is_raised(failure: Exception) -> None:
 async def test_nothing_waits_outside_of_a_strand() -> None:
     with pytest.raises(RuntimeError, match=r"Poller\.start"):
         current()
+
+
+async def test_the_end_of_a_turn_comes_when_all_have_had_theirs() -> None:
+    poller = Poller()
+    pairs = [unix_pair() for _ in range(3)]
+    done: list[str] = []
+
+    async def work(number: int) -> None:
+        await ready(pairs[number][0], IN)
+        done.append("work")
+        poller.at_end(lambda: done.append("end"))
+
+    for number in range(3):
+        poller.start(work(number), lambda strand, failure: None)
+    for _, theirs in pairs:
+        theirs.send(b"x")
+    await asyncio.sleep(0.01)
+    assert done == ["work"] * 3 + ["end"] * 3
+    poller.at_end(lambda: done.append("soon"))
+    assert done[-1] == "end", "there is no turn now"
+    await asyncio.sleep(0)
+    assert done[-1] == "soon"
+    poller.close()
+    for sock in chain.from_iterable(pairs):
+        sock.close()
 
 
 async def test_each_strand_is_resumed_for_its_own_sockets() -> None:
