@@ -332,10 +332,8 @@ class Poller:
         """They have."""
         self._within = False
         acts = self._at_end
-        if acts:
-            self._at_end = []
-            for act in acts:
-                act()
+        while acts:
+            acts.pop()()  # where one raises, the others' end is the next turn's
 
     def _turn(self) -> None:
         self.begin_turn()

@@ -90,6 +90,24 @@ async def test_the_end_of_a_turn_comes_when_all_have_had_theirs() -> None:
         sock.close()
 
 
+async def test_an_end_that_fails_takes_no_other_with_it() -> None:
+    poller = Poller()
+    done: list[str] = []
+
+    def fails() -> None:
+        raise ZeroDivisionError
+
+    poller.begin_turn()
+    poller.at_end(lambda: done.append("end"))
+    poller.at_end(fails)
+    with pytest.raises(ZeroDivisionError):
+        poller.end_turn()
+    poller.begin_turn()
+    poller.end_turn()
+    assert done == ["end"]
+    poller.close()
+
+
 async def test_each_strand_is_resumed_for_its_own_sockets() -> None:
     poller = Poller()
     pairs = [unix_pair() for _ in range(50)]
