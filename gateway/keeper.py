@@ -109,12 +109,18 @@ class Keeper:
 
     def keep(self) -> None:
         """Take in what the worker has sent, if it can be kept, and write it."""
-        if self.kept is None and self._waiting() < self._enough:
+        gathers = self.kept is None and self._waiting() < self._enough
+        if gathers:
             # Where there is one there are more soon: together they cost a tenth of the wake-ups.
             time.sleep(GATHER_S)
         if self._intake is not None and self.ready:
-            self._intake.drain()
+            self._intake.drain(self._give_way if gathers else None)
         self._settle()
+
+    def _give_way(self) -> None:
+        """A worker on the same processor has connections that wait; these records do not, until there are many of them."""
+        if self._waiting() < self._enough:
+            os.sched_yield()
 
     def due_in(self) -> float | None:
         """Seconds until ``tick`` has something to do."""

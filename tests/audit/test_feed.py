@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from audit import feed as feeding
-from audit.feed import MAX_BACKLOG, PIPE_BYTES, Feed, Intake, open_pipe
+from audit.feed import MAX_BACKLOG, PIECE_BYTES, PIPE_BYTES, Feed, Intake, open_pipe
 from audit.log import AuditLog
 from audit.record import MAX_LINE_BYTES, Record, lost
 from tests.audit.example import AT_NS, blocked
@@ -359,6 +359,17 @@ def test_a_sender_that_never_stops_does_not_hold_the_keeper(
 
     monkeypatch.setattr(os, "read", refilled)
     assert 0 < pipe.intake.drain() <= PIPE_BYTES // len(line) + 1
+
+
+def test_who_gives_way_takes_the_same_in_pieces(pipe: Pipe) -> None:
+    line = orjson.dumps(blocked()) + b"\n"
+    count = 3 * PIECE_BYTES // len(line)
+    os.write(pipe.write_end, line * count)
+    turns: list[int] = []
+    assert pipe.intake.drain(lambda: turns.append(pipe.intake.lines)) == count
+    assert len(turns) >= 3
+    at_once = [after - before for before, after in zip([0, *turns], turns, strict=False)]
+    assert max(at_once) <= PIECE_BYTES // len(line) + 1
 
 
 def test_a_dead_sender_is_drained_at_once(pipe: Pipe) -> None:

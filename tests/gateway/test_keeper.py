@@ -230,3 +230,31 @@ def test_a_flood_is_not_waited_for_however_small_the_pipe(
     bench.turn()
     assert len(slept) == 1
     assert not bench.feed.waiting
+
+
+def test_a_few_records_give_way_to_whoever_waits_for_the_processor_and_a_flood_does_not(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make(AuditSettings())
+    given: list[int] = []
+    monkeypatch.setattr(os, "sched_yield", lambda: given.append(bench.waiting()))
+    bench.send(50)
+    bench.turn()
+    assert bench.waiting() == 0
+    assert len(given) >= 2
+    given.clear()
+
+    def flood(_: float) -> None:
+        while bench.waiting() < 2 * ENOUGH_BYTES:
+            bench.send(1)
+
+    monkeypatch.setattr(time, "sleep", flood)
+    bench.send(1)
+    bench.turn()
+    assert bench.waiting() == 0
+    assert max(given) < ENOUGH_BYTES
+    given.clear()
+    bench.send(1)
+    flood(0)
+    bench.turn()
+    assert not given
