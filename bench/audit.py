@@ -23,6 +23,7 @@ from audit.manifest import noted_head
 from audit.record import EndedBy, Phase
 from audit.settings import AuditSettings, Fsync
 from audit.verify import verify
+from bench.installed import insist
 from bench.machine import keep
 from gateway.keeper import Keeper
 from gateway.summary import Summary
@@ -121,4 +122,5 @@ def verified(place: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    insist("bench.audit")
     main()

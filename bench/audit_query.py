@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from audit.files import file_name
+from bench.installed import insist
 from bench.machine import keep
 
 DAYS = 7
@@ -118,4 +119,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    insist("bench.audit_query")
     main()

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bench.installed import insist
 from bench.machine import keep
 from tests.lab.lab import Lab
 from tests.lab.places import BLOCKED_IP, GOOD_IP, Port
@@ -266,4 +267,5 @@ def _ratio(one: list[list[int]], other: list[list[int]]) -> float:
 
 
 if __name__ == "__main__":
+    insist("bench.fairness")
     main()

@@ -1,6 +1,7 @@
 """A checkout's gateway as pip installs it, compiled where that checkout compiles: what is measured is what people run."""
 
 import atexit
+import os
 import shutil
 import subprocess
 import sys
@@ -37,6 +38,16 @@ def installed(checkout: Path) -> Path:
         raise RuntimeError(f"{checkout} could not be built: {done.stderr[-500:]}")
     Path(target).chmod(0o755)
     return Path(target)
+
+
+def insist(module: str) -> None:
+    """Start ``python -m module`` anew with what is installed, where this process and those that it starts would import the checkout's sources."""
+    import gateway
+
+    own = installed(ROOT)
+    if not Path(gateway.__file__).is_relative_to(own):
+        environment = {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": f"{own}:{ROOT}"}
+        os.execve(sys.executable, [sys.executable, "-m", module, *sys.argv[1:]], environment)  # noqa: S606 - no shell is wanted
 
 
 def same(one: Path, other: Path) -> bool:

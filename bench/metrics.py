@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 from audit.record import EndedBy, Phase
+from bench.installed import insist
 from bench.machine import keep
 from gateway.keeper import Audited
 from gateway.metrics import Figures, text
@@ -81,4 +82,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    insist("bench.metrics")
     main()

@@ -6,6 +6,7 @@ import statistics
 import sys
 import time
 
+from bench.installed import insist
 from bench.machine import keep
 from gateway import confine
 
@@ -56,4 +57,5 @@ def _ns_a_call() -> float:
 
 
 if __name__ == "__main__":
+    insist("bench.seccomp")
     main()
