@@ -11,6 +11,8 @@ FREE: Final = 0
 OPEN: Final = 1
 SENDING: Final = 2
 """The decision is being handed over right now: it may or may not have arrived."""
+OFFERING: Final = 3
+"""The same, and it allows: the record of an end is owed from now on, unless it has not arrived."""
 
 SLOTS: Final = 1024
 """Of one sandbox; what comes while so many are undecided is refused."""
@@ -30,6 +32,8 @@ class Leftover(NamedTuple):
 
     sending: bool
     payload: bytes
+    offering: bool = False
+    """An end is owed for it."""
 
 
 class Ledger:
@@ -66,6 +70,10 @@ class Ledger:
         """Its decision is being handed over."""
         self._memory[FRONT_BYTES + slot * SLOT_BYTES] = SENDING
 
+    def offering(self, slot: int) -> None:
+        """Its decision, which allows, is being handed over; its end was added to what is owed (``owe``)."""
+        self._memory[FRONT_BYTES + slot * SLOT_BYTES] = OFFERING
+
     def unsent(self, slot: int) -> None:
         """It was not taken, and is to be decided still."""
         self._memory[FRONT_BYTES + slot * SLOT_BYTES] = OPEN
@@ -88,9 +96,8 @@ class Ledger:
             state = self._memory[at]
             if state:
                 length = min(self._memory[at + 1], SLOT_BYTES - HEAD_BYTES)
-                found.append(
-                    Leftover(state == SENDING, self._memory[at + HEAD_BYTES : at + HEAD_BYTES + length])
-                )
+                payload = self._memory[at + HEAD_BYTES : at + HEAD_BYTES + length]
+                found.append(Leftover(state in (SENDING, OFFERING), payload, state == OFFERING))
         return found
 
     def missing(self) -> int:

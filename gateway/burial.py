@@ -39,16 +39,20 @@ def bury(
 ) -> None:
     """Write down what a dead worker left undecided under the policy of ``generation``, count what it owed, and make the ledger ready for the next.
     What it says is not trusted."""
-    if log is not None and (missing := ledger.missing()):
-        log.count_lost(missing)
-    left = [
-        (leftover.sending, _attempt(leftover.payload, sandbox, generation)) for leftover in ledger.leftovers()
-    ]
+    missing = ledger.missing()
+    left = [(leftover, _attempt(leftover.payload, sandbox, generation)) for leftover in ledger.leftovers()]
     ledger.reset()
     arrived: set[str] = set()
     if log is not None:
-        arrived = log.decided({record["flow"] for sending, record in left if sending and record is not None})
-    for sending, record in left:
+        arrived = log.decided({record["flow"] for one, record in left if one.sending and record is not None})
+        # What was not allowed after all has no end.
+        missing -= sum(
+            one.offering and (record is None or record["flow"] not in arrived) for one, record in left
+        )
+        if missing > 0:
+            log.count_lost(missing)
+    for one, record in left:
+        sending = one.sending
         if record is None:
             if log is not None:
                 log.count_lost(1)

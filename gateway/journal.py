@@ -130,15 +130,14 @@ class Attempt(Counts):
         journal, slot, flow = self._journal, self._slot, self.flow
         wording = journal.wordings.of(flow, made, seen)
         line = wording.decided(self._source, flow, self._who)
-        journal.ledger.sending(slot)
+        journal.begin(slot)
         if not journal.feed.put(line):
-            journal.ledger.unsent(slot)
+            journal.take_back(slot)
             return False
         self._decided = True
         self.made, self.seen = made, seen
         journal.tally.decided(made.reason, now_ns() - self._started_ns)
-        journal.begun()
-        journal.ledger.close(slot)
+        journal.begun(slot)
         if not wording.told:
             wording.told = line[0] == FORM_MARK
         self._wording, self._number = wording, journal.feed.sent
@@ -251,10 +250,22 @@ class Journal:
         self._date(record)
         return self.feed.offer(record)
 
-    def begun(self) -> None:
-        """An allowed connection is carried: its end is owed."""
+    def begin(self, slot: int) -> None:
+        """An allowed connection is about to be handed over, and to be carried: its end is owed. Whoever is killed from here on has said so."""
         self._carried += 1
+        self._owe()
+        self.ledger.offering(slot)
+
+    def take_back(self, slot: int) -> None:
+        """It was not taken."""
+        self.ledger.unsent(slot)
+        self._carried -= 1
+        self._owe()
+
+    def begun(self, slot: int) -> None:
+        """It was, with all ends that waited for a line to go with: until here, a kill has them counted as lost too."""
         self._note_owed()
+        self.ledger.close(slot)
 
     def ended(self, line: bytes) -> None:
         """It has ended, as ``line`` tells."""
@@ -273,8 +284,11 @@ class Journal:
         self._flush_soon()
 
     def _note_owed(self) -> None:
-        """Where whoever survives this process finds it."""
         self.tally.carried(self._carried)
+        self._owe()
+
+    def _owe(self) -> None:
+        """Where whoever survives this process finds it."""
         owed = self._carried + self.feed.unsent
         if owed != self._owed:
             self._owed = owed
@@ -304,6 +318,12 @@ class Journal:
         """What waits for room in the pipe must not wait for the next record."""
         if self.waits and self._flushing is None:
             self._flushing = asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
+
+    def flush(self) -> None:
+        """Send what waits, as far as there is room, and wake who waits for room."""
+        if self._flushing is not None:
+            self._flushing.cancel()
+        self._flush()
 
     def _flush(self) -> None:
         self._flushing = None

@@ -16,7 +16,7 @@ from gateway.sniff.result import Refused, Sniffed
 wall_ns: Final = time.time_ns
 SOURCES: Final = {"tls": "tls_sni", "http": "http_host"}
 MOST: Final = FORMS // 2
-"""Worded at once: each is among the newest that the keeper knows."""
+"""Worded since one that is still in use: so it is among the newest that the keeper knows."""
 
 
 class Wording:
@@ -98,7 +98,9 @@ class Wordings:
         """How a connection that ``made`` allows is told of."""
         shown = (seen.app, seen.ech) if isinstance(seen, Sniffed) else seen
         known = self._known.get(id(made))
-        if known is None or known.made is not made or known.dest != flow.dest or known.shown != shown:
+        alike = known is not None and known.made is made and known.dest == flow.dest and known.shown == shown
+        # Decisions are few, and one may have had many wordings: by how many there were since is known what the keeper has forgotten.
+        if known is None or not alike or self._made - known.number > MOST:
             if len(self._known) >= MOST:
                 self._known.clear()
             record = decision_record(flow, made, seen)

@@ -22,6 +22,10 @@ def test_an_attempt_is_held_until_it_is_closed() -> None:
     assert ledger.leftovers() == [Leftover(False, b"one")]
     ledger.sending(slot)
     assert ledger.leftovers() == [Leftover(True, b"one")]
+    ledger.offering(slot)
+    assert ledger.leftovers() == [Leftover(True, b"one", offering=True)]
+    ledger.unsent(slot)
+    assert ledger.leftovers() == [Leftover(False, b"one")]
     ledger.close(slot)
     assert ledger.leftovers() == []
 

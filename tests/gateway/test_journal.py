@@ -571,6 +571,55 @@ def test_a_worker_that_is_killed_at_each_stage_leaves_one_decision(
     assert desk.ledger.leftovers() == []
 
 
+@pytest.mark.parametrize("taken", [False, True])
+@pytest.mark.parametrize("pending", [0, 5])
+def test_a_kill_while_an_allowed_decision_is_handed_over_has_its_end_counted(
+    desk: Desk, taken: bool, pending: int
+) -> None:
+    """Only if the decision arrived. Ends that were to go with it may be counted too: what was sent at the last moment is not known to have been."""
+    pid = os.fork()
+    if pid == 0:
+        before = [desk.open() for _ in range(pending)]
+        for attempt in before:
+            assert attempt.decided(ALLOW, None)
+        desk.journal._soon = lambda act: None  # as within a turn
+        for attempt in before:
+            attempt.__exit__(None, None, None)
+        put = desk.journal.feed.put
+
+        def put_and_die(line: bytes) -> bool:
+            if taken:
+                assert put(line)
+            os.kill(os.getpid(), signal.SIGKILL)
+            return False
+
+        desk.journal.feed.put = put_and_die  # type: ignore[method-assign]
+        desk.open().offered(ALLOW, None)
+    os.waitpid(pid, 0)
+    desk.bury()
+    records = desk.records()
+    told = [record["event"] for record in records]
+    assert told.count("egress_allowed") == pending + taken
+    assert told.count("egress_blocked") == (not taken)
+    assert told.count("egress_closed") == pending * taken
+    lost = sum(record["count"] for record in records if record["event"] == "audit_lost")
+    assert lost == pending + taken
+    owed = told.count("egress_allowed") - told.count("egress_closed")
+    assert owed <= lost <= owed + pending
+
+
+def test_what_finds_no_room_owes_nothing(desk: Desk) -> None:
+    desk.shrink()
+    desk.stuff()
+    attempt = desk.open()
+    assert not attempt.offered(ALLOW, None)
+    assert desk.ledger.missing() == 0
+    assert [left.sending for left in desk.ledger.leftovers()] == [False]
+    desk.keep()
+    assert attempt.offered(ALLOW, None)
+    assert desk.ledger.missing() == 1
+
+
 @pytest.mark.parametrize(
     "ip", ["203.0.113.9", "2001:db8::9", "::ffff:203.0.113.9", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"]
 )
