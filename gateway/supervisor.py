@@ -23,6 +23,7 @@ from gateway.flow import Endpoint
 from gateway.keeper import Keeper, open_log
 from gateway.kernel import dropped_by
 from gateway.launch import Command, forwarded, in_foreground
+from gateway.net.sockets import Listener
 from gateway.netd.server import Netd
 from gateway.process import fork_worker
 from gateway.scrapes import Scrapes
@@ -81,6 +82,7 @@ class Supervisor:
         self._worker_started = 0.0
         self._workers = 0
         self.namespaces: dict[str, int] = {}
+        self._listeners: list[Listener] = []
 
     def __enter__(self) -> "Supervisor":
         return self
@@ -110,6 +112,7 @@ class Supervisor:
             sockets.get("nflog_allowed"),
             tally=self._keeper.tally,
         )
+        self._listeners = [Listener(sock) for sock in self._bundle.listeners]
         take_turns_of(LONG_NS, alone=True)
         self._start_worker()
         if self._scrapes is not None:
@@ -163,6 +166,8 @@ class Supervisor:
         if self._worker_pid:
             self._keeper.prepare_to_close()
             self._stop_worker()
+        if self.log is not None and (waiting := sum(listener.waiting() for listener in self._listeners)):
+            self.log.count_lost(waiting)  # nobody is left to decide on them
         self._keeper.close()
         if self.log is not None:
             self.summary.unwritten = self.log.lost
@@ -189,6 +194,7 @@ class Supervisor:
 
     def _start_worker(self) -> None:
         self._worker_started = time.monotonic()
+        self._bundle = replace(self._bundle, kept=self._keeper.kept)
         self._worker_pid, self._control = fork_worker(self._bundle)
         self._workers += 1
         self._worker_pidfd = os.pidfd_open(self._worker_pid)
@@ -233,6 +239,8 @@ class Supervisor:
         while self._worker_pid and (left := give_up - time.monotonic()) > 0:
             self.turn(left)
         if self._worker_pid:
+            self.turn(0)  # that it ended in time may not have been heard, where this process has much to do
+        if self._worker_pid:
             signal.pidfd_send_signal(self._worker_pidfd, signal.SIGKILL)
             self._reap_worker()
 
@@ -256,6 +264,8 @@ class Supervisor:
         give_up = time.monotonic() + OBEY_TIMEOUT_S
         while not said and self._worker_pid == pid and (left := give_up - time.monotonic()) > 0:
             self.turn(left)
+        if not said and self._worker_pid == pid:
+            self.turn(0)  # as above
         if said != [OBEYED] and self._worker_pid == pid:
             signal.pidfd_send_signal(self._worker_pidfd, signal.SIGKILL)
             self._reap_worker()

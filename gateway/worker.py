@@ -129,11 +129,11 @@ class Worker:
         self._bundle.tally.flush()
 
     async def _kept(self, give_up: float) -> None:
-        """Return when every record is in the keeper's pipe, or at ``give_up``."""
-        self._feed.flush()
-        while self._feed.waiting and self._loop.time() < give_up:
+        """Return when no record waits for room in the keeper's pipe, and nobody for room for one, or at ``give_up``."""
+        self._journal.flush()
+        while self._journal.waits and self._loop.time() < give_up:
             await asyncio.sleep(KEPT_PAUSE_S)
-            self._feed.flush()
+            self._journal.flush()
 
     def _dns(self) -> DnsForwarder | None:
         bundle = self._bundle

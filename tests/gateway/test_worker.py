@@ -11,6 +11,7 @@ import pytest
 from gateway.bundle import STOP, Bundle
 from gateway.flow import Endpoint
 from gateway.net.sockets import endpoint
+from gateway.reasons import Reason
 from gateway.tasks import spawn
 from gateway.worker import MAX_SESSIONS, Worker, most_sessions
 from rules import NetworkPolicy
@@ -30,8 +31,8 @@ class Served:
         bundle = Bundle(
             "agent-1", NetworkPolicy(), nobody, (self.listener,), None, None, desk.ledger, desk.write_end
         )
-        worker = Worker(bundle, theirs, frozenset())  # type: ignore[arg-type]  # any container of addresses
-        self.serving = spawn(worker.serve(), "worker")
+        self.worker = Worker(bundle, theirs, frozenset())  # type: ignore[arg-type]  # any container of addresses
+        self.serving = spawn(self.worker.serve(), "worker")
 
     def dial(self) -> None:
         socket.create_connection(self.listener.getsockname()[:2]).close()
@@ -97,3 +98,48 @@ async def test_a_stop_does_not_wait_for_ever(served: Served) -> None:
 )
 def test_sessions_are_so_few_that_descriptors_suffice(descriptors: int, sessions: int) -> None:
     assert most_sessions(descriptors) == sessions
+
+
+async def test_a_stop_waits_for_whoever_waits_for_room(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An allowed connection that finds no room waits without a record; what has come meanwhile is accepted after it."""
+
+    async def none(*_: object, **__: object) -> None:
+        return None
+
+    monkeypatch.setattr("gateway.worker._destination", lambda _: endpoint(("198.51.100.1", 9)))
+    monkeypatch.setattr("gateway.session._connect", none)
+    served.desk.stuff()
+    served.dial()
+    await asyncio.sleep(0.2)
+    for _ in range(9):
+        served.dial()
+    await asyncio.sleep(0.1)
+    served.desk.keep()
+    served.control.send(STOP)
+    deadline = time.monotonic() + 5
+    while not served.serving.done() and time.monotonic() < deadline:
+        await asyncio.sleep(0.01)
+        served.desk.keep()
+    await served.serving
+    served.desk.bury()
+    assert len(served.desk.decisions()) == 10
+    assert served.desk.log.lost == 0
+
+
+async def test_a_stop_leaves_nothing_owed_that_was_sent(served: Served) -> None:
+    served.desk.stuff()
+    for number in range(3):
+        served.worker._journal.blocked(served.desk.flow(number), Reason.LIMIT)
+    assert served.desk.ledger.missing() == 3
+    served.control.send(STOP)
+    deadline = time.monotonic() + 5
+    while not served.serving.done() and time.monotonic() < deadline:
+        await asyncio.sleep(0.005)
+        served.desk.keep()
+    await served.serving
+    assert served.desk.ledger.missing() == 0
+    served.desk.bury()
+    assert len(served.desk.decisions()) == 3
+    assert served.desk.log.lost == 0

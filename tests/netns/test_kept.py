@@ -260,6 +260,8 @@ def test_a_full_disk_carries_nothing_that_is_not_on_record(lab: Lab, recovers: b
         records = read_records(audit)
         allowed = [record for record in records if record["event"] == "egress_allowed"]
         assert set(load.carried) <= {record["src_port"] for record in allowed}
+        # Who waited to be accepted to the end is counted.
+        assert ("could not be written" in load.notices()) == (not recovers)
         far = [entry for entry in lab.far.entries("request") if entry["host"] == "allowed.test"]
         assert len(load.carried) <= len(far) <= len(allowed)
         assert load.notices().count("cannot be written") == load.notices().count("are written to") + (
