@@ -27,6 +27,8 @@ PACED: Final = (1000.0, 1000)
 """A second, and in all."""
 REFUSED: Final = 300
 GROWTH_KIB: Final = 2048
+FEW_LEFT: Final = "echo 8192 > /proc/sys/net/ipv4/tcp_max_tw_buckets\n"
+"""In TIME_WAIT: a minute's load has more connections than there are ports, and a client that looks for a free one stands still for seconds."""
 
 Look = dict[str, dict[str, int]]
 """Of each process: rss_kib, descriptors, pipes."""
@@ -56,6 +58,8 @@ def endure(seconds: float) -> dict[str, Any]:
     with Lab() as lab, lab.place(adapter.redirect) as place, adapter.start(place) as running:
         probe = Probe(lab, running)
         probe.await_ready()
+        for namespace in (running.client, place.host, lab.origin):
+            namespace.run(FEW_LEFT)
         pids = busiest(probe)
         with probe.hold(PEAK):
             pass
