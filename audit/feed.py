@@ -5,6 +5,8 @@ A line of at most PIPE_BUF bytes enters the pipe whole or not at all, so a sende
 
 import fcntl
 import os
+import struct
+import termios
 import time
 from collections import deque
 from collections.abc import Callable
@@ -23,19 +25,36 @@ PIPE_BYTES: Final = 256 * 1024
 """Four thousand brief lines (``audit.brief``), or six hundred whole ones."""
 PIECE_BYTES: Final = 4096
 """What an intake takes at once where it gives way: a fifth of a millisecond's work."""
+POLITE_S: Final = 0.02
+"""How long it may take to give way: beside processes that never wait, one time may cost as much, and the keeper has more to see to."""
 TOGETHER: Final = 256
 """Lines that are kept at once, at the most."""
+_INT: Final = struct.Struct("=i")
 _write: Final = os.write
 
 
-def open_pipe() -> tuple[int, int]:
-    """Read end and write end, both non-blocking, with room for a burst."""
+def open_pipe(size: int | None = None) -> tuple[int, int]:
+    """Read end and write end, both non-blocking, with room for a burst, or for ``size`` bytes. Each has flags of its own: whoever has only the write
+    end may make itself wait, and nobody else."""
     ends = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        fcntl.fcntl(ends[1], fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        fcntl.fcntl(ends[1], fcntl.F_SETPIPE_SZ, PIPE_BYTES if size is None else size)
     except OSError:
         pass  # this user has many pipes already (pipe(7), pipe-user-pages-soft): the usual size works as well
     return ends
+
+
+def open_answer() -> tuple[int, int]:
+    """The sender's end and the keeper's of what tells the sender how many are kept: eight bytes at a time, which it reads as an eventfd(2)'s.
+
+    A real one has one set of flags for both, and a sender that was taken over could make the keeper wait. These ends have their own: the keeper never
+    waits. The sender's is open both ways, for it sees no end then when the keeper is gone.
+    """
+    read_end, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return os.open(f"/proc/self/fd/{read_end}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC), write_end
+    finally:
+        os.close(read_end)
 
 
 class _Waiting(NamedTuple):
@@ -160,7 +179,7 @@ def _line(record: Record) -> bytes | None:
 
 
 class Intake:
-    """The keeper's side: the lines of a sender that is not trusted, into a log whose numbering the sender cannot touch."""
+    """The keeper's side: the lines of one sender, which is not trusted, into a log whose numbering it cannot touch."""
 
     def __init__(
         self,
@@ -184,15 +203,29 @@ class Intake:
 
     @property
     def pipe_bytes(self) -> int:
-        """What the pipe holds."""
+        """What the pipe had room for at first: whoever has an end of it can change that."""
         return self._pipe_bytes
+
+    def waiting(self) -> int:
+        """Bytes in the pipe."""
+        return int(_INT.unpack(fcntl.ioctl(self._descriptor, termios.FIONREAD, bytes(_INT.size)))[0])
 
     def drain(self, give_way: Callable[[], object] | None = None) -> int:
         """Take in what there is now, a pipe's fill at the most, so that no sender can hold the keeper here; the number of records. ``give_way``: call
-        it after every ``PIECE_BYTES``."""
+        it after every ``PIECE_BYTES``, and leave the rest for another time after ``POLITE_S``."""
+        return self._read(self._pipe_bytes, give_way)
+
+    def finish(self) -> int:
+        """Take in all that a sender left that is gone, however large it had made the pipe, and half a line as one; the number of records."""
+        taken = self._read(self.waiting(), None)
+        rest, self._rest = self._rest, b""
+        return taken + self._take([rest])
+
+    def _read(self, room: int, give_way: Callable[[], object] | None) -> int:
+        """At most ``room`` bytes."""
         taken = 0
-        room = self._pipe_bytes
-        piece = room if give_way is None else PIECE_BYTES
+        give_up = time.monotonic() + POLITE_S
+        piece = self._pipe_bytes if give_way is None else PIECE_BYTES
         while room > 0:
             try:
                 chunk = os.read(self._descriptor, min(room, piece))
@@ -208,6 +241,8 @@ class Intake:
             taken += self._take(lines)
             if give_way is not None:
                 give_way()
+                if time.monotonic() >= give_up:
+                    break
         return taken
 
     def _take(self, lines: list[bytes]) -> int:

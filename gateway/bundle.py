@@ -38,7 +38,7 @@ class Bundle:
     feed: int
     """Write end of the pipe to whoever keeps the records."""
     kept: int | None = None
-    """An eventfd that counts those that are on the disk, where allowed connections wait for it."""
+    """Where it is read how many more are on the disk (``audit.feed.open_answer``), if allowed connections wait for that."""
     refused: socket.socket | None = None
     """Where the kernel tells of what it refused, and of what it let out."""
     allowed: socket.socket | None = None

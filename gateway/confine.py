@@ -84,10 +84,10 @@ def landlock() -> bool:
 
 
 def filter_calls() -> None:
-    """Load ``seccomp.worker_program``, which needs ``no_new_privs``."""
+    """Load ``seccomp.worker_program`` for this process, which needs ``no_new_privs``."""
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
     try:
-        code = seccomp.worker_program()
+        code = seccomp.worker_program(os.getpid())
     except KeyError:
         return  # a machine without a table: the walls around this one stand
     _prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(_Program(len(code) // 8, code)))

@@ -4,12 +4,10 @@ What the disk does not take is not taken from the pipe either, where the setting
 nothing more and then accepts nothing more. What is in the pipe by then has been carried, and room on the disk is held for it.
 """
 
-import fcntl
 import os
 import selectors
 import signal
 import struct
-import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Final, NamedTuple
 
 from audit.apart import Upkeep
 from audit.brief import GROWTH
-from audit.feed import Intake, open_pipe
+from audit.feed import Intake, open_answer, open_pipe
 from audit.files import key_directory
 from audit.keys import KeyTrouble, prepare
 from audit.ledger import Ledger
@@ -42,7 +40,7 @@ UPKEEP_S: Final = 3600.0
 CLOCK_STEP_S: Final = 600.0
 FINISH_S: Final = 10.0
 """How long the process that signs is waited for at the end."""
-_INT: Final = struct.Struct("=i")
+_COUNT: Final = struct.Struct("=Q")
 
 
 class Audited(NamedTuple):
@@ -58,7 +56,8 @@ class Audited(NamedTuple):
 
 
 class Keeper:
-    """``feed`` and ``kept`` go to the worker; ``kept`` is None where it need not wait. ``log=None``: audit is off, and records are only counted."""
+    """``feed`` and ``kept`` go to the worker; ``kept`` is None where it need not wait. Both keep their numbers, but each worker has pipes of its own.
+    ``log=None``: audit is off, and records are only counted."""
 
     def __init__(
         self,
@@ -83,24 +82,30 @@ class Keeper:
         self._clock_ahead: float | None = None
         self._last: Upkeep | None = None
         self._read_end, self.feed = open_pipe()
-        self._intake: Intake | None = Intake(self._read_end, log, summary.count, sandbox=sandbox)
-        self._enough = min(ENOUGH_BYTES, self._intake.pipe_bytes // 4)
-        self._acknowledged = 0
+        self._intake: Intake | None = self._begin()
+        self._pipe_bytes = self._intake.pipe_bytes
         self._listening = False
-        self.kept = self._acknowledging()
+        self.kept: int | None = None
+        self._told: int | None = None
+        if self._acknowledges():
+            self.kept, self._told = open_answer()
         self._listen()
 
-    def _acknowledging(self) -> int | None:
+    def _begin(self) -> Intake:
+        """With a sender of whom nothing is known yet."""
+        intake = Intake(self._read_end, self._log, self._summary.count, sandbox=self._sandbox)
+        self._enough = min(ENOUGH_BYTES, intake.pipe_bytes // 4)
+        self._acknowledged = 0
+        return intake
+
+    def _acknowledges(self) -> bool:
         """Where what is in the pipe may not find room, or must be on the disk itself: a worker waits until it is."""
-        if self._log is None or self._intake is None:
-            return None
+        if self._log is None:
+            return False
         settings = self._log.settings
-        held = settings.on_full is OnFull.DROP or self._log.promise(
-            PIPE_ROOMS * self._intake.pipe_bytes + LEDGER_ROOM_BYTES
-        )
-        if held and settings.fsync is not Fsync.ALWAYS:
-            return None
-        return os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        room = PIPE_ROOMS * self._pipe_bytes + LEDGER_ROOM_BYTES
+        held = settings.on_full is OnFull.DROP or self._log.promise(room)
+        return not held or settings.fsync is Fsync.ALWAYS
 
     @property
     def ready(self) -> bool:
@@ -111,7 +116,8 @@ class Keeper:
         """Take in what the worker has sent, if it can be kept, and write it."""
         gathers = self.kept is None and self._waiting() < self._enough
         if gathers:
-            # Where there is one there are more soon: together they cost a tenth of the wake-ups.
+            # Where there is one there are more soon: together they cost a tenth of the wake-ups. Where giving way took so long that some were left,
+            # they wait once more: nobody waits for them, and when there are enough of them neither is done.
             time.sleep(GATHER_S)
         if self._intake is not None and self.ready:
             self._intake.drain(self._give_way if gathers else None)
@@ -140,16 +146,27 @@ class Keeper:
     def bury(self, generation: int = 1) -> None:
         """After a worker's death: take in all that it sent, whatever the disk says, for there is room held; and write what it left undecided."""
         if self._intake is not None:
-            self._intake.drain()
-            self._acknowledged = self._intake.lines
-        if self.kept is not None:
-            try:
-                os.eventfd_read(self.kept)
-            except BlockingIOError:
-                pass
+            self._intake.finish()
         self.tally.bury()
         bury(self.ledger, self._log, self._sandbox, self._summary, generation, self.tally)
+        if self._intake is not None:
+            self._renew()
         self._settle()
+
+    def _renew(self) -> None:
+        """Other pipes, for the next worker: whatever the dead one made of its own, of their size, their flags or what is in them, ends here."""
+        read_end, feed = open_pipe(self._pipe_bytes)
+        if self._listening:
+            self._selector.unregister(self._read_end)  # while it is still this pipe's
+            self._listening = False
+        _put(read_end, self._read_end)
+        _put(feed, self.feed)
+        self._intake = self._begin()
+        if self.kept is not None and self._told is not None:
+            kept, told = open_answer()
+            _put(kept, self.kept)
+            _put(told, self._told)
+        self._listen()
 
     def _settle(self, *, flush: bool = True) -> None:
         log = self._log
@@ -165,8 +182,11 @@ class Keeper:
             self._start_upkeep()
 
     def _acknowledge(self, lines: int) -> None:
-        if self.kept is not None and lines > self._acknowledged:
-            os.eventfd_write(self.kept, lines - self._acknowledged)
+        if self._told is not None and lines > self._acknowledged:
+            try:
+                os.write(self._told, _COUNT.pack(lines - self._acknowledged))
+            except BlockingIOError:
+                return  # one that does not read, or filled it itself: it is told the next time
         self._acknowledged = lines
 
     def _listen(self) -> None:
@@ -212,9 +232,7 @@ class Keeper:
 
     def _waiting(self) -> int:
         """Bytes in the pipe."""
-        if self._intake is None:
-            return 0
-        return int(_INT.unpack(fcntl.ioctl(self._read_end, termios.FIONREAD, bytes(_INT.size)))[0])
+        return 0 if self._intake is None else self._intake.waiting()
 
     # -- signing and removing
 
@@ -285,7 +303,7 @@ class Keeper:
         """Take in and write what is left, sign it, close everything. Safe to call twice."""
         if self._intake is None:
             return
-        self._intake.drain()
+        self._intake.finish()
         if self._upkeep is not None and self._log is not None:
             self._selector.unregister(self._upkeep.fileno())
             if _ends(self._upkeep):
@@ -301,8 +319,9 @@ class Keeper:
         self._intake.close()
         self._intake = None
         os.close(self.feed)
-        if self.kept is not None:
-            os.close(self.kept)
+        for end in (self.kept, self._told):
+            if end is not None:
+                os.close(end)
 
     def _sign_the_last(self, log: AuditLog) -> None:
         if self._last is None:
@@ -311,6 +330,12 @@ class Keeper:
         if _ends(self._last):
             self._heed(self._last, log)
         self._last = None
+
+
+def _put(descriptor: int, number: int) -> None:
+    """Have it under ``number``, instead of what is there: that is what others know it by."""
+    os.dup2(descriptor, number, inheritable=False)
+    os.close(descriptor)
 
 
 def open_log(

@@ -1,4 +1,4 @@
-"""Waiting until another process has come so far: it adds to an eventfd(2), and this one awaits a number."""
+"""Waiting until another process has come so far: it says by how much, again and again, and this one awaits a number."""
 
 import asyncio
 import os
@@ -11,7 +11,7 @@ class Progress:
     """How many of something the other process has done. Numbers are awaited in ascending order."""
 
     def __init__(self, descriptor: int) -> None:
-        """Must be made in the running loop, which reads ``descriptor`` (an eventfd, non-blocking) from now on."""
+        """Must be made in the running loop, which reads ``descriptor`` (non-blocking; eight bytes at a time, as of an eventfd(2)) from now on."""
         self._descriptor = descriptor
         self.done = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()

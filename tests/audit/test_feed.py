@@ -4,6 +4,8 @@ import fcntl
 import json
 import os
 import signal
+import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from audit import feed as feeding
-from audit.feed import MAX_BACKLOG, PIECE_BYTES, PIPE_BYTES, Feed, Intake, open_pipe
+from audit.feed import MAX_BACKLOG, PIECE_BYTES, PIPE_BYTES, POLITE_S, Feed, Intake, open_answer, open_pipe
 from audit.log import AuditLog
 from audit.record import MAX_LINE_BYTES, Record, lost
 from tests.audit.example import AT_NS, blocked
@@ -379,6 +381,73 @@ def test_a_dead_sender_is_drained_at_once(pipe: Pipe) -> None:
     pipe.intake.drain()
     with pytest.raises(BlockingIOError):
         os.read(pipe.read_end, 1)
+
+
+def test_giving_way_ends_and_the_rest_is_still_there(pipe: Pipe) -> None:
+    line = orjson.dumps(blocked()) + b"\n"
+    count = 10 * PIECE_BYTES // len(line)
+    os.write(pipe.write_end, line * count)
+    turns: list[int] = []
+
+    def give_way() -> None:
+        turns.append(pipe.intake.waiting())
+        time.sleep(0.6 * POLITE_S)
+
+    taken = pipe.intake.drain(give_way)
+    assert len(turns) == 2
+    assert pipe.intake.waiting() == turns[-1] == len(line) * count - 2 * PIECE_BYTES
+    assert taken + pipe.intake.drain() == count
+
+
+@pytest.mark.parametrize("flags", [os.O_NONBLOCK, os.O_NONBLOCK | os.O_DIRECT])
+def test_all_that_a_sender_left_is_taken_however_large_it_made_the_pipe(pipe: Pipe, flags: int) -> None:
+    fcntl.fcntl(pipe.write_end, fcntl.F_SETPIPE_SZ, 4 * PIPE_BYTES)
+    fcntl.fcntl(pipe.write_end, fcntl.F_SETFL, flags)
+    feed = Feed(pipe.write_end)
+    while feed.offer(blocked()):
+        pass
+    assert feed.sent > 200
+    assert pipe.intake.finish() == feed.sent
+    assert (pipe.intake.waiting(), pipe.intake.lines, pipe.log.lost) == (0, feed.sent, 0)
+
+
+def test_half_a_line_that_a_sender_left_is_one_that_is_lost(pipe: Pipe) -> None:
+    os.write(pipe.write_end, orjson.dumps(blocked(flow="1")) + b"\n" + orjson.dumps(blocked())[:100])
+    assert pipe.intake.finish() == 1
+    assert (pipe.intake.lines, pipe.intake._rest) == (2, b"")
+    assert pipe.intake.finish() == 0
+    assert [record.get("count") for record in pipe.kept()] == [None, 1]
+
+
+def test_a_sender_that_is_gone_and_one_that_is_not_end(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no filter keeps a sender from forking, one may live on."""
+    line = orjson.dumps(blocked()) + b"\n"
+    os.write(pipe.write_end, line * 100)
+    real = os.read
+
+    def refilled(descriptor: int, size: int) -> bytes:
+        chunk = real(descriptor, size)
+        os.write(pipe.write_end, chunk)
+        return chunk
+
+    monkeypatch.setattr(os, "read", refilled)
+    assert pipe.intake.finish() == 100
+
+
+def test_an_answer_is_read_like_an_eventfd_and_keeps_nobody_waiting() -> None:
+    senders, keepers = open_answer()
+    with pytest.raises(BlockingIOError):
+        os.eventfd_read(senders)
+    os.write(keepers, struct.pack("=Q", 3))
+    os.write(keepers, struct.pack("=Q", 2))
+    assert [os.eventfd_read(senders), os.eventfd_read(senders)] == [3, 2]
+    fcntl.fcntl(senders, fcntl.F_SETFL, 0)
+    assert not os.get_blocking(keepers)
+    os.set_blocking(senders, False)
+    os.close(keepers)
+    with pytest.raises(BlockingIOError):
+        os.eventfd_read(senders)  # and not an end, of which the loop would hear again and again
+    os.close(senders)
 
 
 def test_without_a_log_records_are_counted_all_the_same() -> None:

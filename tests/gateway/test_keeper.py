@@ -1,8 +1,10 @@
 """From the pipe to the file and back: what is acknowledged, what is not taken, what is said."""
 
 import errno
+import fcntl
 import os
 import selectors
+import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ import orjson
 import pytest
 
 from audit import feed
-from audit.feed import Feed
+from audit.feed import PIPE_BYTES, POLITE_S, Feed
 from audit.log import AuditLog
 from audit.segment import NoReservation, Segment
 from audit.settings import AuditSettings, Fsync, OnFull
@@ -58,10 +60,25 @@ class Bench:
 
     def acknowledged(self) -> int:
         assert self.keeper.kept is not None
+        count = 0
         try:
-            return os.eventfd_read(self.keeper.kept)
+            while True:
+                count += os.eventfd_read(self.keeper.kept)
         except BlockingIOError:
-            return 0
+            return count
+
+    def as_worker(self, act: Callable[[], object]) -> None:
+        """Do it in a worker, which dies of it."""
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.close(self.keeper._read_end)
+                if self.keeper._told is not None:
+                    os.close(self.keeper._told)
+                act()
+            finally:
+                os._exit(0)
+        os.waitpid(pid, 0)
 
 
 Make = Callable[[AuditSettings], Bench]
@@ -94,14 +111,15 @@ def test_acknowledged_is_what_is_written_and_synced_and_only_where_it_is_waited_
         assert bench.keeper.kept is None
         return
     order: list[str] = []
-    real = os.eventfd_write
+    real = os.write
     monkeypatch.setattr(os, "fdatasync", lambda _: order.append("synced"))
 
-    def told(descriptor: int, count: int) -> None:
-        order.append("told")
-        real(descriptor, count)
+    def told(descriptor: int, data: bytes) -> int:
+        if descriptor == bench.keeper._told:
+            order.append("told")
+        return real(descriptor, data)
 
-    monkeypatch.setattr(os, "eventfd_write", told)
+    monkeypatch.setattr(os, "write", told)
     bench.send(3)
     bench.turn()
     assert order == ["synced", "told"]
@@ -191,6 +209,115 @@ def test_a_dead_workers_acknowledgements_are_not_its_successors(make: Make) -> N
     assert (bench.acknowledged(), successor.sent) == (1, 1)
 
 
+# -- a worker that was taken over
+
+
+def fill(kept: int) -> None:
+    """Leave no room for another number, in an eventfd or a pipe."""
+    number = 2**64 - 2
+    while True:
+        try:
+            os.write(kept, struct.pack("=Q", number))
+        except BlockingIOError:
+            return
+        number = 1
+
+
+def test_a_worker_that_scribbles_on_what_tells_it_ends_no_keeper_and_hears_later(make: Make) -> None:
+    bench = make(AuditSettings(fsync=Fsync.ALWAYS))
+    kept = bench.keeper.kept
+    assert kept is not None
+
+    def scribble() -> None:
+        bench.send(1)
+        fill(kept)
+
+    bench.as_worker(scribble)
+    assert bench.turn() == 1
+    assert bench.kept() == 1
+    bench.acknowledged()
+    bench.keeper.tick()
+    assert bench.acknowledged() == 1
+
+
+def test_no_flag_of_a_workers_has_the_keeper_wait(make: Make) -> None:
+    """Descriptors that a fork shares have one set of flags: what the keeper reads and writes itself is shared with no worker."""
+    bench = make(AuditSettings(fsync=Fsync.ALWAYS))
+    keeper = bench.keeper
+    kept = keeper.kept
+    assert kept is not None
+
+    def block() -> None:
+        bench.send(1)
+        fill(kept)
+        for descriptor in (kept, keeper.feed):
+            fcntl.fcntl(descriptor, fcntl.F_SETFL, 0)
+
+    bench.as_worker(block)
+    assert keeper._told is not None
+    assert not os.get_blocking(keeper._read_end) and not os.get_blocking(keeper._told)
+    assert bench.turn() == 1
+    keeper.bury()
+    assert not os.get_blocking(kept) and not os.get_blocking(keeper.feed)
+    successor = Feed(keeper.feed)
+    successor.send(blocked(flow="ff"))
+    bench.turn()
+    assert (bench.acknowledged(), bench.kept()) == (1, 2)
+
+
+def test_what_a_dead_worker_made_of_its_pipe_ends_with_it(make: Make) -> None:
+    """It was larger than any burst; then whole writes were packets, and half a line was left."""
+    bench = make(AuditSettings(fsync=Fsync.ALWAYS))
+    keeper = bench.keeper
+    numbers = keeper.feed, keeper.kept
+    line = orjson.dumps(blocked()) + b"\n"
+    many = 4 * PIPE_BYTES // len(line) - 100
+
+    def enlarge() -> None:
+        fcntl.fcntl(keeper.feed, fcntl.F_SETPIPE_SZ, 4 * PIPE_BYTES)
+        os.write(keeper.feed, line * many + line[:100])
+        fcntl.fcntl(keeper.feed, fcntl.F_SETFL, os.O_DIRECT)
+
+    bench.as_worker(enlarge)
+    keeper.bury()
+    assert (bench.kept(), bench.log.seq, bench.log.lost) == (many + 1, many + 1, 1), "half a line is counted"
+    assert (keeper.feed, keeper.kept) == numbers, "they are what the next is forked with"
+    assert fcntl.fcntl(keeper.feed, fcntl.F_GETPIPE_SZ) == PIPE_BYTES
+    assert not fcntl.fcntl(keeper.feed, fcntl.F_GETFL) & os.O_DIRECT
+    assert not os.get_inheritable(keeper.feed)
+    successor = Feed(keeper.feed)
+    while successor.offer(blocked()):
+        pass
+    assert successor.sent > 500
+    bench.turn()
+    bench.turn()
+    assert (bench.acknowledged(), bench.log.seq) == (successor.sent, many + 1 + successor.sent)
+
+
+def test_the_last_of_a_pipe_that_was_made_larger_is_taken_at_the_end(make: Make) -> None:
+    bench = make(AuditSettings())
+    fcntl.fcntl(bench.keeper.feed, fcntl.F_SETPIPE_SZ, 4 * PIPE_BYTES)
+    line = orjson.dumps(blocked()) + b"\n"
+    many = 4 * PIPE_BYTES // len(line) - 100
+    assert os.write(bench.keeper.feed, line * many) == many * len(line)
+    bench.keeper.close()
+    assert (bench.kept(), bench.log.lost) == (many, 0)
+
+
+def test_audit_that_is_off_hears_of_the_next_workers_records_too(tmp_path: Path) -> None:
+    with selectors.DefaultSelector() as selector:
+        summary = Summary()
+        keeper = Keeper(None, "agent-1", summary, selector, lambda _: pytest.fail("nothing is wrong"))
+        for number in (1, 2):
+            Feed(keeper.feed).send(blocked())
+            ((key, _),) = selector.select(1)
+            key.data()
+            assert summary.blocked == number
+            keeper.bury()
+        keeper.close()
+        keeper.close()
+
+
 def test_what_is_wrong_is_said_once(make: Make) -> None:
     bench = make(AuditSettings())
     bench.fails = FULL
@@ -258,3 +385,29 @@ def test_a_few_records_give_way_to_whoever_waits_for_the_processor_and_a_flood_d
     flood(0)
     bench.turn()
     assert not given
+
+
+def test_who_gives_way_beside_processes_that_never_wait_writes_and_looks_up_in_between(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There one yield may take as long as all of a time slice of theirs."""
+    bench = make(AuditSettings())
+    sleep = time.sleep
+    given: list[int] = []
+
+    def elsewhere() -> None:
+        given.append(bench.waiting())
+        sleep(0.6 * POLITE_S)
+
+    monkeypatch.setattr(os, "sched_yield", elsewhere)
+    while bench.waiting() < ENOUGH_BYTES - 4096:
+        bench.send(1)
+    turns = kept = 0
+    while bench.turn():
+        assert 1 <= len(given) <= 3
+        given.clear()
+        assert bench.kept() > kept
+        kept = bench.kept()
+        turns += 1
+    assert turns > 3
+    assert kept == bench.feed.sent

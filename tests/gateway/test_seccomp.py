@@ -1,13 +1,23 @@
 """The filter, run by a small interpreter of classic BPF: what the kernel would answer to every call that matters."""
 
+import ctypes
+import fcntl
+import os
 import re
+import resource
+import signal
+import socket
 import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from errno import EAFNOSUPPORT, ENOSYS, EPERM
 from pathlib import Path
 
 import pytest
 
-from gateway import seccomp
+from gateway import confine, seccomp
+from gateway.turns import SCHED_SETATTR
 
 X86_64 = 0xC000003E  # linux/audit.h
 I386 = 0x40000003
@@ -15,14 +25,19 @@ AARCH64 = 0xC00000B7
 ARM = 0x40000028
 ALLOWED = 0
 HIGH = 0xDEADBEEF << 32
+PID = 4321
+"""Of the worker whose filter it is."""
 HEADERS = {
     "x86_64": Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"),
     "aarch64": Path("/usr/include/asm-generic/unistd.h"),
 }
 
 
-def verdict(machine: str, number: int, *arguments: int, arch: int | None = None) -> int:
-    """The errno that the call ends with, 0 if it is let through. A call into nowhere is an error of the program."""
+def verdict(
+    machine: str, number: int, *arguments: int, arch: int | None = None, by: bytes | None = None
+) -> int:
+    """The errno that the call ends with, 0 if it is let through. A call into nowhere is an error of the program.
+    ``by``: commands' if None."""
     data = struct.pack(
         "<IIQ6Q",
         number & 0xFFFFFFFF,
@@ -30,7 +45,7 @@ def verdict(machine: str, number: int, *arguments: int, arch: int | None = None)
         0,
         *(*(argument & 0xFFFFFFFFFFFFFFFF for argument in arguments), *([0] * (6 - len(arguments)))),
     )
-    program = list(struct.iter_unpack("=HBBI", seccomp.program(machine)))
+    program = list(struct.iter_unpack("=HBBI", seccomp.program(machine) if by is None else by))
     accumulator = at = 0
     while True:
         code, if_true, if_false, k = program[at]
@@ -62,6 +77,17 @@ def machine(request: pytest.FixtureRequest) -> str:
 def numbers(machine: str) -> dict[str, int]:
     """The calls that the filter knows."""
     return seccomp._ARCHES[machine][1] | seccomp._EVERYWHERE
+
+
+def of_processes(machine: str) -> dict[str, int]:
+    """Those that the worker's knows besides."""
+    return seccomp._ARCHES[machine][2] | seccomp._PROCESSES_EVERYWHERE
+
+
+def of_worker(machine: str, name: str, *arguments: int) -> int:
+    """As ``verdict``, of the worker ``PID``."""
+    number = (numbers(machine) | of_processes(machine))[name]
+    return verdict(machine, number, *arguments, by=seccomp.worker_program(PID, machine))
 
 
 @pytest.mark.parametrize("call", ["socket", "socketpair"])
@@ -122,8 +148,10 @@ def test_entry_points_of_other_architectures_do_not_exist() -> None:
     assert verdict("x86_64", -1) == ENOSYS
 
 
-def test_the_program_ends_in_a_verdict_whatever_is_asked(machine: str) -> None:
-    program = list(struct.iter_unpack("=HBBI", seccomp.program(machine)))
+@pytest.mark.parametrize("whose", ["command", "worker"])
+def test_the_program_ends_in_a_verdict_whatever_is_asked(machine: str, whose: str) -> None:
+    code = seccomp.program(machine) if whose == "command" else seccomp.worker_program(PID, machine)
+    program = list(struct.iter_unpack("=HBBI", code))
     assert len(program) < 4096  # linux/bpf_common.h, BPF_MAXINSNS
     for at, (code, if_true, if_false, _) in enumerate(program):
         if code not in (0x20, 0x06):
@@ -141,5 +169,169 @@ def test_the_numbers_are_the_kernels(machine: str) -> None:
     if not header.exists():
         pytest.skip(f"no {header}: apt-get install linux-libc-dev")
     found = dict(re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)\b", header.read_text()))
-    ours = numbers(machine)
+    ours = numbers(machine) | of_processes(machine)
     assert {name: int(found[name]) for name in ours} == ours
+
+
+# -- the worker
+
+
+TESTED = {
+    "socket",
+    "socketpair",
+    "ioctl",
+    "clone",
+    "fcntl",
+    "kill",
+    "tgkill",
+    "sched_setattr",
+    "prlimit64",
+    "prctl",
+}
+"""By their arguments."""
+
+
+def test_a_worker_does_without_more_and_every_other_call_is_let_through(machine: str) -> None:
+    code = seccomp.worker_program(PID, machine)
+    known = numbers(machine) | of_processes(machine)
+    for name, number in known.items():
+        if name not in TESTED:
+            refused = verdict(machine, number, PID, 0, 0, by=code)
+            assert refused == (ENOSYS if name == "clone3" else EPERM), name
+    for number in set(range(600)) - set(known.values()):
+        assert verdict(machine, number, 1, 8, 0x8901, by=code) == ALLOWED, number
+
+
+@pytest.mark.parametrize(
+    "call",
+    """sched_setscheduler sched_setparam sched_setaffinity setpriority ioprio_set tkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_send_signal
+    pidfd_open pidfd_getfd process_madvise process_mrelease process_vm_writev migrate_pages move_pages ptrace shmat semctl msgctl""".split(),
+)
+def test_a_worker_acts_on_no_other_process(machine: str, call: str) -> None:
+    for pid in (0, 1, PID - 1, PID):
+        assert of_worker(machine, call, pid, pid, 9) == EPERM
+
+
+@pytest.mark.parametrize("call", ["kill", "tgkill"])
+@pytest.mark.parametrize("high", [0, HIGH])
+def test_a_worker_signals_itself_alone(machine: str, call: str, high: int) -> None:
+    """The kernel looks at the low half only: so must the filter, or the other half would hide the number."""
+    assert of_worker(machine, call, high | PID, 6) == ALLOWED, "abort(3)"
+    for pid in (0, 1, PID - 1, PID + 1, -1, -PID, 0xFFFFFFFF):
+        assert of_worker(machine, call, high ^ pid, 9) == EPERM
+
+
+@pytest.mark.parametrize("high", [0, HIGH])
+def test_a_worker_reads_its_own_limits_and_sets_nobodys(machine: str, high: int) -> None:
+    assert of_worker(machine, "prlimit64", high, 7, 0, 0x7FFF00000000) == ALLOWED, "getrlimit(2)"
+    for pid in (1, PID, PID - 1, -1):
+        assert of_worker(machine, "prlimit64", high ^ pid, 7, 0, 0x7FFF00000000) == EPERM
+    for address in (1, 0x7FFF12345678, 0x7FFF << 32, 1 << 63):
+        assert of_worker(machine, "prlimit64", 0, 1, address, 0) == EPERM
+
+
+@pytest.mark.parametrize("high", [0, HIGH])
+def test_a_worker_takes_turns_of_its_own_and_gives_none(machine: str, high: int) -> None:
+    assert of_worker(machine, "sched_setattr", high, 0x7FFF00000000, 0) == ALLOWED
+    for pid in (1, PID, PID - 1, -1):
+        assert of_worker(machine, "sched_setattr", high ^ pid, 0x7FFF00000000, 0) == EPERM
+    assert of_worker(machine, "prctl", high | 62, 2, 1) == EPERM, "PR_SCHED_CORE"
+    for option in (15, 22, 0x53564D41):  # PR_SET_NAME, PR_SET_SECCOMP, PR_SET_VMA
+        assert of_worker(machine, "prctl", high | option, 62) == ALLOWED
+
+
+@pytest.mark.parametrize("high", [0, HIGH])
+def test_a_worker_has_nobody_signalled_by_a_descriptor(machine: str, high: int) -> None:
+    for command in (8, 10, 15):  # F_SETOWN, F_SETSIG, F_SETOWN_EX
+        assert of_worker(machine, "fcntl", 0, high | command, 1) == EPERM
+    for command in (
+        0,
+        1,
+        2,
+        3,
+        4,
+        9,
+        1030,
+        1031,
+        1032,
+    ):  # F_DUPFD ... F_SETFL, F_GETOWN, F_DUPFD_CLOEXEC, F_SETPIPE_SZ, F_GETPIPE_SZ
+        assert of_worker(machine, "fcntl", 8, high | command, 8) == ALLOWED
+    for request in (0x8901, 0x8902, 0x5412, 0x541C):  # FIOSETOWN, SIOCSPGRP, TIOCSTI, TIOCLINUX
+        assert of_worker(machine, "ioctl", 0, high | request, 1) == EPERM
+    for request in (0x5421, 0x541B, 0x5401, 0x8903):  # FIONBIO, FIONREAD, TCGETS, FIOGETOWN
+        assert of_worker(machine, "ioctl", 0x8901, high | request, 0x8901) == ALLOWED
+
+
+@pytest.fixture
+def victim() -> Iterator[int]:
+    """Another process of the same user."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        yield process.pid
+        process.kill()
+
+
+def _called(name: str, *arguments: object) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if getattr(libc, name)(*arguments) < 0:
+        raise OSError(ctypes.get_errno(), name)
+
+
+def _owned(by_ioctl: bool, pid: int) -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        if by_ioctl:
+            fcntl.ioctl(near, 0x8901, struct.pack("=i", pid))
+        else:
+            fcntl.fcntl(near, fcntl.F_SETOWN, pid)
+
+
+HARMS: dict[str, Callable[[int], object]] = {
+    "limit what it writes": lambda pid: resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, 0)),
+    "read its limits": lambda pid: resource.prlimit(pid, resource.RLIMIT_NOFILE),
+    "make it idle": lambda pid: os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0)),
+    "its parameters": lambda pid: os.sched_setparam(pid, os.sched_param(0)),
+    "its turns": lambda pid: _called(
+        "syscall",
+        SCHED_SETATTR[os.uname().machine],
+        pid,
+        struct.pack("=IIQiIQQQ", 48, 0, 0, 0, 0, 0, 0, 0),
+        0,
+    ),
+    "make it nice": lambda pid: os.setpriority(os.PRIO_PROCESS, pid, 19),
+    "move it": lambda pid: os.sched_setaffinity(pid, os.sched_getaffinity(0)),
+    "signal it": lambda pid: os.kill(pid, 0),
+    "signal all": lambda _: os.kill(0, 0),
+    "signal a thread": lambda pid: _called("tgkill", pid, pid, 0),
+    "open it": os.pidfd_open,
+    "have it signalled": lambda pid: _owned(False, pid),
+    "have it signalled by another door": lambda pid: _owned(True, pid),
+}
+
+
+@pytest.mark.skipif(os.uname().machine not in seccomp._ARCHES, reason="no table for this machine")
+def test_the_kernel_refuses_what_would_harm_another_process_and_the_worker_lives(victim: int) -> None:
+    """By the filter alone, even to root."""
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            signal.alarm(10)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            confine.filter_calls()
+            for name, act in HARMS.items():
+                try:
+                    act(victim)
+                    os.write(write_end, f"{name}\n".encode())
+                except OSError as error:
+                    if error.errno != EPERM:
+                        os.write(write_end, f"{name}: {error}\n".encode())
+            resource.getrlimit(resource.RLIMIT_NOFILE)
+            os.kill(os.getpid(), 0)
+            os.write(write_end, b"well")
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            os._exit(1)
+    os.close(write_end)
+    with os.fdopen(read_end) as said:
+        assert said.read() == "well"
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGTERM

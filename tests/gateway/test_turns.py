@@ -70,6 +70,22 @@ assert os.wait()[1] == 0 and take_turns_of({USUAL_NS}, alone=True) and slice() =
     subprocess.run([sys.executable, "-c", program], timeout=15, check=True)
 
 
+@pytest.mark.skipif(
+    not has_slices(), reason="this kernel has no turns that a process may choose, or does not show them"
+)
+def test_a_confined_process_still_chooses_its_own() -> None:
+    program = f"""
+import re
+from gateway.confine import filter_calls
+from gateway.turns import take_turns_of
+scheduled = open("/proc/self/sched")
+filter_calls()
+assert take_turns_of({SHORT_NS})
+assert int(re.search(r"^se.slice +: +([0-9]+)", scheduled.read(), re.M)[1]) == {SHORT_NS}
+"""
+    subprocess.run([sys.executable, "-c", program], timeout=15, check=True)
+
+
 def test_who_has_another_policy_keeps_it() -> None:
     """A batch job is the operator's own wish."""
     script = (
