@@ -54,6 +54,7 @@ READ_BYTES: Final = 16 * 1024
 
 ALLOW: Final = Verdict.ALLOW
 BOUND: Final = Target.BOUND
+INTERNAL_ERROR: Final = Reason.INTERNAL_ERROR
 _, DECIDE, RESOLVE, CONNECT, RELAY = Phase
 """By name: an attribute of an enum takes ten times as long (CPython 3.11), and a connection asks for a dozen."""
 
@@ -83,7 +84,9 @@ class House:
 
 
 Heard = tuple[Sniffed | Refused | None, bytes]
-"""What the client said before the decision: the name it shows, and the bytes to pass on first."""
+"""What the client said before the decision: the name it shows, and the bytes to pass on first, which are all that were taken from it."""
+GONE: Final = Refused(Reason.CLIENT_CLOSED)
+"""A client that was reset: no policy has anything to carry."""
 
 
 async def run_session(client: Sock, flow: Flow, house: House, attempt: Attempt) -> None:
@@ -92,14 +95,14 @@ async def run_session(client: Sock, flow: Flow, house: House, attempt: Attempt) 
         with attempt:
             gate = house.gate
             seen, first, decision = await _judge(client, flow, gate, attempt)
-            while gate is not house.gate:  # another policy came meanwhile
-                gate = house.gate
+            while gate is not house.gate and seen is not GONE and decision.reason is not INTERNAL_ERROR:
+                gate = house.gate  # another policy came meanwhile
                 decision = await _judge_anew(flow, gate, seen)
             if decision.verdict is ALLOW and not attempt.offered(decision, seen):
                 decision = await _offered_late(flow, house, attempt, decision, seen)
             if decision.verdict is not ALLOW:
                 if not attempt.decided(decision, seen):
-                    decision = refuse(Reason.INTERNAL_ERROR)
+                    decision = refuse(INTERNAL_ERROR)
                 await _refuse(client, seen, decision)
                 return
             try:
@@ -139,9 +142,8 @@ async def _offered_late(
     gate = house.gate
     give_up = now() + ROOM_S
     while decision.verdict is ALLOW:
-        if now() >= give_up:
+        if now() >= give_up or not await _room_by(give_up, attempt):
             return refuse(Reason.LIMIT)._replace(host=decision.host)
-        await attempt.room()
         while gate is not house.gate:
             gate = house.gate
             decision = await _judge_anew(flow, gate, seen)
@@ -150,19 +152,31 @@ async def _offered_late(
     return decision
 
 
+async def _room_by(moment: float, attempt: Attempt) -> bool:
+    """Whether there may be room for its record by then. All who wait for that share one future: who gives up leaves it to the others."""
+    try:
+        with deadline(moment):
+            await attempt.room()
+    except TimeoutError:
+        return False
+    return True
+
+
 async def _judge_anew(flow: Flow, gate: Gate, seen: Sniffed | Refused | None) -> Decision:
     """By another policy, with what was heard under the one before: if that is too little for it, no."""
+    named: Decision | None = None
     try:
+        decision = gate.rulings.decide(flow, seen)
+        if decision.target is not BOUND:
+            return decision
+        named = decision
         with deadline(now() + DECIDE_S):
-            decision = gate.rulings.decide(flow, seen)
-            if decision.target is not BOUND:
-                return decision
-            return _bound(flow, gate, decision) or await _bind(flow, gate, decision)
-    except TimeoutError:
-        return unresolved(decision, Reason.RESOLVE_TIMEOUT)
-    except Exception:
+            return _bound(flow, gate, named) or await _bind(flow, gate, named)
+    except Exception as error:
+        if named is not None and isinstance(error, TimeoutError):
+            return unresolved(named, Reason.RESOLVE_TIMEOUT)
         log.exception("flow %s: refused after an unexpected error", flow.id)
-        return refuse(Reason.INTERNAL_ERROR)
+        return refuse(INTERNAL_ERROR)
 
 
 async def _judge(
@@ -186,18 +200,20 @@ async def _judge(
             decision = _bound(flow, gate, named) or await _bind(flow, gate, named)
         return seen, first, decision
     except Expired:
-        if named is not None:
-            return seen, first, unresolved(named, Reason.RESOLVE_TIMEOUT)
-        return None, b"", rulings.decide(flow, Refused(Reason.NO_HELLO))
+        assert named is not None, "what else is waited for ends in _sniff"  # noqa: S101
+        return seen, first, unresolved(named, Reason.RESOLVE_TIMEOUT)
     except Exception:
         log.exception("flow %s: refused after an unexpected error", flow.id)
-        return seen, first, refuse(Reason.INTERNAL_ERROR)
+        return seen, first, refuse(INTERNAL_ERROR)
     finally:
         strand.expires = NEVER
 
 
 async def _sniff(client: Sock) -> Heard:
-    """The first message, as far as it takes to read a name or to know that there is none to trust."""
+    """The first message, as far as it takes to read a name or to know that there is none to trust.
+
+    All that was read is given back, however it ends: another policy may need no name, and carry it.
+    """
     data = b""
     scanned, worth = 0, 1
     for _ in range(MAX_READS):
@@ -205,9 +221,11 @@ async def _sniff(client: Sock) -> Heard:
             while (chunk := received(client, READ_BYTES)) is None:
                 await arrival(client, worth - len(data))
         except OSError:
-            chunk = b""
+            return GONE, b""
+        except Expired:
+            return Refused(Reason.NO_HELLO), data
         if not chunk:
-            return Refused(Reason.CLIENT_CLOSED), b""
+            return Refused(Reason.CLIENT_CLOSED), data
         data = data + chunk if data else chunk
         if len(data) < worth:
             continue
@@ -286,4 +304,4 @@ def _watching(
     if isinstance(seen, Sniffed):
         return watch(seen, first, port)
     naming = attempt.naming = Naming()
-    return naming, first
+    return naming, naming.up(first) if first else first

@@ -7,13 +7,15 @@ from typing import Final, NamedTuple
 from gateway.flow import IPAddress
 
 CACHED_ANSWERS: Final = 4096
+CACHED_ADDRESSES: Final = 64 * 1024
+"""In all of them: one message may bring four thousand."""
 
 
 class Answer(NamedTuple):
     """What a server said to one question."""
 
     wire: bytes
-    """The message; nothing where the question was given up in favour of another family."""
+    """The message; nothing where it is too long to be remembered, or the question was given up in favour of another family."""
     until: float
     """How long it is good, by the resolver's clock: seconds."""
     rcode: int
@@ -29,13 +31,14 @@ Question = tuple[str, int]
 class Answers:
     """The newest so many, by what was asked."""
 
-    __slots__ = ("_by_question", "_clock", "_kinds")
+    __slots__ = ("_addresses", "_by_question", "_clock", "_kinds")
 
     def __init__(self, kinds: tuple[int, ...], clock: Callable[[], float]) -> None:
         """``kinds``: of address records, in the order in which their addresses are to be dialled."""
         self._kinds = kinds
         self._clock = clock
         self._by_question: OrderedDict[Question, Answer] = OrderedDict()
+        self._addresses = 0
 
     def known(self, name: str, kind: int) -> Answer | None:
         """The answer, while it is good."""
@@ -53,8 +56,12 @@ class Answers:
         return found
 
     def remember(self, question: Question, answer: Answer) -> None:
-        """For the next who asks. The oldest makes room."""
-        self._by_question.pop(question, None)
+        """For the next who asks. The oldest make room."""
+        before = self._by_question.pop(question, None)
+        if before is not None:
+            self._addresses -= len(before.addresses)
         self._by_question[question] = answer
-        if len(self._by_question) > CACHED_ANSWERS:
-            self._by_question.popitem(last=False)
+        self._addresses += len(answer.addresses)
+        while len(self._by_question) > CACHED_ANSWERS or self._addresses > CACHED_ADDRESSES:
+            _, oldest = self._by_question.popitem(last=False)
+            self._addresses -= len(oldest.addresses)

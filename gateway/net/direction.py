@@ -5,7 +5,8 @@ take at once is kept, and the source is not read until it is gone: nothing queue
 A direction that fills the buffer again and again goes over to ``splice`` through a pipe, and its bytes never enter this process; while they come fast
 it is not woken for each few of them. After ``TURN_BYTES`` a direction lets the others have their turn.
 
-A ``Watch`` may look at what passes until it has seen enough: it gives back what may pass now, and keeps the rest.
+A ``Watch`` may look at what passes until it has seen enough: it gives back what may pass now, and keeps the rest. A look may cost thirty times what
+the copy does, by how the sender chooses to cut his bytes: so little is read at once where each byte may be looked at, and the clock ends such a turn.
 """
 
 import os
@@ -14,12 +15,17 @@ from typing import Final, Protocol
 
 from gateway.net.coalescing import Coalescing
 from gateway.net.pipes import Pipe, put_back, take
+from gateway.net.poller import NEVER, now
 from gateway.net.sockets import Sock
 
 READ_BYTES: Final = 64 * 1024
 TURN_BYTES: Final = 1024 * 1024
 EACH_BYTES: Final = 4096
 """What a read counts for beyond its bytes: who sends one at a time, as fast as they are read, has no longer turns than others."""
+LOOKED_AT_BYTES: Final = 4096
+"""What is read at once of what a watch frames: two milliseconds' work at the most, where it is all heads of requests or chunks of one byte."""
+LOOKING_S: Final = 0.001
+"""Of a turn in which a watch looks on: no further read is begun then."""
 SPLICE_AFTER: Final = 4
 """Buffers filled in a row: a bulk transfer, worth a pipe."""
 SPLICE: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
@@ -32,7 +38,10 @@ _view: Final = memoryview(_buffer)
 
 
 class Watch(Protocol):
-    """Looks at the bytes of a connection: pure, and allowed to raise whatever it likes, which ends the connection."""
+    """Looks at the bytes of a connection: pure, and allowed to raise whatever it likes, which ends the connection.
+
+    One may have ``ahead``: how many of the client's next bytes pass without a look.
+    """
 
     @property
     def settled(self) -> bool:
@@ -90,7 +99,7 @@ class Direction:
         self.blocked = False
         """The sink takes nothing until it says so."""
         self.urgent = False
-        """The source has sent urgent data: a read stops at its mark, short, and a splice never gets past it (tcp(7))."""
+        """The source has sent urgent data, or may have: a read stops at its mark, short, and a splice never gets past it (tcp(7))."""
         self.passed = 0
         self.rest: bytes | memoryview = b""
         """What the sink has not taken yet."""
@@ -116,9 +125,11 @@ class Direction:
             self._splice(self.pipe)
             return
         moved = 0
+        until = NEVER
         while moved < TURN_BYTES:
+            most = READ_BYTES if self.watch is None or not self.upwards else self._near(self.watch)
             try:
-                size = self.source.recv_into(_buffer)
+                size = self.source.recv_into(_buffer, most)
             except BlockingIOError:
                 return
             except OSError:
@@ -126,9 +137,11 @@ class Direction:
             if not size:
                 self._end()
                 return
-            last = size < READ_BYTES and not self.urgent
+            last = size < most and not self.urgent
             self._flags = MSG_MORE if self.hung_up and last else 0
             if self.watch is not None:
+                if until == NEVER and not last:
+                    until = now() + LOOKING_S
                 self._look(self.watch, bytes(_view[:size]))
             elif not self._send(_view[:size]):
                 self.rest = bytes(self.rest)  # the buffer is everybody's
@@ -146,7 +159,14 @@ class Direction:
                 self._coalescing = Coalescing(self.source)
                 self._splice(pipe)
                 return
+            if self.watch is not None and now() >= until:
+                break
         self.more = True
+
+    def _near(self, watch: Watch) -> int:
+        """How much of the client's to read at once: what is looked at, or more where it is not."""
+        ahead: int = getattr(watch, "ahead", 0)
+        return min(max(ahead, LOOKED_AT_BYTES), READ_BYTES)
 
     def _look(self, watch: Watch, chunk: bytes) -> None:
         """Let the watch see ``chunk``, and pass on what may pass."""
@@ -173,12 +193,10 @@ class Direction:
                 except OSError:
                     raise Failed(self.source) from None
                 if not pipe.held:
-                    if self.urgent:  # nothing, or nothing before the mark: reading tells
-                        self._coalescing.stop()
-                        self._put_back()
-                        self.more = True
-                    else:
-                        self._end()
+                    # The end, or nothing before the mark of urgent data, of which nobody may have told yet: reading tells, and goes past it.
+                    self._coalescing.stop()
+                    self._put_back()
+                    self.urgent = self.more = True
                     return
             try:
                 sent = os.splice(pipe.read_end, sink, pipe.held, flags=SPLICE)

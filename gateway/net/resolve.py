@@ -31,7 +31,7 @@ TTL_MIN_S: Final = 5
 TTL_MAX_S: Final = 300
 """A TTL is clamped: zero would ask for each connection, a week would pin a name to an address long gone."""
 CACHED_BYTES: Final = 4096
-"""A longer answer is not remembered."""
+"""Of a longer answer only the addresses are remembered."""
 UDP_PAYLOAD_BYTES: Final = 1232  # DNS flag day 2020
 
 # What dnspython imports on demand, it imports here: a worker that has given up its privileges may not be able to read its own installation.
@@ -98,9 +98,9 @@ class Resolver:
         failures: list[BaseException] = []
         if None in answers:
             outcomes = await asyncio.gather(
-                *(self.ask(name, kind) for kind in self._kinds), return_exceptions=True
+                *(self._for_dialling(name, kind) for kind in self._kinds), return_exceptions=True
             )
-            answers = [outcome for outcome in outcomes if isinstance(outcome, Answer)]
+            answers = [outcome if isinstance(outcome, Answer) else None for outcome in outcomes]
             failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
         useful = [answer for answer in answers if answer is not None and answer.addresses]
         if not useful:
@@ -110,10 +110,14 @@ class Resolver:
             raise _worst(failures) or ResolveError(f"{name}: no address, {' and '.join(sorted(said))}")
         # What is not said of the other family (silence, an error) must not be waited for again with each connection.
         until = min(answer.until for answer in useful)
-        for kind in self._kinds:
-            if self.answers.known(name, kind) is None:
+        for kind, answer in zip(self._kinds, answers, strict=True):
+            if (answer is None or not answer.addresses) and self.answers.known(name, kind) is None:
                 self.answers.remember((name, kind), Answer(b"", until, dns.rcode.NOERROR, ()))
         return tuple(ip for answer in useful for ip in answer.addresses)
+
+    async def _for_dialling(self, name: str, kind: int) -> Answer:
+        """As ``ask``, where the addresses will do without the message."""
+        return self.answers.known(name, kind) or await self.ask(name, kind)
 
     async def ask(self, name: str, kind: int) -> Answer:
         """The answer about ``name`` (canonical), whatever it says. ResolveError or ResolveTimeout where there is none that can be read."""
@@ -143,8 +147,11 @@ class Resolver:
         except Exception as error:  # whatever the bytes were: dnspython was not made to be total
             raise ResolveError(f"{name}: {type(error).__name__} {error}") from error
         answer = answer._replace(until=self.clock() + min(max(ttl or 0, TTL_MIN_S), TTL_MAX_S))
-        if ttl is not None and len(answer.wire) <= CACHED_BYTES:
-            self.answers.remember((name, kind), answer)
+        if ttl is not None:
+            if len(answer.wire) <= CACHED_BYTES:
+                self.answers.remember((name, kind), answer)
+            elif answer.addresses:  # what is told is what is dialled, however much it is
+                self.answers.remember((name, kind), answer._replace(wire=b""))
         return answer
 
     async def _exchange(self, query: dns.message.QueryMessage) -> dns.message.Message:

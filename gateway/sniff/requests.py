@@ -11,11 +11,14 @@ from typing import Final
 from gateway.sniff.http import MAX_FIELDS, MAX_HEAD, TELLING, sniff_http
 from gateway.sniff.result import Forbidden, NeedMore, Sniffed
 
+FIRST_LOOK: Final = 2048
+"""Most heads are whole in so little: what follows one is not copied for it."""
 MAX_LINE: Final = 1024
 """Of a chunk's size and extensions."""
 MAX_TRAILERS: Final = 32 * 1024
 MAX_ANSWER: Final = 64 * 1024
-MAX_HELD: Final = 128 * 1024
+MAX_HELD: Final = 16 * 1024
+"""What came too early is looked at all at once if the server does not switch: one read of a first message. Clients wait (RFC 6455 section 4.1)."""
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15}+)(?:[ \t]*+;[\t -~]*+)?")
 _TRAILER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++):[\t -~\x80-\xff]*+")
 _NOT_IN_TRAILERS: Final = frozenset(
@@ -49,6 +52,11 @@ class Requests:
         self._answer = b""
         self.settled = False
 
+    @property
+    def ahead(self) -> int:
+        """How many of the client's next bytes are a body's, and pass without a look."""
+        return self._left
+
     def up(self, chunk: bytes) -> bytes:
         """What may pass of the client's bytes so far. Forbidden ends the connection."""
         held = self._held + chunk if self._held else chunk
@@ -65,13 +73,13 @@ class Requests:
         """Look at the server's bytes; what may pass of the client's now."""
         if self._state != SWITCHING or self.settled:
             return b""
-        self._answer += chunk
+        answer, at = self._answer + chunk, 0
         while True:
-            status = _STATUS.match(self._answer)
+            status = _STATUS.match(answer, at)
             if status is None:
-                if len(self._answer) >= 13:
+                if len(answer) - at >= 13:
                     raise Forbidden  # no answer that could be told from another
-                return b""
+                break
             if status[1] == b"101":
                 self.settled = True
                 held, self._held = self._held, b""
@@ -79,16 +87,22 @@ class Requests:
             if status[1][:1] != b"1":
                 self._state, self._answer = HEAD, b""
                 return self.up(b"")
-            end = self._answer.find(b"\r\n\r\n")
+            end = answer.find(b"\r\n\r\n", at)
             if end < 0:
-                if len(self._answer) > MAX_ANSWER:
+                if len(answer) - at > MAX_ANSWER:
                     raise Forbidden
-                return b""
-            self._answer = self._answer[end + 4 :]
+                break
+            at = end + 4
+        self._answer = answer[at:]
+        return b""
 
     def _head(self, held: bytes, at: int) -> int:
-        rest = held[at : at + MAX_HEAD]
-        seen = sniff_http(rest, self._scanned if not at else 0)
+        scanned = 0 if at else self._scanned
+        rest = held[at : at + (FIRST_LOOK if scanned < FIRST_LOOK else MAX_HEAD)]
+        seen = sniff_http(rest, scanned)
+        if isinstance(seen, NeedMore) and len(held) - at > len(rest):
+            scanned, rest = len(rest), held[at : at + MAX_HEAD]
+            seen = sniff_http(rest, scanned)
         if isinstance(seen, NeedMore):
             self._scanned = len(rest)
             return at

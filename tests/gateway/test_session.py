@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
@@ -11,35 +11,43 @@ from typing import Any
 import pytest
 
 from gateway import session as module
-from gateway.decide import compile_policy
-from gateway.flow import Endpoint, Flow
+from gateway.decide import Decision, compile_policy
+from gateway.flow import Endpoint, Flow, IPAddress
+from gateway.net.answers import Answers
 from gateway.net.resolve import Resolver
+from gateway.net.sockets import Sock
 from gateway.net.waits import arrival
+from gateway.reasons import Reason
+from gateway.rulings import Rulings
 from gateway.session import MAX_READS, Gate, House, run_session
-from gateway.sniff import sniff
+from gateway.sniff import Refused, Sniffed, sniff
 from gateway.tasks import spawn
 from rules import ALL_TRAFFIC, NetworkPolicy
 from tests.gateway.journal_desk import Desk
 from tests.gateway.net.carrying import carried
-from tests.gateway.net.loopback import nothing_left, tcp_pair
+from tests.gateway.net.loopback import nothing_left, reset, tcp_pair
 from tests.netns.hello import client_hello
 
 POLICY = NetworkPolicy(allow_out=["allowed.test"], deny_out=[ALL_TRAFFIC])
 DEST = Endpoint(ip_address("198.18.0.10"), 443)
 
 
+def gate_of(policy: NetworkPolicy) -> Gate:
+    return Gate(
+        compile_policy(policy), Resolver(Endpoint(ip_address("127.0.0.1"), 9), ipv6=False), frozenset()
+    )
+
+
 class Session:
     """A session whose client is in the test's hands."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, policy: NetworkPolicy = POLICY) -> None:
         self.client, self.inner = tcp_pair()
         self.client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._desk = desk
+        self.desk = desk
         flow = Flow("ab-1", "agent-1", Endpoint(ip_address("192.0.0.2"), 40_000), DEST)
-        gate = Gate(
-            compile_policy(POLICY), Resolver(Endpoint(ip_address("127.0.0.1"), 9), ipv6=False), frozenset()
-        )
-        self.task = spawn(carried(run_session(self.inner, flow, House(gate), desk.open(flow))), "session")
+        self.house = House(gate_of(policy))
+        self.task = spawn(carried(run_session(self.inner, flow, self.house, desk.open(flow))), "session")
 
     async def drip(self, pieces: list[bytes]) -> None:
         """Each in a segment of its own, and seen by the gateway before the next is sent."""
@@ -54,12 +62,12 @@ class Session:
 
     async def end(self) -> dict[str, Any]:
         await asyncio.wait_for(self.task, 5)
-        (record,) = self._desk.decisions()
+        (record,) = self.desk.decisions()
         return record
 
     def close(self) -> None:
         self.client.close()
-        self._desk.close()
+        self.desk.close()
 
 
 @pytest.fixture
@@ -170,3 +178,181 @@ async def test_descriptors_are_where_they_were(session: Session) -> None:
     session.client.close()
     assert (await session.end())["reason"] == "client_closed"
     assert session.inner.fileno() == -1
+
+
+# -- another policy, while the client is read
+
+BY_ADDRESS = NetworkPolicy(allow_out=[str(DEST.ip)], deny_out=[ALL_TRAFFIC])
+BEGUN, REST = b"GET / HTTP/1.1\r\nHost: named", b".test\r\n\r\n"
+
+
+@pytest.fixture
+async def hasty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Session]:
+    """A session that does not wait long for anything."""
+    monkeypatch.setattr(module, "DECIDE_S", 0.2)
+    monkeypatch.setattr(module, "ROOM_S", 0.3)
+    made = Session(Desk(tmp_path))
+    await asyncio.sleep(0.01)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def far(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """The other end of whatever is dialled."""
+    upstream, far = tcp_pair()
+
+    async def here(
+        addresses: Sequence[IPAddress], port: int, *, speaks_first: bool
+    ) -> tuple[Sock, IPAddress]:
+        return upstream, addresses[0]
+
+    monkeypatch.setattr(module, "connect", here)
+    yield far
+    far.close()
+    upstream.close()
+
+
+async def all_of(sock: socket.socket) -> bytes:
+    got = b""
+    async with asyncio.timeout(2):
+        while chunk := await asyncio.get_running_loop().sock_recv(sock, 65536):
+            got += chunk
+    return got
+
+
+async def begin_under_a_name(session: Session) -> None:
+    """A part of a head is read while a name is needed; then a policy comes that needs none."""
+    session.client.send(BEGUN)
+    await asyncio.sleep(0.02)
+    session.house.gate = gate_of(BY_ADDRESS)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["half-closed", "out of time"])
+async def test_what_was_read_under_the_policy_before_is_carried(
+    hasty: Session, far: socket.socket, late: bool
+) -> None:
+    """And is looked at, as all that passes is, for the name that it shows."""
+    await begin_under_a_name(hasty)
+    if late:
+        await asyncio.sleep(0.4)
+        hasty.client.send(REST)
+    hasty.client.shutdown(socket.SHUT_WR)
+    said = BEGUN + REST if late else BEGUN
+    assert await all_of(far) == said
+    far.shutdown(socket.SHUT_WR)
+    record = await hasty.end()
+    assert (record["event"], record["reason"], record["domain"]) == (
+        "egress_allowed",
+        "allowed_address",
+        None,
+    )
+    closed = hasty.desk.records()[-1]
+    assert (closed["bytes_up"], closed["ended_by"]) == (len(said), "client")
+    assert closed["domain"] == ("named.test" if late else None)
+
+
+async def test_of_who_is_gone_nothing_is_carried_by_any_policy(hasty: Session, far: socket.socket) -> None:
+    await begin_under_a_name(hasty)
+    reset(hasty.client)
+    record = await hasty.end()
+    assert (record["event"], record["reason"]) == ("egress_blocked", "client_closed")
+
+
+async def test_after_an_error_no_policy_carries_what_may_be_a_part(
+    hasty: Session, far: socket.socket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(data: bytes, *, scanned: int = 0) -> Any:
+        hasty.house.gate = gate_of(BY_ADDRESS)
+        raise ValueError("a fault of ours")
+
+    monkeypatch.setattr(module, "sniff", fails)
+    hasty.client.send(BEGUN)
+    record = await hasty.end()
+    assert (record["event"], record["reason"]) == ("egress_blocked", "internal_error")
+    assert "refused after an unexpected error" in caplog.text
+
+
+class Unwilling(Resolver):
+    """Never has an answer."""
+
+    async def resolve(self, name: str) -> tuple[IPAddress, ...]:
+        never: asyncio.Future[tuple[IPAddress, ...]] = asyncio.get_running_loop().create_future()
+        return await never
+
+
+@pytest.mark.parametrize("fails", ["decide", "resolve"])
+async def test_time_that_runs_out_under_the_next_policy_is_a_refusal(
+    hasty: Session, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fails: str
+) -> None:
+    """Whoever it is that raises TimeoutError."""
+
+    await begin_under_a_name(hasty)
+    gate = hasty.house.gate = Gate(
+        compile_policy(NetworkPolicy(allow_out=["named.test"], deny_out=[ALL_TRAFFIC])),
+        Unwilling(Endpoint(ip_address("127.0.0.1"), 9)),
+        frozenset(),
+    )
+    decide = Rulings.decide
+
+    def out_of_time(rulings: Rulings, flow: Flow, seen: Sniffed | Refused | None) -> Decision:
+        if fails == "decide" and rulings is gate.rulings:
+            raise TimeoutError
+        return decide(rulings, flow, seen)
+
+    monkeypatch.setattr(Rulings, "decide", out_of_time)
+    hasty.client.send(REST)
+    record = await hasty.end()
+    reason = "internal_error" if fails == "decide" else "resolve_timeout"
+    assert (record["event"], record["reason"]) == ("egress_blocked", reason)
+    assert ("refused after an unexpected error" in caplog.text) is (fails == "decide")
+
+
+# -- no room for the record
+
+
+async def test_who_waits_for_room_behind_others_waits_no_longer(
+    tmp_path: Path, far: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else's record waits too, so the keeper is not even asked; and who gives up takes nothing from the next who waits."""
+    monkeypatch.setattr(module, "ROOM_S", 0.6)
+    desk = Desk(tmp_path)
+    desk.shrink()
+    desk.stuff()
+    desk.journal.blocked(desk.flow(9), Reason.LIMIT)
+    first = Session(desk, BY_ADDRESS)
+    await asyncio.sleep(0.5)
+    second = Session(desk, BY_ADDRESS)
+    await asyncio.wait_for(first.task, 0.5)
+    assert not second.task.done()
+    desk.keep()
+    second.client.send(b"carried")
+    second.client.shutdown(socket.SHUT_WR)
+    assert await all_of(far) == b"carried"
+    far.shutdown(socket.SHUT_WR)
+    await asyncio.wait_for(second.task, 2)
+    decided = [(record["event"], record["reason"]) for record in desk.decisions()]
+    assert sorted(decided) == [
+        ("egress_allowed", "allowed_address"),
+        ("egress_blocked", "limit"),
+        ("egress_blocked", "limit"),
+    ]
+    first.client.close()
+    second.close()
+
+
+async def test_who_finds_no_room_is_refused_by_name(hasty: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Answers, "addresses", lambda answers, name: (ip_address("203.0.113.9"),))
+    hasty.desk.shrink()
+    hasty.desk.stuff()
+    hasty.desk.journal.blocked(hasty.desk.flow(9), Reason.LIMIT)
+    hasty.client.send(client_hello("allowed.test"))
+    await asyncio.wait_for(hasty.task, 3)
+    hasty.desk.keep()
+    await asyncio.sleep(0.2)
+    record = hasty.desk.decisions()[-1]
+    assert (record["event"], record["reason"], record["domain"]) == (
+        "egress_blocked",
+        "limit",
+        "allowed.test",
+    )

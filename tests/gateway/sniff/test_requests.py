@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.sniff import Forbidden, Requests, Sniffed, sniff, watch
-from gateway.sniff.requests import MAX_ANSWER
+from gateway.sniff import Forbidden, NeedMore, Refused, Requests, Sniffed, requests, sniff, watch
+from gateway.sniff.http import MAX_HEAD, sniff_http
+from gateway.sniff.requests import FIRST_LOOK, MAX_ANSWER, MAX_HELD
 
 HOST, PORT = "allowed.test", 80
 GET = b"GET / HTTP/1.1\r\nHost: allowed.test\r\n\r\n"
@@ -248,6 +249,111 @@ def _in_body(data: bytes) -> bool:
 def test_what_is_held_for_a_switch_is_bounded() -> None:
     watching = Requests(HOST, PORT)
     watching.up(SOCKET)
+    assert watching.up(bytes(MAX_HELD)) == b""
     with pytest.raises(Forbidden):
-        for _ in range(10):
-            watching.up(bytes(1 << 14))
+        watching.up(b"x")
+
+
+# -- heads are looked at by a slice
+
+
+class Whole(Requests):
+    """Looks at all that a head may be at once, as it was before a slice was enough."""
+
+    __slots__ = ()
+
+    def up(self, chunk: bytes) -> bytes:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(requests, "FIRST_LOOK", MAX_HEAD)
+            return super().up(chunk)
+
+
+def steps(watching: Requests, data: bytes, cuts: list[int]) -> list[object]:
+    """What passes of each piece, and what is known then; up to the one that ends it."""
+    said: list[object] = []
+    before = 0
+    for cut in [*sorted({cut for cut in cuts if cut < len(data)}), len(data)]:
+        try:
+            passed = watching.up(data[before:cut])
+        except Forbidden:
+            return [*said, "ended"]
+        said.append((passed, watching._held, watching._scanned, watching._state, watching.ahead))
+        before = cut
+    return said
+
+
+def head_of(size: int, host: str = HOST) -> bytes:
+    """A head of so many bytes."""
+    head = f"GET / HTTP/1.1\r\nHost: {host}\r\nX: ".encode()
+    return head + b"x" * (size - len(head) - 4) + b"\r\n\r\n"
+
+
+EDGES = [at + by for at in (FIRST_LOOK, 2 * FIRST_LOOK, MAX_HEAD) for by in range(-5, 6)]
+HEADS = st.one_of(
+    st.sampled_from([*GOOD.values(), *BAD.values(), EVIL]).filter(lambda data: len(data) < 4000),
+    st.builds(
+        head_of,
+        st.one_of(st.sampled_from(EDGES), st.integers(100, 5000)),
+        st.sampled_from([HOST, "evil.test"]),
+    ),
+    st.builds(lambda size: head_of(size)[:-2] + b"\x01\r\n\r\n", st.sampled_from(EDGES)),
+    st.builds(lambda number: GET[:-2] + b"a:\r\n" * number + b"\r\n", st.integers(400, 600)),
+)
+
+
+@given(
+    st.lists(HEADS, min_size=1, max_size=4).map(b"".join),
+    st.lists(st.one_of(st.integers(1, 40_000), st.sampled_from(EDGES)), max_size=6),
+)
+def test_a_head_is_read_as_if_all_of_it_was_looked_at_at_once(data: bytes, cuts: list[int]) -> None:
+    assert steps(Requests(HOST, PORT), data, cuts) == steps(Whole(HOST, PORT), data, cuts)
+
+
+@pytest.mark.parametrize("size", EDGES)
+def test_heads_as_long_as_a_look_and_longer(size: int) -> None:
+    data = head_of(size) + GET
+    ends = size > MAX_HEAD
+    for cuts in ([], [size - 1], [FIRST_LOOK], [1, FIRST_LOOK - 1], [size - 4]):
+        assert run(data, cuts) == (b"" if ends else data, ends)
+
+
+def test_what_follows_a_head_is_not_copied_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+
+    def counting(data: bytes, scanned: int) -> Sniffed | NeedMore | Refused:
+        looks.append(len(data))
+        return sniff_http(data, scanned)
+
+    monkeypatch.setattr(requests, "sniff_http", counting)
+    data = GET * 1000
+    assert run(data, []) == (data, False)
+    assert (len(looks), max(looks)) == (1000, FIRST_LOOK)
+
+
+# -- what a watch says is ahead
+
+
+def test_what_is_ahead_passes_without_a_look() -> None:
+    watching = Requests(HOST, PORT)
+    for data, ahead in [
+        (POST[:-5], 5),
+        (b"he", 3),
+        (b"llo", 0),
+        (CHUNKED[: CHUNKED.index(b"hello")], 5),
+        (b"hell", 1),
+        (b"o", 0),
+        (b"\r\n0\r\n\r\n", 0),
+        (GET, 0),
+        (GET[:-1], 0),
+    ]:
+        watching.up(data)
+        assert watching.ahead == ahead
+
+
+def test_many_interim_answers_at_once() -> None:
+    watching = Requests(HOST, PORT)
+    watching.up(SOCKET + b"early")
+    interim = b"HTTP/1.1 100 \r\n\r\n"
+    assert watching.down(interim * 3000 + interim[:5]) == b""
+    assert watching._answer == interim[:5]
+    assert watching.down(interim[5:] + b"HTTP/1.1 101 \r\n") == b"early"
