@@ -38,14 +38,15 @@ _view: Final = memoryview(_buffer)
 
 
 class Watch(Protocol):
-    """Looks at the bytes of a connection: pure, and allowed to raise whatever it likes, which ends the connection.
-
-    One may have ``ahead``: how many of the client's next bytes pass without a look.
-    """
+    """Looks at the bytes of a connection: pure, and allowed to raise whatever it likes, which ends the connection."""
 
     @property
     def settled(self) -> bool:
         """It has seen enough, and holds nothing."""
+
+    @property
+    def ahead(self) -> int:
+        """How many of the client's next bytes pass without a look, as far as it knows."""
 
     def up(self, chunk: bytes) -> bytes:
         """Of the client; what may pass now."""
@@ -127,7 +128,9 @@ class Direction:
         moved = 0
         until = NEVER
         while moved < TURN_BYTES:
-            most = READ_BYTES if self.watch is None or not self.upwards else self._near(self.watch)
+            most = READ_BYTES
+            if self.watch is not None and self.upwards:
+                most = min(max(self.watch.ahead, LOOKED_AT_BYTES), READ_BYTES)
             try:
                 size = self.source.recv_into(_buffer, most)
             except BlockingIOError:
@@ -162,11 +165,6 @@ class Direction:
             if self.watch is not None and now() >= until:
                 break
         self.more = True
-
-    def _near(self, watch: Watch) -> int:
-        """How much of the client's to read at once: what is looked at, or more where it is not."""
-        ahead: int = getattr(watch, "ahead", 0)
-        return min(max(ahead, LOOKED_AT_BYTES), READ_BYTES)
 
     def _look(self, watch: Watch, chunk: bytes) -> None:
         """Let the watch see ``chunk``, and pass on what may pass."""

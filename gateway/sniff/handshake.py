@@ -42,6 +42,11 @@ class Handshake:
         self._worth = 0  # bytes held below which another look at a second hello tells nothing new
         self.settled = False
 
+    @property
+    def ahead(self) -> int:
+        """None: it looks at all until it has seen enough."""
+        return 0
+
     def up(self, chunk: bytes) -> bytes:
         """What may pass of the client's bytes so far. Forbidden ends the connection."""
         self._held += chunk

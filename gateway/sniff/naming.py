@@ -23,6 +23,11 @@ class Naming:
         """Canonical; None while there is none, and where none is shown."""
         self.settled = False
 
+    @property
+    def ahead(self) -> int:
+        """None: it looks at all until it has seen enough."""
+        return 0
+
     def up(self, chunk: bytes) -> bytes:
         """All of it passes."""
         held = self._held + chunk
