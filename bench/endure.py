@@ -56,7 +56,7 @@ def endure(seconds: float) -> dict[str, Any]:
     looks: list[tuple[float, Look]] = []
     done = {"connections": 0, "refused": 0, "bytes": 0}
     with Lab() as lab, lab.place(adapter.redirect) as place, adapter.start(place) as running:
-        probe = Probe(lab, running)
+        probe = Probe(lab, running, steady=False)  # records are signed by a process that comes and goes
         probe.await_ready()
         for namespace in (running.client, place.host, lab.origin):
             namespace.run(FEW_LEFT)
