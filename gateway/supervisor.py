@@ -194,7 +194,6 @@ class Supervisor:
 
     def _start_worker(self) -> None:
         self._worker_started = time.monotonic()
-        self._bundle = replace(self._bundle, kept=self._keeper.kept)
         self._worker_pid, self._control = fork_worker(self._bundle)
         self._workers += 1
         self._worker_pidfd = os.pidfd_open(self._worker_pid)

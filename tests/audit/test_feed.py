@@ -347,11 +347,8 @@ def test_what_a_killed_sender_left_half_said_spoils_nothing_of_the_next(pipe: Pi
     assert [record["count"] for record in records if record["event"] == "audit_lost"] == [1]
 
 
-def test_a_sender_that_never_stops_does_not_hold_the_keeper(
-    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    line = orjson.dumps(blocked()) + b"\n"
-    os.write(pipe.write_end, line * 100)
+def _never_empty(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read of it is written again."""
     real = os.read
 
     def refilled(descriptor: int, size: int) -> bytes:
@@ -360,6 +357,14 @@ def test_a_sender_that_never_stops_does_not_hold_the_keeper(
         return chunk
 
     monkeypatch.setattr(os, "read", refilled)
+
+
+def test_a_sender_that_never_stops_does_not_hold_the_keeper(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = orjson.dumps(blocked()) + b"\n"
+    os.write(pipe.write_end, line * 100)
+    _never_empty(pipe, monkeypatch)
     assert 0 < pipe.intake.drain() <= PIPE_BYTES // len(line) + 1
 
 
@@ -423,14 +428,7 @@ def test_a_sender_that_is_gone_and_one_that_is_not_end(pipe: Pipe, monkeypatch: 
     """Where no filter keeps a sender from forking, one may live on."""
     line = orjson.dumps(blocked()) + b"\n"
     os.write(pipe.write_end, line * 100)
-    real = os.read
-
-    def refilled(descriptor: int, size: int) -> bytes:
-        chunk = real(descriptor, size)
-        os.write(pipe.write_end, chunk)
-        return chunk
-
-    monkeypatch.setattr(os, "read", refilled)
+    _never_empty(pipe, monkeypatch)
     assert pipe.intake.finish() == 100
 
 
