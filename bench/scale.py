@@ -17,6 +17,7 @@ from bench.figures import median
 from bench.place import Lab
 from bench.probe import Probe, Trouble
 from bench.reach import AT_ONCE, Reach, Say
+from bench.workers import second_worker
 
 
 def scale(lab: Lab, adapter: Egress, reach: Reach, say: Say) -> dict[str, Any]:
@@ -26,6 +27,7 @@ def scale(lab: Lab, adapter: Egress, reach: Reach, say: Say) -> dict[str, Any]:
         "entries": entries(lab, adapter, reach, say),
         "held": held(lab, adapter, reach, say),
         "sandboxes": sandboxes(lab, reach, say),
+        "workers": second_worker(lab, reach, say),
         "records": records(reach, say),
     }
 

@@ -133,6 +133,12 @@ def scaling(figures: Mapping[str, Any]) -> str:
     )
     if figures["sandboxes"]["stopped"]:
         parts.append(f"\nStopped {figures['sandboxes']['stopped']}.\n")
+    workers = figures["workers"]
+    parts.append(
+        f"\nA second worker was left out: {workers['left_out']}.\n"
+        if workers["left_out"]
+        else f"\nA second worker, each with {workers['share']:.0%} of a core of its own: x {workers['ratio']:.2f} connections a second.\n"
+    )
     return "\n".join(parts) + "\n"
 
 

@@ -21,7 +21,9 @@ from bench.machine import keep
 from bench.origin import answer
 from bench.place import ALLOWED, HOLD, ROOT, SHORT, Lab, Place
 from bench.probe import Probe, Trouble
+from bench.reach import Reach
 from bench.rounds import Settings, compare_proxies
+from bench.workers import SHARE, second_worker
 from tests.lab.sandboxed import in_session
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces")
@@ -69,6 +71,21 @@ def test_a_small_run() -> None:
         (sample,) = peer["rounds"]
         assert all(sample[key] > 0 for key in FIGURES if not key.startswith(("added", "held")))
     assert set(figures["peers"]["direct"]["medians"]) == {"p50_us", "p99_us"}
+
+
+@pytest.mark.root
+@pytest.mark.slow
+@pytest.mark.timeout(60)
+@root
+def test_a_second_worker() -> None:
+    """Either carries connections alone and beside the other, and no more than its share lets it."""
+    with Lab() as lab:
+        found = second_worker(lab, Reach(rounds=1, connections=300), lambda _: None)
+    if found["left_out"]:
+        pytest.skip(found["left_out"])
+    (sample,) = found["rounds"]
+    assert min(sample.values()) > 0 and found["ratio"] > 0
+    assert found["share"] == SHARE
 
 
 class Open(Direct):

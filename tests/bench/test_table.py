@@ -24,6 +24,7 @@ SCALING = {
         "points": [{"sandboxes": 1, "ratio": 1.0, "attach_ms": 90.0, "mib_each": 20.0, "idle_cores": 0.01}],
         "stopped": "",
     },
+    "workers": {"share": 0.25, "ratio": 1.97, "left_out": ""},
 }
 
 
@@ -69,6 +70,9 @@ def test_what_grows() -> None:
     assert "| 1,000,000 | - | - | - | - | - | - |" in text
     assert "Stopped at 8,000: refused." in text
     assert "60,000 records a second" in text
+    assert "with 25% of a core of its own: x 1.97 connections" in text
+    without = scaling(SCALING | {"workers": {"left_out": "no shares here"}})
+    assert "A second worker was left out: no shares here." in without
 
 
 def test_a_cell_keeps_its_row() -> None:
