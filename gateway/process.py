@@ -1,16 +1,19 @@
 """The worker as a process: forked with everything it needs already open and imported, then without what it was forked with: root, and every
 descriptor that is not its own."""
 
+import contextlib
 import gc
 import logging
 import os
 import signal
 import socket
+import time
+from collections.abc import Sequence
 from typing import Final, NoReturn
 
 import uvloop
 
-from gateway.bundle import Bundle
+from gateway.bundle import READY, STOP, Bundle
 from gateway.confine import confine
 from gateway.net.local import LocalAddresses
 from gateway.net.resolve import import_no_more_types
@@ -19,17 +22,65 @@ from gateway.worker import Worker
 COLLECT_AFTER: Final = (50_000, 20, 20)
 """Objects. What a connection leaves is no cycle, so collections find next to nothing: they are for what asyncio and dnspython leave."""
 
+READY_TIMEOUT_S: Final = 15.0
+TELL_TIMEOUT_S: Final = 5.0
+
 log = logging.getLogger("egress.worker")
 
 
-def fork_worker(bundle: Bundle) -> tuple[int, socket.socket]:
-    """Start a worker for ``bundle``: its process id, and the control socket on which it says READY and hears STOP."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    pid = os.fork()
-    if pid == 0:
-        _run_in_child(bundle, theirs)
-    theirs.close()
-    return pid, ours
+class WorkerProcess:
+    """A worker for ``bundle``, seen from the process that forked it. OSError where there can be no other process, or no descriptors for one."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.started = time.monotonic()
+        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        """Says READY, and OBEYED; hears STOP, and orders."""
+        with theirs:
+            try:
+                self.pid = os.fork()
+            except OSError:
+                self.control.close()
+                raise
+            if self.pid == 0:
+                _run_in_child(bundle, theirs)
+        try:
+            self.pidfd = os.pidfd_open(self.pid)
+        except OSError:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            self.control.close()
+            raise
+
+    def is_ready(self) -> bool:
+        """Wait until it says so; False where it does not in time, or ends."""
+        self.control.settimeout(READY_TIMEOUT_S)
+        try:
+            return self.control.recv(16) == READY
+        except OSError:
+            return False
+
+    def tell(self, words: Sequence[bytes], brought: Sequence[socket.socket] = ()) -> None:
+        """The last of ``words`` brings the sockets. One that is gone hears nothing, which its pidfd says next."""
+        self.control.settimeout(TELL_TIMEOUT_S)
+        with contextlib.suppress(OSError):
+            for word in words[:-1]:
+                self.control.send(word)
+            socket.send_fds(self.control, [words[-1]], [sock.fileno() for sock in brought])
+
+    def stop(self) -> None:
+        """Ask it to drain, and to end."""
+        with contextlib.suppress(OSError):  # as above
+            self.control.send(STOP)
+
+    def kill(self) -> None:
+        """End it now; it is there until it is reaped."""
+        signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def reap(self) -> None:
+        """Wait for its end, and let go of it."""
+        os.waitpid(self.pid, 0)
+        os.close(self.pidfd)
+        self.control.close()
 
 
 def _run_in_child(bundle: Bundle, control: socket.socket) -> NoReturn:

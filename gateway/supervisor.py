@@ -5,10 +5,10 @@ worker must not lose (listeners, the ledger of undecided attempts) and what a wo
 """
 
 import contextlib
+import errno
 import logging
 import os
 import selectors
-import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import Final
 
 from audit.settings import AuditSettings
-from gateway.bundle import HOLD, OBEYED, READY, STOP, Bundle, Orders
+from gateway.bundle import HOLD, OBEYED, READY, Bundle, Orders
 from gateway.errors import EgressError, SetupError
 from gateway.flow import Endpoint
+from gateway.forwarding import Forwarding
 from gateway.keeper import Keeper, open_log
 from gateway.kernel import dropped_by
-from gateway.launch import Command, forwarded, in_foreground
+from gateway.launch import Command
 from gateway.net.sockets import Listener
 from gateway.netd.server import Netd
-from gateway.process import fork_worker
+from gateway.process import WorkerProcess
 from gateway.scrapes import Scrapes
 from gateway.summary import Summary
 from gateway.turns import LONG_NS, take_turns_of
@@ -34,11 +35,12 @@ from rules.link import LinkKind
 from rules.plan import build_plan
 from rules.policy import NetworkPolicy, SecurityPolicy
 
-READY_TIMEOUT_S: Final = 15.0
 STOP_TIMEOUT_S: Final = 5.0
 OBEY_TIMEOUT_S: Final = 5.0
 REPLACE_PAUSE_S: Final = 0.5
 """Between the death of a worker that did not live long and the next one: no fork loop."""
+RETRY_S: Final = 1.0
+"""Until the next attempt, where there could be no other process."""
 
 log = logging.getLogger("egress.supervisor")
 
@@ -77,10 +79,12 @@ class Supervisor:
             raise
         self._keeper = Keeper(self.log, sandbox, self.summary, self._selector, say)
         self._stopping = False
-        self._restore_signals: Callable[[], None] | None = None
-        self._worker_pid = 0
-        self._worker_started = 0.0
+        self._signals: Forwarding | None = None
+        self._worker: WorkerProcess | None = None
         self._workers = 0
+        self._say = say
+        self._start_at = 0.0
+        """The next worker, where the last attempt at one failed."""
         self.namespaces: dict[str, int] = {}
         self._listeners: list[Listener] = []
 
@@ -114,10 +118,10 @@ class Supervisor:
         )
         self._listeners = [Listener(sock) for sock in self._bundle.listeners]
         take_turns_of(LONG_NS, alone=True)
-        self._start_worker()
+        self._replace_worker()
         if self._scrapes is not None:
             import gateway.metrics  # noqa: F401 - while the worker starts; later it would hold up the records
-        if not self._await_ready():
+        if self._worker is None or not self._worker.is_ready():
             raise SetupError("the worker did not start; its own message is above")
         self._keeper.start_upkeep()
 
@@ -131,7 +135,8 @@ class Supervisor:
             )
         plan = build_plan(network, self._link, uplink=self._plan.uplink)
         plan6 = self._plan6 and build_plan(network, self._link, 6, uplink=self._plan6.uplink)
-        self._tell([HOLD])
+        if self._worker is not None:
+            self._worker.tell([HOLD])
         try:
             cell = self._netd.swap_plans(self.namespaces["netns"], plan, plan6, self._firewall)
         except EgressError:
@@ -150,12 +155,14 @@ class Supervisor:
         descriptor = os.pidfd_open(command.pid)
         ended: list[int] = []
         self._selector.register(descriptor, selectors.EVENT_READ, lambda: ended.append(command.finish()))
-        forget = self._forward_signals(command)
+        self._signals = signals = Forwarding(command)
+        self._selector.register(signals, selectors.EVENT_READ, signals.forward)
         try:
             while not ended:
                 self.turn(None)
         finally:
-            forget()
+            self._selector.unregister(signals)
+            signals.end()
             self._selector.unregister(descriptor)
             os.close(descriptor)
         return ended[0]
@@ -163,9 +170,9 @@ class Supervisor:
     def close(self) -> None:
         """Stop the worker, write what is left to write, close everything. Safe to call twice."""
         self._stopping = True
-        if self._worker_pid:
+        if self._worker is not None:
             self._keeper.prepare_to_close()
-            self._stop_worker()
+            self._stop_worker(self._worker)
         if self.log is not None and (waiting := sum(listener.waiting() for listener in self._listeners)):
             self.log.count_lost(waiting)  # nobody is left to decide on them
         self._keeper.close()
@@ -177,9 +184,9 @@ class Supervisor:
         if self._scrapes is not None:
             self._scrapes.close()
         self._selector.close()
-        if self._restore_signals is not None:
-            self._restore_signals()
-            self._restore_signals = None
+        if self._signals is not None:
+            self._signals.restore()
+            self._signals = None
 
     def watch(self, descriptor: int, act: Callable[[], object]) -> None:
         """Have ``turn`` call ``act`` whenever ``descriptor`` can be read."""
@@ -192,94 +199,81 @@ class Supervisor:
 
     # -- the worker
 
-    def _start_worker(self) -> None:
-        self._worker_started = time.monotonic()
-        self._worker_pid, self._control = fork_worker(self._bundle)
-        self._workers += 1
-        self._worker_pidfd = os.pidfd_open(self._worker_pid)
-        self._selector.register(self._worker_pidfd, selectors.EVENT_READ, self._worker_died)
-
-    def _await_ready(self) -> bool:
-        self._control.settimeout(READY_TIMEOUT_S)
+    def _replace_worker(self) -> None:
+        """Start one, where there is none and what it hands over can be kept; later, where there can be no other process now. Until then connections
+        wait in the listeners' queues."""
+        if self._worker is not None or self._stopping or not self._keeper.ready or self._start_due_in() > 0:
+            return
         try:
-            return self._control.recv(16) == READY
-        except OSError:
-            return False
+            self._worker = WorkerProcess(self._bundle)
+        except OSError as error:
+            if not self._start_at:
+                self._say(
+                    f"no worker can be started: {error.strerror}: new connections wait; raise pids.max or RLIMIT_NPROC"
+                    if error.errno == errno.EAGAIN
+                    else f"no worker can be started: {error.strerror}: new connections wait"
+                )
+            self._start_at = time.monotonic() + RETRY_S
+            return
+        if self._start_at:
+            self._start_at = 0.0
+            self._say("a worker was started again")
+        self._workers += 1
+        self._selector.register(self._worker.pidfd, selectors.EVENT_READ, self._worker_died)
+
+    def _start_due_in(self) -> float:
+        """Seconds until another attempt is due; 0 where none has failed."""
+        return max(0.0, self._start_at - time.monotonic()) if self._start_at else 0.0
 
     def _worker_died(self) -> None:
         """Reap it, write down what it left undecided, and put another in its place: the listeners' queues are still here."""
-        self._reap_worker()
-        if self._stopping:
-            return
-        if time.monotonic() - self._worker_started < REPLACE_PAUSE_S:
+        started = self._reap_worker()
+        if not self._stopping and time.monotonic() - started < REPLACE_PAUSE_S:
             time.sleep(REPLACE_PAUSE_S)
-        if self._keeper.ready:  # else when it is: connections wait in the listener's queue
-            self._start_worker()
+        self._replace_worker()
 
-    def _reap_worker(self) -> None:
-        os.waitpid(self._worker_pid, 0)
-        self._worker_pid = 0
-        self._selector.unregister(self._worker_pidfd)
-        os.close(self._worker_pidfd)
-        self.unwatch(self._control.fileno())
-        self._control.close()
+    def _reap_worker(self) -> float:
+        """When it was started."""
+        worker, self._worker = self._worker, None
+        assert worker is not None, "it is heard of, and killed, once"  # noqa: S101
+        self._selector.unregister(worker.pidfd)
+        self.unwatch(worker.control.fileno())
+        worker.reap()
         self._keeper.bury(self._bundle.generation)
         if self._bundle.refused is not None and self._bundle.allowed is not None:
             dropped = dropped_by(self._bundle.refused), dropped_by(self._bundle.allowed)
             self._bundle = replace(self._bundle, dropped=dropped)
+        return worker.started
 
-    def _stop_worker(self) -> None:
+    def _stop_worker(self, worker: WorkerProcess) -> None:
         """Ask it to drain while its records are taken in; a worker that does not end is killed."""
-        try:
-            self._control.send(STOP)
-        except OSError:
-            pass  # it is dead already: the pidfd says so next
-        give_up = time.monotonic() + STOP_TIMEOUT_S
-        while self._worker_pid and (left := give_up - time.monotonic()) > 0:
-            self.turn(left)
-        if self._worker_pid:
-            self.turn(0)  # that it ended in time may not have been heard, where this process has much to do
-        if self._worker_pid:
-            signal.pidfd_send_signal(self._worker_pidfd, signal.SIGKILL)
+        worker.stop()
+        if not self._turn_until(lambda: self._worker is None, STOP_TIMEOUT_S):
+            worker.kill()
             self._reap_worker()
 
     def _obey(self, dns: Sequence[socket.socket]) -> None:
         """Have the worker decide by the bundle's policy; one that does not say that it does is killed, and the next begins with it."""
+        worker = self._worker
+        if worker is None:
+            return
         said: list[bytes] = []
-        control, pid = self._control, self._worker_pid
 
         def hear() -> None:
             word = b""
             with contextlib.suppress(OSError):
-                word = control.recv(16)
+                word = worker.control.recv(16)
             if word != READY:  # of one that took another's place, and that nobody waited for
                 said.append(word)
-                self._selector.unregister(control)
+                self._selector.unregister(worker.control)
 
-        self._tell(Orders(self._bundle.policy, self._bundle.generation).pieces(), dns)
-        if not self._worker_pid:
-            return
-        self._selector.register(control, selectors.EVENT_READ, hear)
-        give_up = time.monotonic() + OBEY_TIMEOUT_S
-        while not said and self._worker_pid == pid and (left := give_up - time.monotonic()) > 0:
-            self.turn(left)
-        if not said and self._worker_pid == pid:
-            self.turn(0)  # as above
-        if said != [OBEYED] and self._worker_pid == pid:
-            signal.pidfd_send_signal(self._worker_pidfd, signal.SIGKILL)
+        worker.tell(Orders(self._bundle.policy, self._bundle.generation).pieces(), dns)
+        self._selector.register(worker.control, selectors.EVENT_READ, hear)
+        self._turn_until(lambda: bool(said) or self._worker is not worker, OBEY_TIMEOUT_S)
+        if said != [OBEYED] and self._worker is worker:
+            worker.kill()
             self._reap_worker()
-            if self._keeper.ready:
-                self._start_worker()
-
-    def _tell(self, words: Sequence[bytes], dns: Sequence[socket.socket] = ()) -> None:
-        """The last of ``words`` brings ``dns``. A worker that is gone is told nothing."""
-        if not self._worker_pid:
-            return
-        self._control.settimeout(OBEY_TIMEOUT_S)
-        with contextlib.suppress(OSError):
-            for word in words[:-1]:
-                self._control.send(word)
-            socket.send_fds(self._control, [words[-1]], [sock.fileno() for sock in dns])
+            self._replace_worker()
 
     # -- the loop
 
@@ -287,7 +281,8 @@ class Supervisor:
         """Wait for something to happen, and see to it; for ``timeout`` seconds at the most."""
         due, started = self._keeper.due_in(), time.monotonic()
         scrape_due = None if self._scrapes is None else self._scrapes.due_in()
-        wait = min((one for one in (due, scrape_due, timeout) if one is not None), default=None)
+        start_due = None if self._worker is not None or not self._start_at else self._start_due_in()
+        wait = min((one for one in (due, scrape_due, start_due, timeout) if one is not None), default=None)
         for key, _ in self._selector.select(wait):
             if self._selector.get_map().get(key.fd) is not key:
                 continue  # what came before it in this round, or a round within, has dealt with it
@@ -297,8 +292,16 @@ class Supervisor:
             self._keeper.tick()
         if self._scrapes is not None:
             self._scrapes.tick()
-        if not self._worker_pid and not self._stopping and self._keeper.ready:
-            self._start_worker()
+        self._replace_worker()
+
+    def _turn_until(self, happened: Callable[[], bool], within_s: float) -> bool:
+        """Whether it does."""
+        give_up = time.monotonic() + within_s
+        while not happened() and (left := give_up - time.monotonic()) > 0:
+            self.turn(left)
+        if not happened():
+            self.turn(0)  # it may not have been heard, where this process has much to do
+        return happened()
 
     def _metrics(self) -> bytes:
         from gateway.metrics import Figures, text
@@ -314,40 +317,6 @@ class Supervisor:
                 self._bundle.generation,
             )
         )
-
-    def _forward_signals(self, command: Command) -> Callable[[], None]:
-        """Pass on what is sent to this process; what a terminal sends reaches the command by itself, which then shares our process group."""
-        woken, wake = socket.socketpair()
-        for end in (woken, wake):
-            end.setblocking(False)
-
-        def forward() -> None:
-            for number in woken.recv(64):
-                by_terminal = number in (signal.SIGINT, signal.SIGQUIT) and in_foreground()
-                if by_terminal and number not in early and command.begun():
-                    continue
-                early.discard(number)
-                command.forward(number)
-
-        early = signal.sigpending()  # came while they were blocked: perhaps before there was a command
-        before = {number: signal.signal(number, lambda *_: None) for number in forwarded()}
-        old_fd = signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
-        self._selector.register(woken, selectors.EVENT_READ, forward)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, before)
-
-        def forget() -> None:
-            """There is nobody to pass them on to any more; and none shall end this process while it writes its last records."""
-            self._selector.unregister(woken)
-            signal.set_wakeup_fd(old_fd)
-            woken.close()
-            wake.close()
-
-        def restore() -> None:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-        self._restore_signals = restore
-        return forget
 
 
 def has_ipv6() -> bool:

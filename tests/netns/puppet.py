@@ -66,11 +66,18 @@ class Puppet:
     """A sandbox with the program in it. Leaving it ends both; ``records`` are complete then."""
 
     def __init__(
-        self, lab: Lab, *, allow: Sequence[str] = (), deny: Sequence[str] = (), options: Sequence[str] = ()
+        self,
+        lab: Lab,
+        *,
+        allow: Sequence[str] = (),
+        deny: Sequence[str] = (),
+        options: Sequence[str] = (),
+        uid: int | None = None,
     ) -> None:
-        self.audit = new_audit_dir(lab)
-        argv = egress_argv(self.audit, [PYTHON, "-c", PROGRAM], allow=allow, deny=deny, options=options)
-        self.process = lab.popen(argv, stdin=subprocess.PIPE)
+        self.audit = new_audit_dir(lab, uid)
+        command = [PYTHON, "-c", PROGRAM]
+        argv = egress_argv(self.audit, command, allow=allow, deny=deny, options=options, uid=uid)
+        self.process = lab.popen(argv, stdin=subprocess.PIPE, uid=uid)
         assert self.process.stdout is not None
         if self.process.stdout.readline() != "ready\n":
             raise RuntimeError(self.close())
@@ -132,13 +139,13 @@ class Puppet:
 
     @property
     def worker(self) -> int:
-        """The process id of the worker: the child that is neither netd (root) nor bubblewrap."""
+        """The process id of the worker: the child that is confined and not bubblewrap."""
         for pid in children(self.process.pid):
             try:
                 status = Path(f"/proc/{pid}/status").read_text()
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            if "\nUid:\t65534" in status and "\nName:\tbwrap" not in status:
+            if "\nSeccomp:\t2" in status and not status.startswith("Name:\tbwrap"):
                 return pid
         raise LookupError("no worker")
 

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -41,7 +42,7 @@ def greeter(lab: Lab, port: int, greeting: bytes) -> Iterator[None]:
             process.terminate()
 
 
-OPEN = {
+OPEN: dict[str, tuple[dict[str, Any], tuple[str, str]]] = {
     "no policy": ({}, ("default", "default_allow")),
     "an address denied": ({"deny": [BLOCKED_IP]}, ("default", "default_allow")),
     "the address allowed": ({"allow": [GOOD_IP]}, (f"allow_out[0] {GOOD_IP}", "allowed_address")),
@@ -73,9 +74,7 @@ def test_a_greeting_arrives_though_the_client_says_nothing(lab: Lab, kind: str, 
 @pytest.mark.parametrize(
     "entries", [{"allow": ["allowed.test"]}, {"deny": ["blocked.test"]}], ids=["allowlist", "a name denied"]
 )
-def test_where_a_name_decides_it_ends_at_the_deadline(
-    lab: Lab, kind: str, entries: dict[str, list[str]]
-) -> None:
+def test_where_a_name_decides_it_ends_at_the_deadline(lab: Lab, kind: str, entries: dict[str, Any]) -> None:
     port, greeting = GREETINGS[kind]
     with greeter(lab, port, greeting), Puppet(lab, **entries) as puppet:
         puppet.connect(GOOD_IP, port)

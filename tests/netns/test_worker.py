@@ -2,8 +2,10 @@
 
 import ctypes
 import os
+import signal
 import socket
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +14,11 @@ import pytest
 from gateway.confine import confine
 from tests.lab.lab import Lab
 from tests.lab.places import GOOD_IP, Port
+from tests.lab.sandboxed import user_namespaces_for
 from tests.netns.puppet import Puppet
 
 pytestmark = pytest.mark.root
+USER = 65533
 
 
 def test_a_worker_has_no_power(lab: Lab) -> None:
@@ -58,6 +62,33 @@ def test_a_worker_has_only_its_own_descriptors(lab: Lab) -> None:
     assert not [what for what in own.values() if what.startswith("/")], "no file, no directory"
     assert kinds == ["anon_inode"] * 3 + ["pipe"] * 5 + ["socket"] * 10, held
     assert (held[0], held[1]) == ("/dev/null", "/dev/null")
+
+
+def _most_processes(pid: int, number: str) -> None:
+    """Of ``USER``, for one of its processes to make another. Its own to say: not even root may for others everywhere."""
+    become = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
+    subprocess.run([*become, "prlimit", f"--pid={pid}", f"--nproc={number}:"], check=True)
+
+
+@pytest.mark.skipif(not user_namespaces_for(USER), reason="no user namespace for an ordinary user here")
+def test_a_worker_that_cannot_be_started_is_started_later(lab: Lab) -> None:
+    """An ordinary user has no process left: connections wait, and are carried when there is one again."""
+    with Puppet(lab, allow=["allowed.test"], uid=USER) as puppet:
+        _most_processes(puppet.process.pid, "1")
+        os.kill(puppet.worker, signal.SIGKILL)
+        puppet.tell("connect", id=1, ip=GOOD_IP, port=int(Port.HTTP))
+        puppet.hear()  # by the kernel: nobody has accepted it
+        puppet.send(b"GET / HTTP/1.1\r\nHost: allowed.test\r\nConnection: close\r\n\r\n")
+        time.sleep(1.5)  # one more attempt
+        with pytest.raises(LookupError):
+            _ = puppet.worker
+        _most_processes(puppet.process.pid, "100")
+        assert puppet.receive_all().startswith(b"HTTP/1.1 200")
+        (decision,) = puppet.await_decisions(1)
+        assert decision["event"] == "egress_allowed"
+        said = puppet.close()
+    assert said.count("no worker can be started: Resource temporarily unavailable: new connections wait") == 1
+    assert "a worker was started again" in said and "Traceback" not in said
 
 
 def test_a_worker_serves_after_it_gave_everything_up(lab: Lab) -> None:
