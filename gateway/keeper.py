@@ -6,24 +6,21 @@ nothing more and then accepts nothing more. What is in the pipe by then has been
 
 import os
 import selectors
-import signal
 import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from audit.apart import Upkeep
 from audit.brief import GROWTH
 from audit.feed import Intake, open_answer, open_pipe
 from audit.files import key_directory
 from audit.keys import KeyTrouble, prepare
 from audit.ledger import Ledger
 from audit.log import AuditLog
-from audit.record import pruned
 from audit.settings import AuditSettings, Fsync, OnFull
-from audit.upkeep import Job
 from gateway.burial import bury
+from gateway.caretaker import Caretaker
 from gateway.errors import SetupError
 from gateway.summary import Summary
 from gateway.tally import Tally
@@ -36,10 +33,6 @@ GATHER_S: Final = 0.01
 """How long a record waits for others before it is taken in, unless somebody waits for it. It is out of the worker's hands meanwhile."""
 ENOUGH_BYTES: Final = 64 * 1024
 """That are worth a wake-up, or a quarter of a smaller pipe: a flood is taken in as fast as it comes."""
-UPKEEP_S: Final = 3600.0
-CLOCK_STEP_S: Final = 600.0
-FINISH_S: Final = 10.0
-"""How long the process that signs is waited for at the end."""
 _COUNT: Final = struct.Struct("=Q")
 
 
@@ -77,10 +70,7 @@ class Keeper:
         self._said: set[str] = set()
         self._rescued = 0
         self._in_trouble = False
-        self._upkeep: Upkeep | None = None
-        self._upkeep_due = time.monotonic() + UPKEEP_S
-        self._clock_ahead: float | None = None
-        self._last: Upkeep | None = None
+        self._caretaker = None if log is None else Caretaker(log, selector, self._say_once)
         self._read_end, self.feed = open_pipe()
         self._intake: Intake | None = self._begin()
         self._pipe_bytes = self._intake.pipe_bytes
@@ -130,18 +120,17 @@ class Keeper:
 
     def due_in(self) -> float | None:
         """Seconds until ``tick`` has something to do."""
-        if self._log is None:
+        if self._log is None or self._caretaker is None:
             return None
-        return max(0.0, min(self._log.due_in(), self._upkeep_due - time.monotonic()))
+        return max(0.0, min(self._log.due_in(), self._caretaker.due_in()))
 
     def tick(self) -> None:
         """What is due by time."""
-        if self._log is None:
+        if self._log is None or self._caretaker is None:
             return
         self._log.tick()
         self._settle(flush=False)
-        if time.monotonic() >= self._upkeep_due:
-            self._start_upkeep()
+        self._caretaker.tick()
 
     def bury(self, generation: int = 1) -> None:
         """After a worker's death: take in all that it sent, whatever the disk says, for there is room held; and write what it left undecided."""
@@ -178,8 +167,8 @@ class Keeper:
             self._acknowledge(self._intake.lines)
         self._listen()
         self._say_how_it_stands(log)
-        if log.sealable and self._upkeep is None:
-            self._start_upkeep()
+        if self._caretaker is not None:
+            self._caretaker.look()
 
     def _acknowledge(self, lines: int) -> None:
         if self._told is not None and lines > self._acknowledged:
@@ -234,84 +223,27 @@ class Keeper:
         """Bytes in the pipe."""
         return 0 if self._intake is None else self._intake.waiting()
 
-    # -- signing and removing
+    # -- signing, removing, and the end
 
     def start_upkeep(self) -> None:
         """Begin with the upkeep, which looks after what writers before this one left."""
-        if self._log is not None:
-            self._start_upkeep()
-
-    def _start_upkeep(self) -> None:
-        assert self._log is not None, "only called where there is one"  # noqa: S101 - see the callers
-        self._upkeep_due = time.monotonic() + UPKEEP_S
-        if self._upkeep is not None:
-            return
-        try:
-            self._upkeep = Upkeep()
-        except OSError as error:
-            self._say_once(f"records are not signed: {error.strerror}")
-            return
-        self._upkeep.start(self._job(self._log, prune=self._steady()))
-        self._selector.register(self._upkeep.fileno(), selectors.EVENT_READ, self._upkeep_ended)
-
-    def _steady(self) -> bool:
-        """Whether the clock went on as it should since the last time: one that was set must not make old what is new. If it stays, it is believed."""
-        ahead = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-        before, self._clock_ahead = self._clock_ahead, ahead
-        return before is None or abs(ahead - before) < CLOCK_STEP_S
-
-    def _job(self, log: AuditLog, *, prune: bool = True) -> Job:
-        return Job(log.directory, log.keys, log.settings, time.time_ns(), list(log.sealable), prune)
-
-    def _upkeep_ended(self) -> None:
-        if self._upkeep is None or self._log is None:
-            return
-        self._selector.unregister(self._upkeep.fileno())
-        upkeep, self._upkeep = self._upkeep, None
-        self._heed(upkeep, self._log)
-        self._log.flush()
-
-    def _heed(self, upkeep: Upkeep, log: AuditLog) -> None:
-        report = upkeep.finish()
-        log.sealed(report.sealed)
-        for one in report.pruned:
-            log.write(
-                pruned(
-                    time.time_ns(),
-                    sandbox=one.sandbox,
-                    cause=one.cause,
-                    files=one.files,
-                    size=one.size,
-                    records=one.records,
-                    ended_ns=one.ended_ns,
-                )
-            )
-        if report.trouble is not None:
-            self._say_once(report.trouble)
-
-    # -- the end
+        if self._caretaker is not None:
+            self._caretaker.start()
 
     def prepare_to_close(self) -> None:
-        """Start what signs the last segment: it gets ready while the worker drains."""
-        if self._log is not None and self._last is None:
-            try:
-                self._last = Upkeep(early=True)
-            except OSError as error:
-                self._say_once(f"records are not signed: {error.strerror}")
+        """What signs the last segment gets ready while the worker drains."""
+        if self._caretaker is not None:
+            self._caretaker.prepare_to_close()
 
     def close(self) -> None:
         """Take in and write what is left, sign it, close everything. Safe to call twice."""
         if self._intake is None:
             return
         self._intake.finish()
-        if self._upkeep is not None and self._log is not None:
-            self._selector.unregister(self._upkeep.fileno())
-            if _ends(self._upkeep):
-                self._heed(self._upkeep, self._log)
-            self._upkeep = None
-        if self._log is not None:
+        if self._log is not None and self._caretaker is not None:
+            self._caretaker.finish()
             self._log.finish()
-            self._sign_the_last(self._log)
+            self._caretaker.sign_the_last()
             self._log.close()
         if self._listening:
             self._selector.unregister(self._read_end)
@@ -322,14 +254,6 @@ class Keeper:
         for end in (self.kept, self._told):
             if end is not None:
                 os.close(end)
-
-    def _sign_the_last(self, log: AuditLog) -> None:
-        if self._last is None:
-            return
-        self._last.start(self._job(log, prune=False))
-        if _ends(self._last):
-            self._heed(self._last, log)
-        self._last = None
 
 
 def _put(descriptor: int, number: int) -> None:
@@ -353,14 +277,3 @@ def open_log(
         raise SetupError(
             f"no records can be kept in {directory}: {error.strerror}; name another with --audit-dir"
         ) from error
-
-
-def _ends(upkeep: Upkeep) -> bool:
-    """Whether it ends within ``FINISH_S``; ended by force if not: whoever comes next signs what it did not."""
-    with selectors.DefaultSelector() as selector:
-        selector.register(upkeep.fileno(), selectors.EVENT_READ)
-        if selector.select(FINISH_S):
-            return True
-    os.kill(upkeep.pid, signal.SIGKILL)
-    upkeep.finish()
-    return False

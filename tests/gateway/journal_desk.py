@@ -13,9 +13,11 @@ from gateway.burial import bury
 from gateway.flow import Flow
 from gateway.journal import Attempt, Journal
 from gateway.summary import Summary
-from tests.gateway.deciding import flow_to
+from tests.gateway.deciding import flow_to, said
 
 DECISIONS = ("egress_allowed", "egress_blocked")
+ALLOW = said("2", "allow_out[0] 203.0.113.0/24", None)
+BLOCK = said("4*", "", None)._replace(host="evil.example")
 
 
 class Desk:

@@ -328,18 +328,6 @@ def test_what_is_wrong_is_said_once(make: Make) -> None:
     assert len(bench.said) == 1
 
 
-def test_a_clock_that_was_set_removes_nothing_until_it_has_stayed(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bench = make(AuditSettings())
-    now = 1_800_000_000.0
-    monkeypatch.setattr("gateway.keeper.time.time", lambda: now)
-    assert bench.keeper._steady()
-    now += 86_400 * 30
-    assert not bench.keeper._steady()
-    assert bench.keeper._steady()
-
-
 @pytest.mark.parametrize("pipe_bytes", [8192, 1024 * 1024])
 def test_a_flood_is_not_waited_for_however_small_the_pipe(
     make: Make, monkeypatch: pytest.MonkeyPatch, pipe_bytes: int
