@@ -37,8 +37,8 @@ mark("imports of the worker, while netd imports its own")
 with Supervisor(SecurityPolicy(), "bench", Path(sys.argv[1]), netd) as supervisor:
     view = plan_view(cwd=Path("/"), binds=[], protected=[], user=None, resolver="8.8.8.8", environment=os.environ)
     mark("view")
-    start = supervisor._start_worker
-    supervisor._start_worker = lambda: (mark("cell: what netd had left to import, namespace, rules, sockets"), start())
+    start = supervisor._replace_worker
+    supervisor._replace_worker = lambda: (mark("cell: what netd had left to import, namespace, rules, sockets"), start())
     supervisor.open()
     mark("worker")
     command = launch(view, ["true"], supervisor.namespaces)

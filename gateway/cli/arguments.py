@@ -6,7 +6,6 @@ from pathlib import Path
 from gateway.cli.streams import say
 from gateway.errors import EgressError
 from rules import ALL_TRAFFIC, NetworkPolicy, SecurityPolicy, without_internet
-from rules.document import load_policy
 from rules.policy import DEFAULT_RESOLVER, DNS_MODES
 
 
@@ -56,6 +55,8 @@ def read_policy(args: argparse.Namespace, *, default_deny: bool) -> tuple[Securi
         if beside:
             mend = "put it into the file, or drop --policy"
             raise UsageError(f"--policy and {beside[0]} both say what the policy is: {mend}")
+        from rules.document import load_policy  # and yaml, which most runs need not wait for
+
         policy = load_policy(args.policy)
     else:
         deny_out = list(args.deny_out or ())

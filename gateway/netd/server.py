@@ -4,11 +4,10 @@ import faulthandler
 import os
 import socket
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from gateway.errors import EgressError, InDoubt, PrivilegeError, SetupError
 from gateway.netd.cells import MAX_DESCRIPTORS
-from gateway.netd.held import Held
 from gateway.netd.requests import (
     MAX_MESSAGE_BYTES,
     MAX_REQUEST_BYTES,
@@ -28,6 +27,9 @@ from gateway.netd.requests import (
 from gateway.userns import obstacle
 from rules.backend import Backend
 from rules.plan import Plan
+
+if TYPE_CHECKING:
+    from gateway.netd.held import Held
 
 ANSWER_TIMEOUT_S = 60.0
 """Longer than a swap and taking it back may take (``cells.WORK_TIMEOUT_S``)."""
@@ -154,8 +156,10 @@ def serve(channel: socket.socket) -> None:
         # Imported once, before any cell is asked for: a cell's process then forks with them loaded.
         faulthandler.enable()  # the libraries below are C, and have crashed before
         os.environ["PATH"] = SYSTEM_PATH  # finding libxtables may run ldconfig or a compiler
-        import gateway.netd.links  # noqa: F401
         import rules.iptables  # noqa: F401
+
+        # Nor before the fork: pyroute2 takes longer than all that the asker imports, and stays in the memory of each of its workers.
+        from gateway.netd.held import Held
 
         held = Held()
         while True:
@@ -176,7 +180,7 @@ def serve(channel: socket.socket) -> None:
         os._exit(status)
 
 
-def _answer(raw: bytes, brought: list[int], held: Held) -> tuple[Answer, list[int]]:
+def _answer(raw: bytes, brought: list[int], held: "Held") -> tuple[Answer, list[int]]:
     """Whatever was sent. Any exception is an answer too: one bad request must not take the next one's cell away."""
     try:
         request = decode_request(raw)
