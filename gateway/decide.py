@@ -27,6 +27,7 @@ from matcher import HostTable, Pattern, canonical
 from rules.entry import ALL_TRAFFIC, AddressEntry, Entry
 from rules.policy import QUIC_PORTS, ListName, NetworkPolicy
 from rules.table import AddressTable, Held
+from rules.terms import denies_all
 
 MAX_ADDRESSES: Final = 3
 """How many addresses of a name are tried, within one deadline."""
@@ -105,7 +106,8 @@ class CompiledPolicy:
         self.ech_refused = source.ech == "refuse"
         self.allow_everything = _everything("allow_out", source.allowed)
         """The rule that holds every address."""
-        self.deny_everything = _everything("deny_out", source.denied)
+        self.deny_everything = _everything("deny_out", source.denied) or _nothing_left(source.denied)
+        """The same; where entries do so together, the first of them."""
 
     @property
     def forwards_all(self) -> bool:
@@ -121,6 +123,14 @@ class CompiledPolicy:
 def _everything(name: ListName, entries: Iterable[Entry]) -> str | None:
     return next(
         (f"{name}[{index}] {entry}" for index, entry in enumerate(entries) if str(entry) == ALL_TRAFFIC), None
+    )
+
+
+def _nothing_left(denied: Sequence[Entry]) -> str | None:
+    if not (denies_all(denied, 4) and denies_all(denied, 6)):
+        return None
+    return next(
+        f"deny_out[{index}] {entry}" for index, entry in enumerate(denied) if isinstance(entry, AddressEntry)
     )
 
 

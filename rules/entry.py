@@ -18,6 +18,8 @@ ALL_TRAFFIC: Final = "0.0.0.0/0"
 EntryError = PatternError
 
 _V4_OUTLINE: Final = re.compile(r"[0-9]+(?:\.[0-9]+)+\.?(?:/.*)?", re.DOTALL)
+_WORDS: Final = frozenset(("all", "all_traffic", "any", "everything"))
+"""Hostnames by their letters, and by nobody's intention."""
 _LENGTH: Final = re.compile(r"[0-9]{1,3}")
 
 
@@ -69,6 +71,8 @@ def read_entry(text: str) -> Entry:
     if text.count(":") > 1 and "://" not in text and not text.startswith("*"):
         return _v6(text, text, None)
     host, colon, digits = text.partition(":")
+    if host.lower() in _WORDS:
+        raise EntryError(text, "a word, and no name that anybody has", f"for everything write {ALL_TRAFFIC}")
     if _V4_OUTLINE.fullmatch(host):
         return AddressEntry(
             _v4(host, text, f":{digits}" if colon else ""), parse_ports(digits, text) if colon else None
@@ -76,6 +80,8 @@ def read_entry(text: str) -> Entry:
     try:
         return parse_entry(text)
     except EntryError as error:
+        if "," in host:
+            raise EntryError(text, "several in one", "write each as an entry of its own") from None
         address = _address_within(text)
         raise (EntryError(text, error.problem, f"write {address}") if address else error) from None
 

@@ -311,6 +311,9 @@ def _warnings(policy: NetworkPolicy) -> Iterator[str]:
         elif entry.kind is Kind.WILDCARD and (tenants := tenants_under(entry.name)) is not None:
             shared = f"{tenants[0]} ({tenants[1]})"
             yield f"{where}: anyone may have a name under {shared}: name the hosts you need"
+    for index, entry in enumerate(policy.denied):
+        if isinstance(entry, AddressEntry) and str(entry.network) in ("0.0.0.0/32", "::/128"):
+            yield f"deny_out[{index}] {entry}: one address, which nobody can reach: for everything write {ALL_TRAFFIC}"
     if policy.dns == "passthrough":
         yield "dns: passthrough is an open channel through the resolver: use guarded unless you need it"
 

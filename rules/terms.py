@@ -45,14 +45,14 @@ class Terms:
 def read_terms(policy: NetworkPolicy | None, family: Family) -> Terms:
     """The terms of ``policy``; ``None`` is full egress."""
     wanted = NetworkPolicy() if policy is None else policy
-    denies_all = _denies_all(wanted.denied, family)
+    nothing_left = denies_all(wanted.denied, family)
     names = any(isinstance(entry, Pattern) for entry in wanted.denied)
     return Terms(
         resolver=resolver_of(wanted, family),
         allowed=_held(wanted.allowed, family),
-        denied=None if denies_all else _held(wanted.denied, family),
+        denied=None if nothing_left else _held(wanted.denied, family),
         named=_named(wanted.allowed),
-        refuse_quic=names and not denies_all,
+        refuse_quic=names and not nothing_left,
     )
 
 
@@ -79,8 +79,8 @@ def _place(held: tuple[_Network, int | None]) -> tuple[int, int, int]:
     return int(network.network_address), network.prefixlen, port or 0
 
 
-def _denies_all(entries: Iterable[Entry], family: Family) -> bool:
-    """Whether no address of the family is left, at whatever port."""
+def denies_all(entries: Iterable[Entry], family: Family) -> bool:
+    """Whether ``entries`` leave no address of the family, at whatever port: by one that holds them all, or together."""
     networks = [network for network, port in _held(entries, family) if port is None]
     everything = 1 << (32 if family == 4 else 128)
     if sum(network.num_addresses for network in networks) < everything:

@@ -11,6 +11,9 @@ from rules.policy import NetworkPolicy
 from tests.gateway.deciding import NAME, OTHER
 
 EVERYTHING = f"deny_out[0] {ALL_TRAFFIC}"
+HALVES = ["blocked.example", "0.0.0.0/1", "128.0.0.0/1", "::/0"]
+"""Together they leave nothing; the first three leave IPv6."""
+PORTED = ["0.0.0.0/1", "128.0.0.0/1", "[::/0]"]
 
 
 @pytest.mark.parametrize(
@@ -38,6 +41,17 @@ EVERYTHING = f"deny_out[0] {ALL_TRAFFIC}"
             2,
             f"allow_out[0] {ALL_TRAFFIC}",
             Reason.ALLOWED_ADDRESS,
+        ),
+        ([NAME], HALVES, OTHER, Verdict.BLOCK, 4, "deny_out[1] 0.0.0.0/1", Reason.NO_ALLOW_ENTRY),
+        ([NAME], HALVES[:3], OTHER, Verdict.ALLOW, 5, "default", Reason.DEFAULT_ALLOW),
+        (
+            [NAME],
+            [f"{half}:443" for half in PORTED],
+            OTHER,
+            Verdict.ALLOW,
+            5,
+            "default",
+            Reason.DEFAULT_ALLOW,
         ),
         ([], [OTHER], OTHER, Verdict.ALLOW, 5, "default", Reason.DEFAULT_ALLOW),
         ([], [], OTHER, Verdict.ALLOW, 5, "default", Reason.DEFAULT_ALLOW),

@@ -167,6 +167,10 @@ WARNINGS = [
         ["allow_out[0] '*.s3.amazonaws.com': anyone may", "allow_out[1] '*.github.io:443': anyone may"],
     ),
     ({"allow_out": ["169.254.169.254", "::1"], "deny_out": [ALL_TRAFFIC]}, ["allow_out[0]", "allow_out[1]"]),
+    (
+        {"deny_out": ["0.0.0.0", "::", "10.0.0.0/8", "0.0.0.0/8"]},
+        ["deny_out[0] 0.0.0.0: one", "deny_out[1] ::: one"],
+    ),
 ]
 
 
