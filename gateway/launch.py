@@ -23,6 +23,8 @@ CLONE_NEWNET: Final = 0x40000000  # linux/sched.h
 CLONE_NEWNS: Final = 0x00020000
 CLONE_NEWUSER: Final = 0x10000000
 MS_REC_PRIVATE: Final = 0x4000 | 1 << 18  # sys/mount.h
+OWN: Final = ("/run", "/tmp", "/dev/shm")  # noqa: S108
+"""Empty at first, and the sandbox's own."""
 RESOLV_CONF: Final = Path("/etc/resolv.conf")
 PROGRAMS: Final = {"bwrap": "bubblewrap", "setpriv": "util-linux", "env": "coreutils"}
 SYSTEM_PATH: Final = "/usr/bin:/bin:/usr/sbin:/sbin:/usr/local/bin"
@@ -198,13 +200,15 @@ def _enter(namespaces: Mapping[str, int], signals: Sequence[signal.Signals]) -> 
 
 def _bwrap(view: View, files: dict[str, int], status_fd: int) -> Iterator[str]:
     yield from ("--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev")
-    for path in ("/run", "/tmp", "/dev/shm"):  # noqa: S108 - the sandbox's own
+    for path in OWN:
         yield from ("--perms", "1777" if path != "/run" else "0755", "--tmpfs", path)
     if view.tmp is not None:
         yield from ("--bind", str(view.tmp), "/tmp")  # noqa: S108 - the sandbox's own
     for inner in (*view.writable, *view.pinned):
+        yield from _way_to(inner)
         yield from ("--bind", str(inner), str(inner))
     for inner in view.protected:
+        yield from _way_to(inner)
         yield from ("--ro-bind", str(inner), str(inner))
     for place in view.hidden:
         yield from ("--tmpfs", str(place)) if place.is_dir() else ("--ro-bind", "/dev/null", str(place))
@@ -219,6 +223,14 @@ def _bwrap(view: View, files: dict[str, int], status_fd: int) -> Iterator[str]:
         yield from ("--unshare-user", "--disable-userns")
     yield from ("--seccomp", str(files["seccomp"]), "--json-status-fd", str(status_fd))
     yield from ("--die-with-parent", "--chdir", "/", "--")
+
+
+def _way_to(inner: Path) -> Iterator[str]:
+    """The directories above what is bound into a place of the sandbox's own, where nothing is yet. As root bubblewrap would make them root's alone,
+    and nobody could get to what lies below."""
+    for parent in reversed(inner.parents):
+        if any(str(parent).startswith(f"{place}/") for place in OWN):
+            yield from ("--perms", "0755", "--dir", str(parent))
 
 
 def _become(

@@ -60,6 +60,16 @@ def test_what_is_protected_is_mounted_over_what_is_writable() -> None:
     assert order == sorted(order)
 
 
+def test_the_way_to_what_lies_deep_in_a_place_of_its_own_is_open() -> None:
+    """As root bubblewrap would make it with mode 0700."""
+    arguments = bwrap(writable=(Path("/tmp/one/two"), Path("/srv/one/two")), protected=(Path("/run/a/b"),))
+    for parent, bound in (("/tmp/one", "/tmp/one/two"), ("/run/a", "/run/a/b")):
+        assert position(arguments, "--perms", "0755", "--dir", parent) < arguments.index(bound)
+    assert not {"/srv/one", "/srv", "/tmp"} & {
+        arguments[i + 1] for i, word in enumerate(arguments) if word == "--dir"
+    }
+
+
 def test_a_file_is_hidden_by_an_empty_one() -> None:
     assert position(bwrap(hidden=(Path("/etc/passwd"),)), "--ro-bind", "/dev/null", "/etc/passwd") > 0
 

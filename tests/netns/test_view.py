@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -253,6 +254,23 @@ def test_a_bind_is_writable_and_a_file_can_be_bound(lab: Lab, starter: int | Non
     file.unlink()
     assert (seen["write"][str(place)], seen["write"][str(file)]) == (0, 0)
     assert seen["write"][str(lab.directory)] != 0
+
+
+@pytest.mark.parametrize("place", ["/tmp", "/run"])
+def test_what_is_bound_deep_inside_a_place_of_its_own_can_be_got_to(
+    lab: Lab, starter: int | None, work: Path, place: str
+) -> None:
+    """By --bind, and below /tmp as the current directory: there the sandbox's own is empty."""
+    with tempfile.TemporaryDirectory(dir=place) as top:
+        here, there = (Path(top) / "one" / name for name in ("here", "there"))
+        for path in (here, there):
+            path.mkdir(parents=True)
+            os.chown(path, NOBODY, NOBODY)
+        for path in (here.parent, Path(top)):
+            path.chmod(0o755)
+        cwd = here if place == "/tmp" else work
+        seen = look(lab, starter, write=f"{cwd}:{there}", cwd=cwd, options=["--bind", there])
+    assert (seen["cwd"], seen["write"]) == (str(cwd), {str(cwd): 0, str(there): 0})
 
 
 def test_a_private_current_directory_of_the_user_works(lab: Lab, starter: int | None, work: Path) -> None:
