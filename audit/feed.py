@@ -60,6 +60,8 @@ def open_answer() -> tuple[int, int]:
 class _Waiting(NamedTuple):
     line: bytes
     sent: Callable[[], object] | None
+    records: int
+    """That it stands for, where nothing is called when it is sent."""
 
 
 class Feed:
@@ -68,7 +70,7 @@ class Feed:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         # An empty line ends whatever a sender before this one may have left in the pipe.
-        self._backlog: deque[_Waiting] = deque([_Waiting(b"\n", None)])
+        self._backlog: deque[_Waiting] = deque([_Waiting(b"\n", None, 0)])
         self._nobodys = 0
         self._pending: list[bytes] = []
         self.lost = 0
@@ -120,10 +122,11 @@ class Feed:
                 sent()
             return True
         if line is not None and len(self._backlog) < MAX_BACKLOG:
-            self._backlog.append(_Waiting(line, sent))
-            self._nobodys += sent is None
+            count = 0 if sent is not None else _count(record)
+            self._backlog.append(_Waiting(line, sent, count))
+            self._nobodys += count
             return True
-        self.lost += 1
+        self.lost += _count(record)
         return False
 
     def flush(self) -> None:
@@ -132,10 +135,9 @@ class Feed:
             self._send_pending()
         while self._backlog and self._write(self._backlog[0].line):
             done = self._backlog.popleft()
+            self._nobodys -= done.records
             if done.sent is not None:
                 done.sent()
-            elif self._nobodys:
-                self._nobodys -= len(done.line) > 1
         if self.lost and not self._backlog:
             line = _line(lost(time.time_ns(), self.lost))
             if line is not None and self._write(line):
@@ -154,7 +156,7 @@ class Feed:
                 break
             at = end
         room = max(0, MAX_BACKLOG - len(self._backlog))
-        self._backlog.extend(_Waiting(line, None) for line in pending[at : at + room])
+        self._backlog.extend(_Waiting(line, None, 1) for line in pending[at : at + room])
         self._nobodys += min(len(pending) - at, room)
         self.lost += max(0, len(pending) - at - room)
 
@@ -167,6 +169,12 @@ class Feed:
         if len(lines) > 1:
             self.sent += records
         return True
+
+
+def _count(record: Record) -> int:
+    """How many it stands for."""
+    count: int = record.get("count", 1)
+    return count
 
 
 def _line(record: Record) -> bytes | None:

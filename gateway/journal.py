@@ -15,14 +15,16 @@ from audit.ledger import Ledger
 from audit.record import EndedBy, Phase, Record, timestamp
 from gateway.burial import Notes
 from gateway.decide import Decision, Verdict, refuse
+from gateway.dns.budget import Bucket
 from gateway.flow import Flow, IPAddress
-from gateway.net.poller import now_ns
+from gateway.net.poller import now, now_ns
 from gateway.net.progress import Progress
 from gateway.net.relay import Counts, Ended, Relayed
 from gateway.net.sockets import Sock
 from gateway.reasons import Reason
 from gateway.sniff.naming import Naming
 from gateway.sniff.result import Refused, Sniffed
+from gateway.sums import REFUSALS, Sums
 from gateway.tally import WAITING, Tally
 from gateway.wording import Wording, Wordings, milliseconds, quoted, wall_ns
 from gateway.wording import decision_record as decision_record
@@ -31,6 +33,13 @@ KEPT_S: Final = 10.0
 """How long an allowed connection waits for its record to be on the disk, where it must be."""
 FLUSH_S: Final = 0.05
 """How often room in the pipe is looked for while records wait."""
+
+ALIKE: Final = ("rule", "reason", "domain", "dest_ip", "dest_port", "app")
+"""Of refusals: those that are the same in these are one sum."""
+NOBODYS: Final = {"domain": None, "domain_source": None, "dest_ip": None, "dest_port": 0, "app": None}
+"""In the sum of all others."""
+OF_ONE: Final = frozenset(("domain_raw", "ech", "dest_mismatch"))
+"""What no sum tells."""
 
 ALLOW: Final = Verdict.ALLOW
 SNIFF: Final = Phase.SNIFF
@@ -163,7 +172,7 @@ class Attempt(Counts):
         self.made, self.seen = made, seen
         journal.ledger.sending(self._slot)
         journal.tally.decided(made.reason, now_ns() - self._started_ns)
-        return journal.send(record, self._slot) and not allowed
+        return journal.refused(record, self._slot) and not allowed
 
     def connected(self, took_ns: int) -> None:
         """The upstream answered, so long after it was first asked."""
@@ -210,6 +219,8 @@ class Journal:
         self._ending = False
         self._room: asyncio.Future[None] | None = None
         self.wordings = Wordings()
+        self._refusals = Bucket(*REFUSALS, now())
+        self._sums = Sums(self._send_sum)
         self._notes = Notes()
 
     @property
@@ -219,6 +230,7 @@ class Journal:
 
     @generation.setter
     def generation(self, number: int) -> None:
+        self._sums.flush()  # each is of one policy
         self.wordings.turn(number)
 
     @property
@@ -243,7 +255,25 @@ class Journal:
     def blocked(self, flow: Flow, reason: Reason) -> None:
         """Record a refusal that never became an attempt."""
         self.tally.refused(reason)
-        self.send(decision_record(flow, refuse(reason), None))
+        self.refused(decision_record(flow, refuse(reason), None))
+
+    def refused(self, record: Record, slot: int | None = None) -> bool:
+        """Send the record of a refusal; as one of a sum where there were too many. False where it is lost, and counted."""
+        moment = now()
+        if self._refusals.holds(1, moment):
+            self._refusals.take(1)
+            return self.send(record, slot)
+        alike = tuple([record[field] for field in ALIKE])
+        if not self._sums.apart(alike):
+            alike = (record["rule"], record["reason"])
+            record |= NOBODYS
+        self._sums.add(
+            alike, {field: record[field] for field in record if field not in OF_ONE} | {"src_port": 0}
+        )
+        self._owe()  # before the slot is cleared: one too many for a kill in between, and none too few
+        if slot is not None:
+            self.ledger.close(slot)
+        return True
 
     def offer(self, record: Record) -> bool:
         """Hand one record over now, or not at all: what cannot be recorded must not leave."""
@@ -289,7 +319,7 @@ class Journal:
 
     def _owe(self) -> None:
         """Where whoever survives this process finds it."""
-        owed = self._carried + self.feed.unsent
+        owed = self._carried + self.feed.unsent + self._sums.held
         if owed != self._owed:
             self._owed = owed
             self.ledger.owe(owed)
@@ -309,6 +339,10 @@ class Journal:
             self._flush_soon()
         return taken
 
+    def _send_sum(self, record: Record) -> None:
+        self.send(record)
+        self._owe()
+
     def _date(self, record: Record) -> None:
         """By the policy in force; the end of a connection keeps the one that it was allowed under."""
         if self.generation != 1 and "reason" in record:
@@ -320,7 +354,8 @@ class Journal:
             self._flushing = asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
 
     def flush(self) -> None:
-        """Send what waits, as far as there is room, and wake who waits for room."""
+        """Send what waits, sums too, as far as there is room, and wake who waits for room."""
+        self._sums.flush()
         if self._flushing is not None:
             self._flushing.cancel()
         self._flush()

@@ -12,23 +12,18 @@ from collections.abc import Callable, Container
 from ipaddress import ip_address
 from typing import Final, NamedTuple
 
-from audit.record import Event, Record, decision, lost, timestamp
+from audit.record import Event, Record, decision, lost
 from gateway.decide import Decision, Verdict, refuse
 from gateway.dns.budget import Bucket
 from gateway.dns.records import Sink
 from gateway.flow import Endpoint, Flow, IPAddress
 from gateway.packets import Packet, messages
 from gateway.reasons import Reason
+from gateway.sums import REFUSALS, Sums
 from rules.link import LO, VETH
 
 MESSAGES: Final = (2000.0, 8000.0)
 """That are read: so many a second, and so many at once."""
-RECORDED: Final = (10.0, 1000.0)
-"""Refusals that get a line of their own."""
-AGGREGATE_S: Final = 10.0
-"""How long the others are counted before their sum is written."""
-AGGREGATED: Final = 16
-"""Destinations that are counted apart in that time."""
 READ_BYTES: Final = 16384
 READS_A_TURN: Final = 32
 LEAST_BYTES: Final = 512
@@ -88,10 +83,9 @@ class KernelRecords:
         self._name_of = name_of
         now = time.monotonic()
         self._messages = Bucket(*MESSAGES, now)
-        self._budget = Bucket(*RECORDED, now)
-        self._sums: dict[_Alike, Record] = {}
-        self._timer: asyncio.TimerHandle | None = None
-        self._stopped = self._held = False
+        self._budget = Bucket(*REFUSALS, now)
+        self._sums = Sums(sink.send)
+        self._held = False
 
     def start(self) -> None:
         """Read from now on."""
@@ -102,7 +96,7 @@ class KernelRecords:
     def stop(self) -> None:
         """Take in what is there, and write the sums down."""
         self.hold()
-        self._stopped = True
+        self._sums.stop()
         self._drain()
 
     def hold(self) -> None:
@@ -134,15 +128,7 @@ class KernelRecords:
         for group in self._groups:
             if missing := group.lost():
                 self._missed(group, missing)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        moment = timestamp(time.time_ns())
-        for record in self._sums.values():
-            if record["count"] == 1 and record["dest_ip"] is not None:
-                del record["count"]
-            self._sink.send(record | {"timestamp": moment})
-        self._sums.clear()
+        self._sums.flush()
 
     def _read(self, group: "_Group") -> None:
         """A turn's worth; where there is more than may be read, the kernel keeps it, and loses what it cannot keep."""
@@ -180,7 +166,8 @@ class KernelRecords:
         if group.left:
             self._sink.send(lost(time.time_ns(), count))
         else:
-            self._sum(_Alike(str(Reason.FLOOD)), None, count)
+            alike = _Alike(str(Reason.FLOOD))
+            self._sums.add(alike, _sum_record(alike, None), count)
 
     def _note(self, packet: Packet, *, left: bool) -> None:
         flow = self._flow_of(packet)
@@ -197,17 +184,9 @@ class KernelRecords:
             self._sink.send(_record(flow, made, self._name_of(flow.dest.ip)))
             return
         alike = _Alike(str(made.reason), made.entry, flow.proto, flow.dest)
-        if alike not in self._sums and len(self._sums) >= AGGREGATED:
+        if not self._sums.apart(alike):
             alike = _Alike(str(made.reason), made.entry, flow.proto)
-        self._sum(alike, flow, 1)
-
-    def _sum(self, alike: _Alike, flow: Flow | None, count: int) -> None:
-        record = self._sums.get(alike)
-        if record is None:
-            record = self._sums[alike] = _sum_record(alike, flow)
-        record["count"] += count
-        if self._timer is None and not self._stopped:
-            self._timer = asyncio.get_running_loop().call_later(AGGREGATE_S, self.flush)
+        self._sums.add(alike, _sum_record(alike, flow))
 
 
 class _Group:
@@ -272,7 +251,7 @@ def _record(flow: Flow, made: Decision, name: str | None) -> Record:
 
 
 def _sum_record(alike: _Alike, flow: Flow | None) -> Record:
-    """Without the count, which begins at none."""
+    """Without the count."""
     record = decision(
         0,
         Event.BLOCKED,
@@ -287,4 +266,4 @@ def _sum_record(alike: _Alike, flow: Flow | None) -> Record:
     )
     if flow is not None:
         record["flow"] = flow.id
-    return record | {"count": 0}
+    return record

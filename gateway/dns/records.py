@@ -1,21 +1,16 @@
 """Queries on record: a line each within a budget, beyond it one line for all that were decided alike, so that no flood can fill the disk."""
 
-import asyncio
 import time
 from collections.abc import Callable
-from typing import Final, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import dns.rdatatype
 
-from audit.record import Event, Record, query, timestamp
+from audit.record import Event, Record, query
 from gateway.dns.budget import RECORDED, Budget
 from gateway.dns.guard import Question, Rule
 from gateway.flow import Endpoint
-
-AGGREGATE_S: Final = 10.0
-"""How long queries are counted before their sum is written."""
-AGGREGATED_NAMES: Final = 16
-"""Names that are counted apart in that time; the rest are counted together, without a name."""
+from gateway.sums import Sums
 
 
 class Sink(Protocol):
@@ -49,8 +44,7 @@ class QueryRecords:
         self._sandbox = sandbox
         self._dest = (str(resolver.ip), resolver.port)
         self._budget = Budget(*RECORDED, clock)
-        self._sums: dict[_Alike, Record] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self._sums = Sums(sink.send)
 
     def offer(self, rule: Rule, question: Question, client: Endpoint, proto: str) -> bool:
         """Record a query that is about to leave: False where that cannot be, and then it must not."""
@@ -63,26 +57,15 @@ class QueryRecords:
             self._sink.send(record)
             return
         alike = _Alike(record["event"], rule, question.name, question.kind)
-        if alike not in self._sums and len(self._sums) >= AGGREGATED_NAMES:
+        if not self._sums.apart(alike):
             alike = _Alike(record["event"], rule)
             record |= {"domain": None, "qtype": None}
             record.pop("domain_raw", None)
-        record["count"] = 0
-        self._sums.setdefault(alike, record)["count"] += 1
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(AGGREGATE_S, self.flush)
+        self._sums.add(alike, record)
 
     def flush(self) -> None:
         """Write the sums down."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        moment = timestamp(time.time_ns())
-        for record in self._sums.values():
-            if record["count"] == 1:
-                del record["count"]
-            self._sink.send(record | {"timestamp": moment})
-        self._sums.clear()
+        self._sums.flush()
 
     def _record(self, rule: Rule, question: Question, client: Endpoint, proto: str) -> Record:
         return query(

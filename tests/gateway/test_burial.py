@@ -11,6 +11,7 @@ import pytest
 from audit.brief import whose
 from audit.ledger import SLOT_BYTES
 from gateway.burial import Notes, bury
+from gateway.dns.budget import Bucket
 from gateway.journal import FLUSH_S, Attempt
 from gateway.reasons import Reason
 from tests.gateway.deciding import flow_to
@@ -74,6 +75,23 @@ def test_what_waits_for_room_when_a_worker_dies_is_counted(desk: Desk) -> None:
     _killed(desk, act)
     assert [record["reason"] for record in desk.decisions()] == ["allowed_address"] * 4 + ["worker_died"]
     assert _lost(desk) == [5]
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_what_a_killed_worker_had_counted_and_not_told_is_counted(desk: Desk, written: bool) -> None:
+    """Refusals of a flood: before their sum is written, and while it waits for room."""
+
+    async def flood() -> None:
+        desk.journal._refusals = Bucket(0.0, 20.0, 0.0)
+        for _ in range(320):
+            with desk.open() as attempt:
+                attempt.decided(BLOCK, None)
+        if written:
+            desk.stuff()
+            desk.journal.flush()
+
+    _killed(desk, lambda: asyncio.run(flood()))
+    assert (len(desk.decisions()), _lost(desk)) == (20, [300])
 
 
 async def test_what_waited_and_went_is_owed_no_more(desk: Desk) -> None:

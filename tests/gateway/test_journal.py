@@ -8,14 +8,17 @@ from typing import Any
 
 import pytest
 
+from audit.claim import rebuilt
 from audit.feed import MAX_BACKLOG, Feed, open_pipe
 from audit.ledger import Ledger
 from audit.record import EndedBy, Phase
 from gateway import wording
 from gateway.decide import Decision, Target, Verdict, refuse
+from gateway.dns.budget import Bucket
 from gateway.journal import FLUSH_S, Attempt, Journal
 from gateway.reasons import Reason
 from gateway.sniff.result import Refused, Sniffed
+from gateway.sums import APART
 from tests.gateway.deciding import NAME, flow_to, tls
 from tests.gateway.journal_desk import ALLOW, BLOCK, Desk
 from tests.gateway.net.carrying import carried
@@ -414,6 +417,7 @@ async def test_beyond_the_backlog_it_is_counted_and_the_slot_is_free(tmp_path: P
     desk = Desk(tmp_path, slots=MAX_BACKLOG + 10)
     desk.shrink()
     desk.stuff()
+    desk.journal._refusals = Bucket(1e6, 1e6, 0.0)
     taken = []
     for _ in range(MAX_BACKLOG + 5):
         with desk.open() as attempt:
@@ -451,3 +455,57 @@ def test_no_room_to_note_an_attempt_is_a_refusal_on_record(tmp_path: Path) -> No
         ("ab-1", "internal_error"),
     ]
     desk.close()
+
+
+# -- a flood of refusals
+
+
+LINES = 50
+
+
+def _flood(desk: Desk, count: int) -> None:
+    desk.journal._refusals = Bucket(0.0, LINES, 0.0)
+    for number in range(count):
+        with desk.open() as attempt:
+            attempt.decided(
+                BLOCK._replace(host=f"n{number}.example" if number % 2 else "evil.example"), tls(NAME)
+            )
+
+
+async def test_a_flood_of_refusals_is_some_lines_and_sums_that_count_each(desk: Desk) -> None:
+    _flood(desk, LINES + 500)
+    assert (len(desk.ledger.leftovers()), len(desk.records())) == (0, LINES)
+    assert desk.ledger.missing() == 500
+    desk.journal.flush()
+    sums = desk.records()[LINES:]
+    assert len(sums) == APART + 1
+    assert sum(record.get("count", 1) for record in sums) == 500
+    assert {record["src_port"] for record in sums} == {0}
+    assert all(rebuilt(record, "agent-1") for record in sums)
+    (evil,) = (record for record in sums if record["domain"] == "evil.example")
+    assert (evil["count"], evil["dest_ip"], evil["reason"]) == (250, "203.0.113.9", "no_allow_entry")
+    (rest,) = (record for record in sums if record["domain"] is None)
+    assert (rest["dest_ip"], rest["dest_port"], rest["app"], rest["domain_source"]) == (None, 0, None, None)
+    assert (desk.summary.blocked, desk.ledger.missing()) == (LINES + 500, 0)
+
+
+async def test_what_is_allowed_is_never_a_part_of_a_sum(desk: Desk) -> None:
+    _flood(desk, LINES + 10)
+    with desk.open() as attempt:
+        assert attempt.decided(ALLOW, None)
+    assert _events(desk)[-2:] == ["egress_allowed", "egress_closed"]
+
+
+async def test_each_sum_is_of_one_policy(desk: Desk) -> None:
+    _flood(desk, LINES + 10)
+    desk.journal.generation = 2
+    records = desk.records()
+    assert sum(record.get("count", 1) for record in records) == LINES + 10
+    assert {record["generation"] for record in records} == {1}
+
+
+async def test_a_sum_is_written_by_itself(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.sums.AGGREGATE_S", 0.02)
+    _flood(desk, LINES + 2)
+    await asyncio.sleep(0.1)
+    assert [record.get("count", 1) for record in desk.records()[LINES:]] == [1, 1]

@@ -6,10 +6,10 @@ from ipaddress import ip_address
 import pytest
 
 from audit.claim import rebuilt
-from gateway.dns import records as module
 from gateway.dns.guard import BAD_NAME, BAD_QUERY, UNASKED, Question, Rule
-from gateway.dns.records import AGGREGATED_NAMES, QueryRecords
+from gateway.dns.records import QueryRecords
 from gateway.flow import Endpoint
+from gateway.sums import APART
 from tests.gateway.dns.front import Sink
 from tests.gateway.dns.queries import NO, YES
 
@@ -109,7 +109,7 @@ async def test_names_without_number_become_one_line_without_a_name() -> None:
     records.flush()
     beyond = sink.records[BURST:]
     assert sum(record.get("count", 1) for record in beyond) == 3000
-    assert len(beyond) <= AGGREGATED_NAMES + 2
+    assert len(beyond) <= APART + 2
     nameless = [record for record in beyond if record["domain"] is None and "domain_raw" not in record]
     assert {(record["rule"], record["qtype"]) for record in nameless} == {
         (NO.entry, None),
@@ -121,7 +121,7 @@ async def test_names_without_number_become_one_line_without_a_name() -> None:
 async def test_sums_are_written_by_themselves_and_a_sum_of_one_is_a_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "AGGREGATE_S", 0.05)
+    monkeypatch.setattr("gateway.sums.AGGREGATE_S", 0.05)
     sink, records, clock = _made()
     for _ in range(BURST + 1):
         records.note(NO, EVIL, CLIENT, "udp")
