@@ -74,7 +74,7 @@ class Keeper:
         self._read_end, self.feed = open_pipe()
         self._intake: Intake | None = self._begin()
         self._pipe_bytes = self._intake.pipe_bytes
-        self._listening = False
+        self._listening = self._used = False
         self.kept: int | None = None
         self._told: int | None = None
         if self._acknowledges():
@@ -138,23 +138,31 @@ class Keeper:
             self._intake.finish()
         self.tally.bury()
         bury(self.ledger, self._log, self._sandbox, self._summary, generation, self.tally)
-        if self._intake is not None:
-            self._renew()
+        self._used = True
         self._settle()
 
-    def _renew(self) -> None:
-        """Other pipes, for the next worker: whatever the dead one made of its own, of their size, their flags or what is in them, ends here."""
-        read_end, feed = open_pipe(self._pipe_bytes)
+    def renew(self) -> None:
+        """Other pipes, for a worker after the first: whatever the dead one made of its own, of their size, their flags or what is in them, ends here.
+        OSError where there are no descriptors for them; then all is as it was."""
+        if not self._used or self._intake is None:
+            return
+        answer = None if self.kept is None else open_answer()
+        try:
+            read_end, feed = open_pipe(self._pipe_bytes)
+        except OSError:
+            for end in answer or ():
+                os.close(end)
+            raise
+        self._used = False
         if self._listening:
             self._selector.unregister(self._read_end)  # while it is still this pipe's
             self._listening = False
         _put(read_end, self._read_end)
         _put(feed, self.feed)
         self._intake = self._begin()
-        if self.kept is not None and self._told is not None:
-            kept, told = open_answer()
-            _put(kept, self.kept)
-            _put(told, self._told)
+        if answer is not None and self.kept is not None and self._told is not None:
+            _put(answer[0], self.kept)
+            _put(answer[1], self._told)
         self._listen()
 
     def _settle(self, *, flush: bool = True) -> None:

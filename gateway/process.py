@@ -17,6 +17,7 @@ from gateway.bundle import READY, STOP, Bundle
 from gateway.confine import confine
 from gateway.net.local import LocalAddresses
 from gateway.net.resolve import import_no_more_types
+from gateway.signals import leave_to_the_asker
 from gateway.worker import Worker
 
 COLLECT_AFTER: Final = (50_000, 20, 20)
@@ -88,10 +89,8 @@ def _run_in_child(bundle: Bundle, control: socket.socket) -> NoReturn:
     try:
         gc.freeze()  # garbage of the process that forked it would close numbers that are another's by then
         gc.set_threshold(*COLLECT_AFTER)
-        signal.set_wakeup_fd(-1)
+        leave_to_the_asker()
         os.setpgid(0, 0)  # what a terminal or a shell sends to the group belongs to the command
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
-            signal.signal(number, signal.SIG_DFL)
         _close_all_but(bundle, control)
         local = LocalAddresses()
         import_no_more_types()

@@ -118,7 +118,7 @@ class Supervisor:
         )
         self._listeners = [Listener(sock) for sock in self._bundle.listeners]
         take_turns_of(LONG_NS, alone=True)
-        self._replace_worker()
+        self._start_worker()  # whether its records can be kept or not: connections wait, and the command runs
         if self._scrapes is not None:
             import gateway.metrics  # noqa: F401 - while the worker starts; later it would hold up the records
         if self._worker is None or not self._worker.is_ready():
@@ -200,19 +200,19 @@ class Supervisor:
     # -- the worker
 
     def _replace_worker(self) -> None:
-        """Start one, where there is none and what it hands over can be kept; later, where there can be no other process now. Until then connections
-        wait in the listeners' queues."""
-        if self._worker is not None or self._stopping or not self._keeper.ready or self._start_due_in() > 0:
-            return
+        """Start one, where there is none and what it hands over can be kept. Until then connections wait in the listeners' queues."""
+        if self._worker is None and not self._stopping and self._keeper.ready and self._start_due_in() <= 0:
+            self._start_worker()
+
+    def _start_worker(self) -> None:
+        """Or say why there can be none now, and when to try again."""
         try:
+            self._keeper.renew()
             self._worker = WorkerProcess(self._bundle)
         except OSError as error:
             if not self._start_at:
-                self._say(
-                    f"no worker can be started: {error.strerror}: new connections wait; raise pids.max or RLIMIT_NPROC"
-                    if error.errno == errno.EAGAIN
-                    else f"no worker can be started: {error.strerror}: new connections wait"
-                )
+                mend = "; raise pids.max or RLIMIT_NPROC" if error.errno == errno.EAGAIN else ""
+                self._say(f"no worker can be started: {error.strerror}: new connections wait{mend}")
             self._start_at = time.monotonic() + RETRY_S
             return
         if self._start_at:

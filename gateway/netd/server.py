@@ -24,6 +24,7 @@ from gateway.netd.requests import (
     decode_request,
     encode,
 )
+from gateway.signals import leave_to_the_asker
 from gateway.userns import obstacle
 from rules.backend import Backend
 from rules.plan import Plan
@@ -133,7 +134,10 @@ def _let_go(keep: int) -> None:
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for name in os.listdir("/proc/self/fd"):
         if int(name) > 2 and int(name) not in (keep, null):
-            os.dup2(null, int(name), inheritable=False)
+            try:
+                os.dup2(null, int(name), inheritable=False)
+            except OSError:  # beyond the limit, which was lowered since it was opened: it cannot be had again either
+                os.close(int(name))
 
 
 def _error(failed: Answer) -> EgressError:
@@ -151,6 +155,7 @@ def serve(channel: socket.socket) -> None:
     """Answer requests until the other side closes; never returns. Nonsense is answered with ``Failed`` and changes nothing."""
     status = 0
     try:
+        leave_to_the_asker()
         os.setpgid(0, 0)  # what a terminal or a shell sends to the group belongs to the command
         _let_go(channel.fileno())
         # Imported once, before any cell is asked for: a cell's process then forks with them loaded.

@@ -189,6 +189,7 @@ def test_what_is_in_the_pipe_at_a_death_or_an_end_is_taken_whatever_the_disk_say
     bench.turn()
     bench.send(4)
     bench.keeper.bury()
+    bench.keeper.renew()
     bench.fails = None
     bench.send(2)
     bench.keeper.close()
@@ -202,6 +203,7 @@ def test_a_dead_workers_acknowledgements_are_not_its_successors(make: Make) -> N
     bench.turn()
     bench.send(2)
     bench.keeper.bury()
+    bench.keeper.renew()
     assert bench.acknowledged() == 0
     successor = Feed(bench.keeper.feed)
     successor.send(blocked(flow="ff"))
@@ -258,6 +260,7 @@ def test_no_flag_of_a_workers_has_the_keeper_wait(make: Make) -> None:
     assert not os.get_blocking(keeper._read_end) and not os.get_blocking(keeper._told)
     assert bench.turn() == 1
     keeper.bury()
+    keeper.renew()
     assert not os.get_blocking(kept) and not os.get_blocking(keeper.feed)
     successor = Feed(keeper.feed)
     successor.send(blocked(flow="ff"))
@@ -280,6 +283,7 @@ def test_what_a_dead_worker_made_of_its_pipe_ends_with_it(make: Make) -> None:
 
     bench.as_worker(enlarge)
     keeper.bury()
+    keeper.renew()
     assert (bench.kept(), bench.log.seq, bench.log.lost) == (many + 1, many + 1, 1), "half a line is counted"
     assert (keeper.feed, keeper.kept) == numbers, "they are what the next is forked with"
     assert fcntl.fcntl(keeper.feed, fcntl.F_GETPIPE_SZ) == PIPE_BYTES
@@ -292,6 +296,32 @@ def test_what_a_dead_worker_made_of_its_pipe_ends_with_it(make: Make) -> None:
     bench.turn()
     bench.turn()
     assert (bench.acknowledged(), bench.log.seq) == (successor.sent, many + 1 + successor.sent)
+
+
+def test_where_there_are_no_pipes_to_be_had_the_next_worker_waits(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what was there stays as it was."""
+    bench = make(AuditSettings(fsync=Fsync.ALWAYS))
+    bench.keeper.bury()
+    before = os.fstat(bench.keeper.feed).st_ino
+    opened = len(os.listdir("/proc/self/fd"))
+
+    def none(size: int | None = None) -> tuple[int, int]:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gateway.keeper.open_pipe", none)
+        for _ in range(3):
+            with pytest.raises(OSError, match="Too many"):
+                bench.keeper.renew()
+    assert (os.fstat(bench.keeper.feed).st_ino, len(os.listdir("/proc/self/fd"))) == (before, opened)
+    bench.keeper.renew()
+    assert os.fstat(bench.keeper.feed).st_ino != before
+    successor = Feed(bench.keeper.feed)
+    assert successor.send(blocked())
+    bench.turn()
+    assert (bench.kept(), bench.acknowledged()) == (1, 1)
 
 
 def test_the_last_of_a_pipe_that_was_made_larger_is_taken_at_the_end(make: Make) -> None:
@@ -314,6 +344,7 @@ def test_audit_that_is_off_hears_of_the_next_workers_records_too(tmp_path: Path)
             key.data()
             assert summary.blocked == number
             keeper.bury()
+            keeper.renew()
         keeper.close()
         keeper.close()
 
