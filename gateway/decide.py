@@ -15,7 +15,7 @@ with what the sniffer saw, ``bind`` with what the resolver answered. A later ste
 earlier one settled.
 """
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -24,10 +24,11 @@ from gateway.flow import Flow, IPAddress
 from gateway.reasons import Reason
 from gateway.sniff.result import Refused, Sniffed
 from matcher import HostTable, Pattern, canonical
-from rules.entry import ALL_TRAFFIC, AddressEntry, Entry
+from rules.entry import AddressEntry, Entry
+from rules.link import Family
 from rules.policy import QUIC_PORTS, ListName, NetworkPolicy
 from rules.table import AddressTable, Held
-from rules.terms import denies_all
+from rules.terms import denies_all, holds_all
 
 MAX_ADDRESSES: Final = 3
 """How many addresses of a name are tried, within one deadline."""
@@ -104,10 +105,11 @@ class CompiledPolicy:
         self.allow_ips, self.allow_names = _tables("allow_out", source)
         self.deny_ips, self.deny_names = _tables("deny_out", source)
         self.ech_refused = source.ech == "refuse"
-        self.allow_everything = _everything("allow_out", source.allowed)
-        """The rule that holds every address."""
-        self.deny_everything = _everything("deny_out", source.denied) or _nothing_left(source.denied)
-        """The same; where entries do so together, the first of them."""
+        self.allow_everything = _everything("allow_out", source.allowed, holds_all, either=True)
+        """The rule that holds every address of a family, at some port at least: names must be known to be used. Where entries do so together, the
+        first of them."""
+        self.deny_everything = _everything("deny_out", source.denied, denies_all, either=False)
+        """The rule that holds every address of both families; or the first of several."""
 
     @property
     def forwards_all(self) -> bool:
@@ -120,18 +122,23 @@ class CompiledPolicy:
         return decide_query(self, host).verdict is Verdict.ALLOW
 
 
-def _everything(name: ListName, entries: Iterable[Entry]) -> str | None:
-    return next(
-        (f"{name}[{index}] {entry}" for index, entry in enumerate(entries) if str(entry) == ALL_TRAFFIC), None
-    )
-
-
-def _nothing_left(denied: Sequence[Entry]) -> str | None:
-    if not (denies_all(denied, 4) and denies_all(denied, 6)):
+def _everything(
+    name: ListName,
+    entries: Sequence[Entry],
+    all_of: Callable[[Sequence[Entry], Family], bool],
+    *,
+    either: bool,
+) -> str | None:
+    found = [all_of(entries, 4), all_of(entries, 6)]
+    if not (any(found) if either else all(found)):
         return None
-    return next(
-        f"deny_out[{index}] {entry}" for index, entry in enumerate(denied) if isinstance(entry, AddressEntry)
-    )
+    rules = [
+        (f"{name}[{index}] {entry}", entry)
+        for index, entry in enumerate(entries)
+        if isinstance(entry, AddressEntry)
+    ]
+    both = (rule for rule, entry in rules if len(entry.networks()) == 2)
+    return next(both, rules[0][0])
 
 
 def compile_policy(policy: NetworkPolicy | None) -> CompiledPolicy:
@@ -143,7 +150,10 @@ def _tables(name: ListName, policy: NetworkPolicy) -> tuple[AddressTable, NameLi
     entries = policy.allowed if name == "allow_out" else policy.denied
     named = [(f"{name}[{index}] {entry}", entry) for index, entry in enumerate(entries)]
     return (
-        AddressTable((rule, entry) for rule, entry in named if isinstance(entry, AddressEntry)),
+        AddressTable(
+            ((rule, entry) for rule, entry in named if isinstance(entry, AddressEntry)),
+            spelt=name == "deny_out",
+        ),
         NameList((rule, entry) for rule, entry in named if isinstance(entry, Pattern)),
     )
 
@@ -283,15 +293,20 @@ def bind(
     if not answers:
         return unresolved(decision, Reason.RESOLVE_FAILED)
     asked, port = unmapped(flow.dest.ip), flow.dest.port
-    found: list[IPAddress] = []
-    for ip in sorted(dict.fromkeys(map(unmapped, answers)), key=asked.__ne__):
-        if usable(policy, ip, local, port):
-            found.append(ip)
-            if len(found) == MAX_ADDRESSES:
-                break
+    found = [
+        ip
+        for ip in sorted(dict.fromkeys(map(unmapped, answers)), key=asked.__ne__)
+        if usable(policy, ip, local, port)
+    ]
     if not found:
         return unresolved(decision, Reason.FORBIDDEN_ANSWER)
-    return decision._replace(addresses=tuple(found), dest_mismatch=found[0] != asked)
+    chosen, version = found[:MAX_ADDRESSES], found[0].version
+    if all(ip.version == version for ip in chosen):
+        # One of the other family, which may be the one that is there: RFC 8305, section 4.
+        chosen[MAX_ADDRESSES - 1 :] = [ip for ip in found[MAX_ADDRESSES:] if ip.version != version][
+            :1
+        ] or chosen[MAX_ADDRESSES - 1 :]
+    return decision._replace(addresses=tuple(chosen), dest_mismatch=chosen[0] != asked)
 
 
 def unresolved(decision: Decision, reason: Reason) -> Decision:

@@ -5,12 +5,14 @@ line what is wrong and what to write instead.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Final
 
 from matcher import Pattern, PatternError, parse_entry
 from matcher.pattern import parse_ports
+from rules.ranges import EMBEDDINGS
 
 ALL_TRAFFIC: Final = "0.0.0.0/0"
 """Everything, of both families, in either list."""
@@ -50,6 +52,12 @@ class AddressEntry:
             return (self.network, IPv6Network("::/0"))
         return (self.network,)
 
+    def spellings(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """``networks`` and, of IPv4, whatever may carry them in IPv6: what is denied must not be had under another spelling."""
+        if self.network.version == 6 or self.everything:
+            return self.networks()
+        return tuple(dict.fromkeys((self.network, *_carriers(self.network))))
+
     def fits(self, port: int) -> bool:
         """Whether the entry speaks of this port."""
         return self.ports is None or port in self.ports
@@ -60,6 +68,17 @@ class AddressEntry:
 
 
 Entry = AddressEntry | Pattern
+
+
+def _carriers(network: IPv4Network) -> Iterator[IPv6Network]:
+    """By ``EMBEDDINGS``; the whole of a form in which what it carries does not follow its prefix."""
+    for text, shift, inverted in EMBEDDINGS:
+        form = IPv6Network(text)
+        if inverted or form.prefixlen + 32 + shift != 128:
+            yield form
+        else:
+            first = int(form.network_address) | int(network.network_address) << shift
+            yield IPv6Network((first, form.prefixlen + network.prefixlen))
 
 
 def read_entry(text: str) -> Entry:

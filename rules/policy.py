@@ -7,7 +7,7 @@ A policy is checked whole when it is made: it exists only if every entry has exa
 import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any, Final, Literal, TypeVar, cast, get_args
 
 from matcher import Kind, Pattern
@@ -300,13 +300,21 @@ def _read_resolver(given: object, errors: list[str]) -> str:
     return str(ip)
 
 
+def _in_floor(entry: AddressEntry) -> bool:
+    """All of it, and in one range."""
+    ends = entry.network[0], entry.network[-1]
+    return any(all(ip in ip_network(text) for ip in ends) for text, _ in FLOOR)
+
+
 def _warnings(policy: NetworkPolicy) -> Iterator[str]:
+    from rules.terms import denies_all  # which reads policies
+
     if policy.allow_out and not policy.deny_out:
         yield f"allow_out without deny_out allows everything: add {ALL_TRAFFIC} to deny_out to deny the rest"
     for index, entry in enumerate(policy.allowed):
         where = f"allow_out[{index}] {quoted(str(entry))}"
         if isinstance(entry, AddressEntry):
-            if entry.network.prefixlen and is_inside(entry.network.network_address, FLOOR):
+            if _in_floor(entry):
                 yield f"{where}: lies in the floor, which nothing can allow: drop it"
         elif entry.kind is Kind.WILDCARD and (tenants := tenants_under(entry.name)) is not None:
             shared = f"{tenants[0]} ({tenants[1]})"
@@ -314,6 +322,8 @@ def _warnings(policy: NetworkPolicy) -> Iterator[str]:
     for index, entry in enumerate(policy.denied):
         if isinstance(entry, AddressEntry) and str(entry.network) in ("0.0.0.0/32", "::/128"):
             yield f"deny_out[{index}] {entry}: one address, which nobody can reach: for everything write {ALL_TRAFFIC}"
+    if denies_all(policy.denied, 4) and not denies_all(policy.denied, 6):
+        yield f"deny_out leaves no IPv4 address and all of IPv6: DNS forwards every name; for both write {ALL_TRAFFIC}"
     if policy.dns == "passthrough":
         yield "dns: passthrough is an open channel through the resolver: use guarded unless you need it"
 

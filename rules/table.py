@@ -82,15 +82,15 @@ class AddressTable:
 
     __slots__ = ("_any_port", "_ports", "_v4", "_v6")
 
-    def __init__(self, entries: Iterable[tuple[str, AddressEntry]]) -> None:
-        """``entries``: the rule that a record shows, and the entry, in the order of the list."""
+    def __init__(self, entries: Iterable[tuple[str, AddressEntry]], *, spelt: bool = False) -> None:
+        """``entries``: the rule that a record shows, and the entry, in the order of the list; ``spelt``: in every spelling, to deny it."""
         slots: dict[int, dict[IPv4Network | IPv6Network, _Slot]] = {4: {}, 6: {}}
         ports: set[int] = set()
         self._any_port = False
         for rule, entry in entries:
             self._any_port |= entry.ports is None
             ports.update(entry.ports or ())
-            for network in entry.networks():
+            for network in entry.spellings() if spelt else entry.networks():
                 slot = slots[network.version].setdefault(network, _Slot())
                 slot.add(entry.ports, Held(rule, entry.everything))
         self._ports = frozenset(ports)

@@ -50,7 +50,7 @@ def read_terms(policy: NetworkPolicy | None, family: Family) -> Terms:
     return Terms(
         resolver=resolver_of(wanted, family),
         allowed=_held(wanted.allowed, family),
-        denied=None if nothing_left else _held(wanted.denied, family),
+        denied=None if nothing_left else _held(wanted.denied, family, spelt=True),
         named=_named(wanted.allowed),
         refuse_quic=names and not nothing_left,
     )
@@ -61,12 +61,12 @@ def resolver_of(policy: NetworkPolicy, family: Family) -> str | None:
     return policy.resolver if policy.allows_dns() and policy.resolver_ip.version == family else None
 
 
-def _held(entries: Iterable[Entry], family: Family) -> Held:
+def _held(entries: Iterable[Entry], family: Family, *, spelt: bool = False) -> Held:
     found: dict[tuple[_Network, int | None], None] = {}
     for entry in entries:
         if not isinstance(entry, AddressEntry):
             continue
-        for network in entry.networks():
+        for network in entry.spellings() if spelt else entry.networks():
             if network.version != family:
                 continue
             parts = (network,) if network.prefixlen else HALVES[family]
@@ -81,7 +81,15 @@ def _place(held: tuple[_Network, int | None]) -> tuple[int, int, int]:
 
 def denies_all(entries: Iterable[Entry], family: Family) -> bool:
     """Whether ``entries`` leave no address of the family, at whatever port: by one that holds them all, or together."""
-    networks = [network for network, port in _held(entries, family) if port is None]
+    return _cover([network for network, port in _held(entries, family) if port is None], family)
+
+
+def holds_all(entries: Iterable[Entry], family: Family) -> bool:
+    """Whether each address of the family is held, at some port at least."""
+    return _cover(list({network for network, _ in _held(entries, family)}), family)
+
+
+def _cover(networks: list[_Network], family: Family) -> bool:
     everything = 1 << (32 if family == 4 else 128)
     if sum(network.num_addresses for network in networks) < everything:
         return False

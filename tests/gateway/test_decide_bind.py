@@ -37,6 +37,25 @@ def _bound(*answers: str, asked: str = "203.0.113.9", local: frozenset[IPAddress
 
 
 @pytest.mark.parametrize(
+    ("answers", "chosen"),
+    [
+        (
+            ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4", "2001:db8::1"],
+            ["192.0.2.1", "192.0.2.2", "2001:db8::1"],
+        ),
+        (
+            ["2001:db8::1", "2001:db8::2", "2001:db8::3", "192.0.2.1"],
+            ["2001:db8::1", "2001:db8::2", "192.0.2.1"],
+        ),
+        (["192.0.2.1", "2001:db8::1", "192.0.2.2", "2001:db8::2"], ["192.0.2.1", "2001:db8::1", "192.0.2.2"]),
+        (["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"], ["192.0.2.1", "192.0.2.2", "192.0.2.3"]),
+    ],
+)
+def test_one_of_the_places_is_the_other_familys(answers: list[str], chosen: list[str]) -> None:
+    assert [str(ip) for ip in _bound(*answers).addresses] == chosen
+
+
+@pytest.mark.parametrize(
     ("answers", "addresses", "mismatch"),
     [
         (["203.0.113.9"], ["203.0.113.9"], False),
