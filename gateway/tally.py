@@ -114,9 +114,10 @@ class Tally:
 
     def _add(self, word: int, count: int) -> None:
         more = self._more
-        if not more[word]:
+        before = more[word]
+        if not before:
             self._touched.append(word)
-        more[word] += count
+        more[word] = before + count  # compiled, += on what stands in a list is any object's, not an int's
         if not self._due:
             self._flush_soon()
 
