@@ -132,7 +132,11 @@ class Direction:
             if self.watch is not None and self.upwards:
                 most = min(max(self.watch.ahead, LOOKED_AT_BYTES), READ_BYTES)
             try:
-                size = self.source.recv_into(_buffer, most)
+                if self.watch is None:
+                    size = self.source.recv_into(_buffer, most)
+                else:
+                    chunk = self.source.recv(most)  # it may keep it, and the buffer is everybody's
+                    size = len(chunk)
             except BlockingIOError:
                 return
             except OSError:
@@ -145,7 +149,7 @@ class Direction:
             if self.watch is not None:
                 if until == NEVER and not last:
                     until = now() + LOOKING_S
-                self._look(self.watch, bytes(_view[:size]))
+                self._look(self.watch, chunk)
             elif not self._send(_view[:size]):
                 self.rest = bytes(self.rest)  # the buffer is everybody's
             if self.rest:
