@@ -55,7 +55,10 @@ READ_BYTES: Final = 16 * 1024
 ALLOW: Final = Verdict.ALLOW
 BOUND: Final = Target.BOUND
 INTERNAL_ERROR: Final = Reason.INTERNAL_ERROR
-_, DECIDE, RESOLVE, CONNECT, RELAY = Phase
+DECIDE: Final = Phase.DECIDE
+RESOLVE: Final = Phase.RESOLVE
+CONNECT: Final = Phase.CONNECT
+RELAY: Final = Phase.RELAY
 """By name: an attribute of an enum takes ten times as long (CPython 3.11), and a connection asks for a dozen."""
 
 log = logging.getLogger("egress.session")
