@@ -11,7 +11,7 @@ import asyncio
 import select
 import socket
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from typing import Any, Final
 
 BYTES: Final = select.EPOLLIN
@@ -50,7 +50,7 @@ class Expired(BaseException):
 class Ear:
     """One strand's, at one descriptor."""
 
-    __slots__ = ("look", "number", "seen", "strand")
+    __slots__ = ("before", "look", "number", "seen", "strand")
 
     def __init__(self, number: int, strand: "Strand", look: int) -> None:
         self.number = number
@@ -59,6 +59,8 @@ class Ear:
         """Of the poller, when it was registered: what epoll said of this number at that look was meant for another."""
         self.seen = 0
         """What epoll has told and nobody has asked for yet."""
+        self.before: Ear | None = None
+        """Another of the same strand."""
 
 
 class Strand:
@@ -70,7 +72,6 @@ class Strand:
         "_future",
         "_poller",
         "_steps",
-        "_work",
         "carries",
         "deadlines",
         "expires",
@@ -78,15 +79,15 @@ class Strand:
         "queued",
         "wake_at",
     )
-    __deletable__ = ("_steps",)
 
     def __init__(self, poller: "Poller", work: Work, ended: Ended, carries: object) -> None:
         self._poller = poller
-        self._work: Work | None = work
-        self._steps: Iterator[Any] = work.__await__()
+        self._steps: Generator[Any, Any, None] | None = work.__await__()
+        """None once it has ended."""
         self._ended = ended
         self._future: asyncio.Future[Any] | None = None
-        self._ears: list[Ear] = []
+        self._ears: Ear | None = None
+        """The newest; each knows the one before it, and a list of two would cost more than both."""
         self.carries = carries
         """What whoever started it is to find with it while it is ``live``."""
         self.heeds = ANYTHING
@@ -119,7 +120,7 @@ class Strand:
         ear = self._poller.ear(number)
         if ear is None or ear.strand is not self:
             ear = self._poller.register(number, self, events)
-            self._ears.append(ear)
+            ear.before, self._ears = self._ears, ear
         return ear
 
     def hear_room(self, sock: socket.SocketType) -> None:
@@ -134,7 +135,6 @@ class Strand:
         """Before a socket is closed while the strand goes on: another may get its number."""
         ear = self._poller.ear(sock.fileno())
         if ear is not None and ear.strand is self:
-            self._ears.remove(ear)
             self._poller.forget(ear)
 
     def again(self) -> None:
@@ -164,17 +164,17 @@ class Strand:
                 return
 
     def _throw(self, error: BaseException) -> None:
-        if self._work is not None:
+        if self._steps is not None:
             self._future = None
             self._resume(error)
 
     def _resume(self, error: BaseException | None = None) -> None:
-        work = self._work
-        if work is None:
+        steps = self._steps
+        if steps is None:
             return
         before, _whose.strand = _whose.strand, self
         try:
-            future = _next(self._steps, OVER) if error is None else work.throw(error)
+            future = _next(steps, OVER) if error is None else steps.throw(error)
             if future is OVER:
                 self._end(None)
             elif future is not None:
@@ -194,11 +194,12 @@ class Strand:
             self._resume()
 
     def _end(self, failure: BaseException | None) -> None:
-        del self._steps
-        self._work = None
-        for ear in self._ears:
+        self._steps = None
+        # A cycle would be left for the collector to find, which stops everybody.
+        ear, self._ears = self._ears, None
+        while ear is not None:
             self._poller.forget(ear)
-        self._ears.clear()  # a cycle would be left for the collector to find, which stops everybody
+            ear = ear.before
         self._poller.end(self)
         self._ended(self, failure)
 
