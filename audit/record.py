@@ -82,7 +82,7 @@ def timestamp(ns: int) -> str:
     if second != seconds:
         text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.")
         _second.worded = (seconds, text)
-    return text + _THREE[us // 1000] + _THREE_Z[us % 1000]
+    return f"{text}{_THREE[us // 1000]}{_THREE_Z[us % 1000]}"
 
 
 def printable(raw: bytes) -> str:
