@@ -8,19 +8,19 @@ IPAddress = IPv4Address | IPv6Address
 
 
 class _Met4(IPv4Address):
-    """One that is asked for its text and its hash again and again: they are worked out once."""
+    """One that is asked for its text and its hash again and again: they are worked out once. ``compressed`` is the text without a call in Python."""
 
-    __slots__ = ("_hash", "_text")
+    __slots__ = ("_hash", "compressed")
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
-        self._text, self._hash = super().__str__(), super().__hash__()
+        self.compressed, self._hash = super().__str__(), super().__hash__()  # type: ignore[misc]  # a property, of others
 
     def __str__(self) -> str:
-        return self._text
+        return self.compressed
 
     def __format__(self, _: str) -> str:
-        return self._text
+        return self.compressed
 
     def __hash__(self) -> int:
         return self._hash
@@ -29,17 +29,17 @@ class _Met4(IPv4Address):
 class _Met6(IPv6Address):
     """As ``_Met4``."""
 
-    __slots__ = ("_hash", "_text")
+    __slots__ = ("_hash", "compressed")
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
-        self._text, self._hash = super().__str__(), super().__hash__()
+        self.compressed, self._hash = super().__str__(), super().__hash__()  # type: ignore[misc]  # a property, of others
 
     def __str__(self) -> str:
-        return self._text
+        return self.compressed
 
     def __format__(self, _: str) -> str:
-        return self._text
+        return self.compressed
 
     def __hash__(self) -> int:
         return self._hash

@@ -247,7 +247,7 @@ class Journal:
 
     def open(self, flow: Flow) -> Attempt | None:
         """Note an accepted connection; None where no more can be noted, so that it must be refused."""
-        source = str(flow.source.ip)
+        source = flow.source.ip.compressed
         who = whose(source, flow.source.port, flow.id)
         slot = self.ledger.open(self._notes.of(who, flow.dest))
         return None if slot is None else Attempt(self, flow, source, who, slot)

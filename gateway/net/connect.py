@@ -14,9 +14,11 @@ INET: Final = int(socket.AF_INET)
 INET6: Final = int(socket.AF_INET6)
 TCP: Final = int(socket.IPPROTO_TCP)
 QUICKACK: Final = socket.TCP_QUICKACK
+_new_socket: Final = Sock
 STREAM: Final = int(socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
 CONNECTED: Final = OUT | END
 """Or failed."""
+IN_PROGRESS: Final = errno.EINPROGRESS
 EACH_S: Final = 3.0
 """How long one address is waited for while there is another to try: two SYNs and their answers."""
 
@@ -35,13 +37,13 @@ async def connect(
     left = len(addresses)
     for ip in addresses:
         left -= 1
-        text = str(ip)
-        sock = Sock(INET6 if ":" in text else INET, STREAM)
+        text = ip.compressed
+        sock = _new_socket(INET6 if ":" in text else INET, STREAM)
         try:
             if speaks_first:
                 sock.setsockopt(TCP, QUICKACK, 0)
             status = sock.connect_ex((text, port))
-            if status == errno.EINPROGRESS:
+            if status == IN_PROGRESS:
                 if left:
                     with deadline(now() + EACH_S):
                         told = await ready(sock, OUT)

@@ -147,6 +147,6 @@ async def test_a_process_without_descriptors_says_so(monkeypatch: pytest.MonkeyP
         raise OSError(errno.EMFILE, "Too many open files")
 
     with monkeypatch.context() as patched:
-        patched.setattr(module, "Sock", none_left)
+        patched.setattr(module, "_new_socket", none_left)
         with pytest.raises(OSError, match="Too many"):
             await carried(connect((FIRST,), 1))
