@@ -34,6 +34,7 @@ MAX_ALPN: Final = 1024  # bytes of the list; a client's is shorter than 100
 HANDSHAKE_3: Final = HANDSHAKE << 8 | 3  # and the major of every version, legacy_record_version
 RECORD_HEADER: Final = 5
 MAX_SHAPES: Final = 64  # that are remembered
+MAX_NAMES: Final = 32  # of each that are
 MAX_SHAPE: Final = 4096  # bytes of such a hello: post-quantum ones have about 1,800
 CHANGING: Final = frozenset({21, 35, 41, 44, 51, 0xFE0D})
 """Extensions that a client fills anew: padding, session_ticket, pre_shared_key, cookie, key_share, encrypted_client_hello."""
@@ -87,7 +88,7 @@ def sniff_tls(data: Bytes) -> Sniffed | NeedMore | Refused:
 class _Shape:
     """All of a hello but its random bytes, keys, tickets and the name: what decides how it is read is in the rest."""
 
-    __slots__ = ("alpn", "begin", "ech", "fixed", "stop", "values")
+    __slots__ = ("alpn", "begin", "ech", "fixed", "seen", "stop", "values")
 
     def __init__(self, form: str, data: Bytes, begin: int, stop: int, seen: Sniffed) -> None:
         """``form``: of the rest, as ``struct`` has it; the name is between ``begin`` and ``stop``."""
@@ -97,6 +98,8 @@ class _Shape:
         self.stop = stop
         self.ech = seen.ech
         self.alpn = seen.alpn
+        self.seen: dict[bytes, Sniffed] = {}
+        """By name. The same is seen again then, and whoever has judged it may know it by that."""
 
 
 _shapes: Final[dict[int, _Shape]] = {}
@@ -108,9 +111,14 @@ def _as_before(data: Bytes, end: int) -> Sniffed | None:
     shape = _shapes.get(end)
     if shape is None or shape.fixed(data) != shape.values:
         return None
-    name = data[shape.begin : shape.stop]
-    host = _hostname(name if isinstance(name, bytes) else bytes(name))
-    return None if host is None else _new_tuple(Sniffed, ("tls", host, None, shape.ech, end, shape.alpn))
+    part = data[shape.begin : shape.stop]
+    name = part if isinstance(part, bytes) else bytes(part)
+    seen = shape.seen.get(name)
+    if seen is None and (host := _hostname(name)) is not None:
+        if len(shape.seen) >= MAX_NAMES:
+            shape.seen.clear()
+        seen = shape.seen[name] = Sniffed("tls", host, None, shape.ech, end, shape.alpn)
+    return seen
 
 
 def _remembered(data: Bytes, end: int, seen: Sniffed | Refused) -> Sniffed | Refused:
