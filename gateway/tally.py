@@ -87,7 +87,18 @@ class Count(NamedTuple):
 class Tally:
     """The words, in anonymous shared memory."""
 
-    __slots__ = ("_carried", "_due", "_more", "_soon", "_touched", "words")
+    __slots__ = (
+        "_carried",
+        "_connect_ns",
+        "_decision_ns",
+        "_down",
+        "_due",
+        "_more",
+        "_soon",
+        "_touched",
+        "_up",
+        "words",
+    )
 
     def __init__(self) -> None:
         self.words = memoryview(mmap.mmap(-1, 8 * _WORDS)).cast("Q")
@@ -95,6 +106,8 @@ class Tally:
         self._more = [0] * _WORDS
         """To be added to each."""
         self._touched: list[int] = []
+        self._decision_ns = self._connect_ns = self._up = self._down = 0
+        """The same, of sums that every connection adds to."""
         self._carried = 0
         self._due = False
 
@@ -111,6 +124,11 @@ class Tally:
             words[word] += more[word]
             more[word] = 0
         self._touched.clear()
+        words[_DECISION + _SUM] += self._decision_ns
+        words[_CONNECT + _SUM] += self._connect_ns
+        words[BYTES_UP] += self._up
+        words[BYTES_DOWN] += self._down
+        self._decision_ns = self._connect_ns = self._up = self._down = 0
 
     def _add(self, word: int, count: int) -> None:
         more = self._more
@@ -135,8 +153,8 @@ class Tally:
     def decided(self, reason: Reason, took_ns: int) -> None:
         """A connection was decided, so long after it was accepted."""
         self.words[_PROXY[reason]] += 1
+        self._decision_ns += took_ns
         self._add(_DECISION + _bucket(took_ns), 1)
-        self._add(_DECISION + _SUM, took_ns)
 
     def refused(self, reason: Reason) -> None:
         """A connection was refused that nothing was read of."""
@@ -144,14 +162,14 @@ class Tally:
 
     def connected(self, took_ns: int) -> None:
         """An upstream answered."""
+        self._connect_ns += took_ns
         self._add(_CONNECT + _bucket(took_ns), 1)
-        self._add(_CONNECT + _SUM, took_ns)
 
     def closed(self, ended_by: EndedBy, phase: Phase, up: int, down: int) -> None:
         """A connection that was allowed has ended."""
+        self._up += up
+        self._down += down
         self._add(_ENDS[ended_by][phase], 1)
-        self._add(BYTES_UP, up)
-        self._add(BYTES_DOWN, down)
 
     def carried(self, count: int) -> None:
         """So many that are allowed have not ended."""
