@@ -57,7 +57,6 @@ KEEP_S: Final = 3.0
 KEPT_PAUSE_S: Final = 0.01
 _new_tuple: Final = tuple.__new__  # what Flow() calls, at half the price
 _Flow: Final = Flow
-_destination: Final = destination  # see net.sockets
 OUT_OF_ROOM: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 log = logging.getLogger("egress.worker")
@@ -297,7 +296,7 @@ class Worker:
     def _begin(self, client: Sock, source: Endpoint) -> None:
         journal, poller = self._journal, self._poller
         journal.tally.accepted()
-        dest = _destination(client.getsockname())
+        dest = destination(client.getsockname())
         flow = _new_tuple(_Flow, (self._ids.next(), self._sandbox, source, dest, "tcp"))
         attempt = journal.open(flow) if len(poller.live) < self._most else None
         if attempt is None:

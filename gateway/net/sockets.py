@@ -5,7 +5,6 @@ import contextlib
 import socket
 import struct
 import sys
-from functools import lru_cache
 from typing import Any, Final
 
 from gateway.flow import Endpoint, met
@@ -18,6 +17,8 @@ _Endpoint: Final = Endpoint
 _met: Final = met  # final, because names that are not are looked up in a dictionary, compiled too
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, 0 s (socket(7))
 PROBE_AFTER_S: Final = 60
+MAX_DIALLED: Final = 4096
+"""Places that are remembered."""
 ACCEPTABLE: Final = 24
 """Where a listener's ``tcpi_unacked`` is in ``struct tcp_info`` (linux/tcp.h): the length of its queue."""
 RENO: Final = b"reno"
@@ -106,8 +107,17 @@ def endpoint(address: tuple[str, int] | tuple[str, int, int, int]) -> Endpoint:
     return Endpoint(met(address[0]), address[1])
 
 
-destination = lru_cache(maxsize=4096)(endpoint)
-"""As ``endpoint``, of what many connections have in common."""
+_dialled: Final[dict[tuple[Any, ...], Endpoint]] = {}
+
+
+def destination(address: tuple[Any, ...]) -> Endpoint:
+    """As ``endpoint``, of what many connections have in common: it is one object for all of them."""
+    found = _dialled.get(address)
+    if found is None:
+        if len(_dialled) >= MAX_DIALLED:
+            _dialled.clear()
+        found = _dialled[address] = Endpoint(met(address[0]), address[1])
+    return found
 
 
 class Listener:

@@ -117,7 +117,7 @@ async def test_a_stop_waits_for_whoever_waits_for_room(
     async def none(*_: object, **__: object) -> None:
         return None
 
-    monkeypatch.setattr("gateway.worker._destination", lambda _: endpoint(("198.51.100.1", 9)))
+    monkeypatch.setattr("gateway.worker.destination", lambda _: endpoint(("198.51.100.1", 9)))
     monkeypatch.setattr("gateway.session._connect", none)
     served.desk.stuff()
     served.dial()
