@@ -31,18 +31,19 @@ class Wording:
         "host",
         "made",
         "number",
-        "shown",
+        "seen",
         "told",
     )
 
-    def __init__(self, number: int, made: Decision, flow: Flow, shown: object, record: Record) -> None:
+    def __init__(
+        self, number: int, made: Decision, flow: Flow, seen: Sniffed | Refused | None, record: Record
+    ) -> None:
         """``number``: that of no other; ``record``: of one of them."""
         self.number = number
         self.form = str(number)
         self.made = made
         self.dest = flow.dest
-        self.shown = shown
-        """Of what was seen, as much as a record tells."""
+        self.seen = seen
         self.host = "null" if made.host is None else quoted(made.host)
         """The name that decided, as JSON."""
         self.told = False
@@ -50,6 +51,12 @@ class Wording:
         self._record = record
         self._upstream_ip: IPAddress | None = None
         self._upstream = "null"
+
+    def tells_of(self, flow: Flow, made: Decision, seen: Sniffed | Refused | None) -> bool:
+        """Whether the records of such a connection are like its own. Mostly all three are the same objects."""
+        if self.made is not made or (self.dest is not flow.dest and self.dest != flow.dest):
+            return False
+        return self.seen is seen or _shown(self.seen) == _shown(seen)
 
     def decided(self, source: str, flow: Flow, who: str) -> bytes:
         """That one from ``source`` is allowed, now: the line for the keeper. ``who``: as ``audit.brief.whose`` has it."""
@@ -96,22 +103,25 @@ class Wordings:
 
     def of(self, flow: Flow, made: Decision, seen: Sniffed | Refused | None) -> Wording:
         """How a connection that ``made`` allows is told of."""
-        shown = (seen.app, seen.ech) if isinstance(seen, Sniffed) else seen
         known = self._known.get(id(made))
-        alike = known is not None and known.made is made and known.dest == flow.dest and known.shown == shown
         # Decisions are few, and one may have had many wordings: by how many there were since is known what the keeper has forgotten.
-        if known is None or not alike or self._made - known.number > MOST:
+        if known is None or not known.tells_of(flow, made, seen) or self._made - known.number > MOST:
             if len(self._known) >= MOST:
                 self._known.clear()
             record = decision_record(flow, made, seen)
             record["generation"] = self._generation
-            known = self._known[id(made)] = Wording(self._made, made, flow, shown, record)
+            known = self._known[id(made)] = Wording(self._made, made, flow, seen, record)
             self._made += 1
         return known
 
     def remembered(self, wording: Wording) -> bool:
         """Whether the keeper still knows of it, if it was told. Those before it may be told after it, so not to the last."""
         return wording.told and self._made - wording.number <= MOST
+
+
+def _shown(seen: Sniffed | Refused | None) -> object:
+    """Of what was seen, as much as a record tells."""
+    return (seen.app, seen.ech) if isinstance(seen, Sniffed) else seen
 
 
 def decision_record(flow: Flow, made: Decision, seen: Sniffed | Refused | None) -> Record:
