@@ -42,6 +42,15 @@ def test_another_name_of_the_same_length_is_read_anew() -> None:
     assert len(tls._shapes) == 2
 
 
+def test_a_name_that_was_seen_is_the_same_object_and_so_many_are_remembered() -> None:
+    names = [b"%03d.test" % number for number in range(2 * tls.MAX_NAMES)]
+    for name in names:
+        said = [sniff(records(hello(server_name(name), alpn(b"h2")), WHOLE)) for _ in range(3)]
+        assert said[0] == said[1] == read_tls(records(hello(server_name(name), alpn(b"h2")), WHOLE))
+        assert said[1] is said[2]
+        assert all(len(shape.seen) <= tls.MAX_NAMES for shape in tls._shapes.values())
+
+
 def test_what_is_remembered_is_bounded() -> None:
     for size in range(3 * tls.MAX_SHAPES):
         assert isinstance(sniff(records(hello(server_name(b"x.test"), padding(size)), WHOLE)), Sniffed)
