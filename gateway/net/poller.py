@@ -50,9 +50,11 @@ class Expired(BaseException):
 class Ear:
     """One strand's, at one descriptor."""
 
-    __slots__ = ("before", "look", "number", "seen", "strand")
+    __slots__ = ("before", "look", "number", "seen", "sock", "strand")
 
-    def __init__(self, number: int, strand: "Strand", look: int) -> None:
+    def __init__(self, sock: socket.SocketType, number: int, strand: "Strand", look: int) -> None:
+        self.sock: socket.SocketType | None = sock
+        """None once it is forgotten."""
         self.number = number
         self.strand = strand
         self.look = look
@@ -111,15 +113,13 @@ class Strand:
 
     def hears(self, sock: socket.SocketType) -> bool:
         """Whether it waits for ``sock``, or has waited."""
-        ear = self._poller.ear(sock.fileno())
-        return ear is not None and ear.strand is self
+        return self._ear(sock) is not None
 
     def wait_for(self, sock: socket.SocketType, events: int = EVERYTHING) -> Ear:
         """See to it that ``events`` of ``sock`` resume this strand."""
-        number = sock.fileno()
-        ear = self._poller.ear(number)
-        if ear is None or ear.strand is not self:
-            ear = self._poller.register(number, self, events)
+        ear = self._ear(sock)
+        if ear is None:
+            ear = self._poller.register(sock, self, events)
             ear.before, self._ears = self._ears, ear
         return ear
 
@@ -133,9 +133,16 @@ class Strand:
 
     def forget(self, sock: socket.SocketType) -> None:
         """Before a socket is closed while the strand goes on: another may get its number."""
-        ear = self._poller.ear(sock.fileno())
-        if ear is not None and ear.strand is self:
+        ear = self._ear(sock)
+        if ear is not None:
             self._poller.forget(ear)
+
+    def _ear(self, sock: socket.SocketType) -> Ear | None:
+        """Its own: it has two or three, and a socket's number would have to be asked for."""
+        ear = self._ears
+        while ear is not None and ear.sock is not sock:
+            ear = ear.before
+        return ear
 
     def again(self) -> None:
         """Be resumed once the others have had their turn."""
@@ -275,12 +282,13 @@ class Poller:
         """Whoever listens at a descriptor."""
         return self._ears[number] if number < len(self._ears) else None
 
-    def register(self, number: int, strand: Strand, events: int) -> Ear:
-        """``events`` of a descriptor, from now on and as it is."""
+    def register(self, sock: socket.SocketType, strand: Strand, events: int) -> Ear:
+        """``events`` of a socket, from now on and as it is."""
+        number = sock.fileno()
         self._register(number, events)
         while number >= len(self._ears):
             self._ears.append(None)
-        ear = self._ears[number] = Ear(number, strand, self._look)
+        ear = self._ears[number] = Ear(sock, number, strand, self._look)
         return ear
 
     def hear_room(self, number: int) -> None:
@@ -305,6 +313,7 @@ class Poller:
 
     def forget(self, ear: Ear) -> None:
         """Its descriptor is closed, or about to be, which takes it out of the epoll; another may have the number already."""
+        ear.sock = None
         if self._ears[ear.number] is ear:
             self._ears[ear.number] = None
 

@@ -200,7 +200,7 @@ async def test_a_descriptor_that_changed_hands_is_not_told_for_the_one_before() 
 
     with one, other:
         strand = made.start(asks(), lambda strand, failure: None)
-        made._later = {other.fileno(): poller.Ear(other.fileno(), strand, 0)}
+        made._later = {other.fileno(): poller.Ear(other, other.fileno(), strand, 0)}
         await asyncio.sleep(0.02)
         assert not made._later
         assert not woken

@@ -368,3 +368,23 @@ async def test_a_turn_that_is_asked_for_twice_comes_once() -> None:
             assert rounds < 1000
         await task
     assert resumed == 50
+
+
+async def test_what_was_forgotten_may_be_waited_for_again() -> None:
+    one, other = unix_pair()
+
+    async def work() -> int:
+        strand = current()
+        ear = strand.wait_for(one)
+        assert strand.wait_for(one) is ear
+        strand.forget(one)
+        assert not strand.hears(one)
+        other.send(b"x")
+        again = one.dup()  # registered anew, as another socket that got its number would be
+        with again:
+            again.setblocking(False)
+            assert not strand.hears(again)
+            return await ready(again, IN)
+
+    with one, other:
+        assert await carried(work()) & IN
