@@ -9,7 +9,7 @@ from typing import Final
 
 from gateway.decide import CompiledPolicy, Decision, bind, decide, settle
 from gateway.flow import Endpoint, Flow, IPAddress
-from gateway.net.poller import now
+from gateway.net.poller import lately
 from gateway.sniff.result import Refused, Sniffed
 
 KEPT_S: Final = 0.5
@@ -69,7 +69,7 @@ class Rulings:
         return made
 
     def _forget_the_old(self) -> None:
-        moment = now()
+        moment = lately()
         if moment >= self._until or len(self._settled) > MOST or len(self._named) > MOST:
             self._settled.clear()
             self._named.clear()

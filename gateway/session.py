@@ -21,7 +21,7 @@ from gateway.decide import (
 from gateway.flow import Flow, IPAddress
 from gateway.journal import Attempt
 from gateway.net.connect import connect
-from gateway.net.poller import NEVER, Expired, current, deadline, now, now_ns
+from gateway.net.poller import NEVER, Expired, current, deadline, lately, now, now_ns
 from gateway.net.relay import relay
 from gateway.net.resolve import ResolveError, Resolver, ResolveTimeout
 from gateway.net.sockets import Sock, received, reset_on_close
@@ -190,7 +190,7 @@ async def _judge(
     seen: Sniffed | Refused | None = None
     first = b""
     named: Decision | None = None
-    strand.expires = now() + DECIDE_S
+    strand.expires = lately() + DECIDE_S
     try:
         decision = rulings.settle(flow)
         if decision is None:
@@ -284,7 +284,7 @@ async def _connect(flow: Flow, decision: Decision, attempt: Attempt, *, speaks_f
     strand = current()
     begun_ns = now_ns()
     addresses = decision.addresses if decision.target is BOUND else (flow.dest.ip,)
-    strand.expires = now() + CONNECT_S
+    strand.expires = lately() + CONNECT_S
     try:
         upstream, attempt.upstream_ip = await connect(addresses, flow.dest.port, speaks_first=speaks_first)
     except Expired:

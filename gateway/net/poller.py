@@ -180,6 +180,7 @@ class Strand:
         if steps is None:
             return
         before, _whose.strand = _whose.strand, self
+        _whose.moment = 0.0
         try:
             future = _next(steps, OVER) if error is None else steps.throw(error)
             if future is OVER:
@@ -214,10 +215,12 @@ class Strand:
 class Turn:
     """Whose it is."""
 
-    __slots__ = ("strand",)
+    __slots__ = ("moment", "strand")
 
     def __init__(self) -> None:
         self.strand: Strand | None = None
+        self.moment = 0.0
+        """The time, once it was asked for."""
 
 
 _whose: Final = Turn()
@@ -229,6 +232,15 @@ def current() -> Strand:
     if strand is None:
         raise RuntimeError("this awaits the poller: start it with Poller.start")
     return strand
+
+
+def lately() -> float:
+    """``now``, as it was when it was first asked for since this strand was resumed: for all that a look every ``TICK_S`` is good enough for."""
+    if _whose.strand is None:
+        return now()
+    if not _whose.moment:
+        _whose.moment = now()
+    return _whose.moment
 
 
 class Poller:

@@ -56,7 +56,7 @@ class Local:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     moment = [100.0]
-    monkeypatch.setattr(module, "now", lambda: moment[0])
+    monkeypatch.setattr(module, "lately", lambda: moment[0])
 
     def forward(seconds: float) -> None:
         moment[0] += seconds

@@ -7,7 +7,8 @@ from itertools import chain
 
 import pytest
 
-from gateway.net.poller import IN, OUT, Poller, Strand, current, deadline, now
+from gateway.net import poller as module
+from gateway.net.poller import IN, OUT, Poller, Strand, current, deadline, lately, now
 from gateway.net.sockets import reset_on_close
 from gateway.net.waits import EVENT, ready, receive
 from gateway.tasks import spawn
@@ -388,3 +389,26 @@ async def test_what_was_forgotten_may_be_waited_for_again() -> None:
 
     with one, other:
         assert await carried(work()) & IN
+
+
+async def test_the_time_is_asked_for_once_each_time_that_a_strand_is_resumed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[float] = []
+
+    def clock() -> float:
+        asked.append(now())
+        return asked[-1]
+
+    async def work() -> tuple[float, ...]:
+        first, same = lately(), lately()
+        current().again()
+        await EVENT
+        return first, same, lately()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "now", clock)
+        first, same, later = await carried(work())
+        assert first == same < later
+        assert {first, later} <= set(asked)
+        assert lately() < lately()  # outside of a strand: now
