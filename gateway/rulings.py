@@ -21,7 +21,7 @@ MOST: Final = 1024
 class Rulings:
     """What ``settle``, ``decide`` and ``bind`` say under one policy."""
 
-    __slots__ = ("_bound", "_local", "_named", "_policy", "_settled", "_until")
+    __slots__ = ("_bound", "_last", "_local", "_named", "_policy", "_settled", "_until")
 
     def __init__(self, policy: CompiledPolicy, local: Container[IPAddress]) -> None:
         self._policy = policy
@@ -30,6 +30,8 @@ class Rulings:
         """By the number of the endpoint that was dialled, which lives as long as it is here: connections to one place have it in common
         (``net.sockets.destination``), and its own hash is worked out in Python."""
         self._named: dict[tuple[int, str, str, int | None, bool], tuple[Endpoint, Decision]] = {}
+        self._last: dict[int, tuple[Sniffed, Endpoint, str, Decision]] = {}
+        """What was said of it last, by the number of what was seen, which hellos that are alike have in common (``sniff.tls``)."""
         self._bound: dict[int, tuple[Decision, Endpoint, tuple[IPAddress, ...], Decision]] = {}
         """By the number of the decision that was bound."""
         self._until = 0.0
@@ -47,22 +49,27 @@ class Rulings:
 
     def decide(self, flow: Flow, seen: Sniffed | Refused | None) -> Decision:
         """As ``decide.decide``."""
+        self._forget_the_old()
+        dest, proto = flow.dest, flow.proto
+        last = self._last.get(id(seen))
+        if last is not None and last[0] is seen and last[1] is dest and last[2] == proto:
+            return last[3]
         if not isinstance(seen, Sniffed):
             return decide(self._policy, flow, seen, self._local)
-        self._forget_the_old()
-        dest = flow.dest
-        question = id(dest), flow.proto, seen.host, seen.port, seen.ech
+        question = id(dest), proto, seen.host, seen.port, seen.ech
         kept = self._named.get(question)
         if kept is not None and kept[0] is dest:
-            return kept[1]
-        made = decide(self._policy, flow, seen, self._local)
-        self._named[question] = dest, made
+            made = kept[1]
+        else:
+            made = decide(self._policy, flow, seen, self._local)
+            self._named[question] = dest, made
+        self._last[id(seen)] = seen, dest, proto, made
         return made
 
     def bind(self, decision: Decision, flow: Flow, answers: tuple[IPAddress, ...]) -> Decision:
         """As ``decide.bind``, of what ``decide`` has just said."""
         kept = self._bound.get(id(decision))
-        if kept is not None and kept[0] is decision and kept[1] == flow.dest and kept[2] == answers:
+        if kept is not None and kept[0] is decision and kept[1] is flow.dest and kept[2] == answers:
             return kept[3]
         made = bind(self._policy, decision, flow, answers, self._local)
         self._bound[id(decision)] = decision, flow.dest, answers, made
@@ -70,8 +77,14 @@ class Rulings:
 
     def _forget_the_old(self) -> None:
         moment = lately()
-        if moment >= self._until or len(self._settled) > MOST or len(self._named) > MOST:
+        if (
+            moment >= self._until
+            or len(self._settled) > MOST
+            or len(self._named) > MOST
+            or len(self._last) > MOST
+        ):
             self._settled.clear()
             self._named.clear()
+            self._last.clear()
             self._bound.clear()
             self._until = moment + KEPT_S
