@@ -41,32 +41,36 @@ _form = re.compile(rb"=([0-9]{1,15})(\{.*)").fullmatch
 FORM_MARK: Final = ord("=")
 ALLOWED_MARK: Final = ord("a")
 CLOSED_MARK: Final = ord("c")
-_SAID: Final = {phase: {ended_by: f"|{ended_by}|{phase}\n" for ended_by in EndedBy} for phase in Phase}
+_SAID: Final = {
+    phase: {ended_by: f"|{ended_by}|{phase}\n".encode() for ended_by in EndedBy} for phase in Phase
+}
 
 
-def whose(source: str, port: int, flow: str) -> str:
-    """Of which connection: where it comes from, and its flow. As the middle of a line, like those below: put together once for all of them."""
-    return f"|{source}|{port}|{flow}"
+def whose(source: str, port: int, flow: str) -> bytes:
+    """Of which connection: where it comes from, and its flow. As the middle of a line, like those below: put together once for all of them.
+    Of bytes, as all that makes a line: compiled, joining them takes half of what a str's digits, kinds and encoding take."""
+    return b"|%b|%d|%b" % (source.encode(), port, flow.encode())
 
 
-def allowed_line(form: str, moment: str, who: str) -> bytes:
+def allowed_line(form: bytes, moment: bytes, who: bytes) -> bytes:
     """Another record that is like ``form`` (its number), of ``who`` (``whose``)."""
-    return f"a{form}|{moment}{who}\n".encode()
+    return b"a%b|%b%b\n" % (form, moment, who)
 
 
 def closed_line(
-    form: str,
-    moment: str,
-    who: str,
-    upstream: str,
+    form: bytes,
+    moment: bytes,
+    who: bytes,
+    upstream: bytes,
     up: int,
     down: int,
-    ms: str,
+    ms: bytes,
     ended_by: EndedBy,
     phase: Phase,
 ) -> bytes:
     """How it ended. ``upstream``: its address as JSON; ``up``, ``down``: bytes; ``ms``: how long it took, as JSON."""
-    return f"c{form}|{moment}{who}|{upstream}|{up}|{down}|{ms}{_SAID[phase][ended_by]}".encode()
+    said = _SAID[phase][ended_by]
+    return b"c%b|%b%b|%b|%d|%d|%b%b" % (form, moment, who, upstream, up, down, ms, said)
 
 
 class _Known:

@@ -65,24 +65,29 @@ class _Second:
     __slots__ = ("worded",)
 
     def __init__(self) -> None:
-        self.worded = (-1, "")
+        self.worded = (-1, b"")
 
 
 _second: Final = _Second()
-_THREE: Final = [f"{number:03}" for number in range(1000)]
-_THREE_Z: Final = [f"{digits}Z" for digits in _THREE]
+_THREE: Final = [b"%03d" % number for number in range(1000)]
+_THREE_Z: Final = [digits + b"Z" for digits in _THREE]
 """Three digits. No format with a width on the path: compiled, that is a call of str.format."""
 
 
 def timestamp(ns: int) -> str:
     """RFC 3339, UTC, microseconds, from nanoseconds since the epoch."""
+    return moment(ns).decode()
+
+
+def moment(ns: int) -> bytes:
+    """``timestamp``, as a line has it."""
     us = ns // 1000
     seconds, us = us // 1_000_000, us % 1_000_000
     second, text = _second.worded
     if second != seconds:
-        text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.")
+        text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.").encode()
         _second.worded = (seconds, text)
-    return f"{text}{_THREE[us // 1000]}{_THREE_Z[us % 1000]}"
+    return b"%b%b%b" % (text, _THREE[us // 1000], _THREE_Z[us % 1000])
 
 
 def printable(raw: bytes) -> str:

@@ -91,12 +91,12 @@ def send(feed_end: int) -> None:
     feed = Feed(feed_end)
     os.set_blocking(feed_end, True)
     record, end = blocked() | {"event": "egress_allowed", "sandbox": "bench"}, ended()
-    moment, who = record["timestamp"], whose(record["src_ip"], record["src_port"], record["flow"])
-    own = f'"{end["upstream_ip"]}"', end["bytes_up"], end["bytes_down"], "1234.568"
+    moment, who = record["timestamp"].encode(), whose(record["src_ip"], record["src_port"], record["flow"])
+    own = f'"{end["upstream_ip"]}"'.encode(), end["bytes_up"], end["bytes_down"], b"1234.568"
     feed.put(b"=0" + orjson.dumps(record) + b"\n")
     lines = (
-        allowed_line("0", moment, who),
-        closed_line("0", moment, who, *own, EndedBy.CLIENT, Phase.RELAY),
+        allowed_line(b"0", moment, who),
+        closed_line(b"0", moment, who, *own, EndedBy.CLIENT, Phase.RELAY),
     )
     while True:
         for line in lines:

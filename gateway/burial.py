@@ -19,14 +19,14 @@ class Notes:
 
     def __init__(self) -> None:
         self._dest: Endpoint | None = None
-        self._text = ""
+        self._text = b""
 
-    def of(self, who: str, dest: Endpoint) -> bytes:
+    def of(self, who: bytes, dest: Endpoint) -> bytes:
         """``who``: as ``audit.brief.whose`` has it."""
         if dest is not self._dest:
             self._dest = dest
-            self._text = f"|{dest.ip}|{dest.port}"
-        return (who + self._text).encode()
+            self._text = f"|{dest.ip}|{dest.port}".encode()
+        return who + self._text
 
 
 def bury(

@@ -12,7 +12,7 @@ from typing import Final
 from audit.brief import FORM_MARK, closed_line, whose
 from audit.feed import Feed
 from audit.ledger import Ledger
-from audit.record import EndedBy, Phase, Record, timestamp
+from audit.record import EndedBy, Phase, Record, moment
 from gateway.burial import Notes
 from gateway.decide import Decision, Verdict, refuse
 from gateway.dns.budget import Bucket
@@ -73,7 +73,7 @@ class Attempt(Counts):
         "upstream_ip",
     )
 
-    def __init__(self, journal: "Journal", flow: Flow, source: str, who: str, slot: int) -> None:
+    def __init__(self, journal: "Journal", flow: Flow, source: str, who: bytes, slot: int) -> None:
         """``source``: the text of the address that it comes from; ``who``: as ``audit.brief.whose`` has it."""
         self.up = self.down = 0
         self._journal = journal
@@ -120,16 +120,16 @@ class Attempt(Counts):
             self.ended_by = EndedBy.POLICY if relayed.why is Ended.FORBIDDEN else EndedBy.TIMEOUT
 
     def _end(self, wording: Wording, ended_by: EndedBy) -> bytes:
-        moment, ms = timestamp(wall_ns()), milliseconds(now_ns() - self._started_ns)
+        now, ms = moment(wall_ns()), milliseconds(now_ns() - self._started_ns)
         upstream = wording.upstream(self.upstream_ip)
         named = self.naming is not None and self.naming.host is not None and wording.made.host is None
         if not named and self._journal.wordings.remembered(wording):
             return closed_line(
-                wording.form, moment, self._who, upstream, self.up, self.down, ms, ended_by, self.phase
+                wording.form, now, self._who, upstream, self.up, self.down, ms, ended_by, self.phase
             )
         domain = quoted(self.naming.host) if named and self.naming is not None else wording.host
-        who = self._source, self.flow.source.port, domain, upstream, self.flow.id
-        return wording.ended(moment, *who, self.up, self.down, ms, ended_by, self.phase)
+        who = self._source, self.flow.source.port, domain, upstream.decode(), self.flow.id
+        return wording.ended(now.decode(), *who, self.up, self.down, ms.decode(), ended_by, self.phase)
 
     def offered(self, made: Decision, seen: Sniffed | Refused | None) -> bool:
         """Hand over that ``made`` allows it. False where the keeper has no room for that now: nothing is decided then, and nothing may be carried.

@@ -8,7 +8,7 @@ import orjson
 
 from audit.brief import END, FORMS, MAX_FORM_BYTES, OWN, allowed_line, end_of
 from audit.form import Form
-from audit.record import Event, Record, decision, timestamp
+from audit.record import Event, Record, decision, moment
 from gateway.decide import Decision, Verdict
 from gateway.flow import Flow, IPAddress
 from gateway.sniff.result import Refused, Sniffed
@@ -40,7 +40,7 @@ class Wording:
     ) -> None:
         """``number``: that of no other; ``record``: of one of them."""
         self.number = number
-        self.form = str(number)
+        self.form = b"%d" % number
         self.made = made
         self.dest = flow.dest
         self.seen = seen
@@ -50,7 +50,7 @@ class Wording:
         """Whether the keeper knows of it: the line that defines it (``FORM_MARK``) was handed over."""
         self._record = record
         self._upstream_ip: IPAddress | None = None
-        self._upstream = "null"
+        self._upstream = b"null"
 
     def tells_of(self, flow: Flow, made: Decision, seen: Sniffed | Refused | None) -> bool:
         """Whether the records of such a connection are like its own. Mostly all three are the same objects."""
@@ -58,13 +58,13 @@ class Wording:
             return False
         return self.seen is seen or _shown(self.seen) == _shown(seen)
 
-    def decided(self, source: str, flow: Flow, who: str) -> bytes:
+    def decided(self, source: str, flow: Flow, who: bytes) -> bytes:
         """That one from ``source`` is allowed, now: the line for the keeper. ``who``: as ``audit.brief.whose`` has it."""
-        moment = timestamp(wall_ns())
+        now = moment(wall_ns())
         if self.told:
-            return allowed_line(self.form, moment, who)
+            return allowed_line(self.form, now, who)
         line = Form(self._record, texts=OWN, others=("src_port",)).line(
-            moment, source, flow.source.port, flow.id
+            now.decode(), source, flow.source.port, flow.id
         )
         return b"=%d" % self.number + line if len(line) <= MAX_FORM_BYTES else line
 
@@ -74,11 +74,11 @@ class Wording:
         others = ("src_port", "domain", "upstream_ip", "bytes_up", "bytes_down", "duration_ms")
         return Form(end_of(self._record), texts=END, others=others).line(*own)
 
-    def upstream(self, ip: IPAddress | None) -> str:
+    def upstream(self, ip: IPAddress | None) -> bytes:
         """As JSON. Most go to the same."""
         if ip is not self._upstream_ip:
             self._upstream_ip = ip
-            self._upstream = "null" if ip is None else f'"{ip}"'
+            self._upstream = b"null" if ip is None else f'"{ip}"'.encode()
         return self._upstream
 
 
@@ -147,13 +147,13 @@ def decision_record(flow: Flow, made: Decision, seen: Sniffed | Refused | None) 
     )
 
 
-_FRACTION: Final = ["." + (f"{number:03}".rstrip("0") or "0") for number in range(1000)]
+_FRACTION: Final = [b"." + ((b"%03d" % number).rstrip(b"0") or b"0") for number in range(1000)]
 
 
-def milliseconds(ns: int) -> str:
+def milliseconds(ns: int) -> bytes:
     """As JSON, cut to microseconds: ``round`` and a float's digits would be the dearest of a record."""
     us = ns // 1000
-    return str(us // 1000) + _FRACTION[us % 1000]
+    return b"%d%b" % (us // 1000, _FRACTION[us % 1000])
 
 
 def quoted(text: str | None) -> str:

@@ -45,10 +45,12 @@ def anew(kept: bytes, seq: int) -> bytes:
 
 def test_what_a_worker_sends_is_what_is_read_here() -> None:
     who = whose("10.0.0.2", 41234, "ab-1f")
-    assert allowed_line("7", MOMENT, who) == allowed(7, *WHO) + b"\n"
+    assert allowed_line(b"7", MOMENT.encode(), who) == allowed(7, *WHO) + b"\n"
     for ended_by in EndedBy:
         for phase in Phase:
-            line = closed_line("7", MOMENT, who, '"192.0.2.7"', 517, 2**40, "3.5", ended_by, phase)
+            line = closed_line(
+                b"7", MOMENT.encode(), who, b'"192.0.2.7"', 517, 2**40, b"3.5", ended_by, phase
+            )
             assert line == closed(7, *WHO, '"192.0.2.7"', 517, 2**40, "3.5", ended_by, phase) + b"\n"
             assert forms().kept(line[:-1], 0) is not None
 
