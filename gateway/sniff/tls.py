@@ -12,7 +12,6 @@ than a byte: bench/micro/test_sniff.py holds the dearest inputs within the caps.
 
 import re
 from bisect import bisect_left
-from collections.abc import Callable
 from functools import lru_cache
 from itertools import accumulate
 from operator import itemgetter
@@ -85,15 +84,25 @@ def sniff_tls(data: Bytes) -> Sniffed | NeedMore | Refused:
     return _walk(data, size)
 
 
+class _Part:
+    """Of a hello: the bytes from ``begin`` to ``stop``."""
+
+    __slots__ = ("begin", "said", "stop")
+
+    def __init__(self, data: Bytes, begin: int, stop: int) -> None:
+        self.begin = begin
+        self.stop = stop
+        self.said = bytes(data[begin:stop])
+
+
 class _Shape:
     """All of a hello but its random bytes, keys, tickets and the name: what decides how it is read is in the rest."""
 
-    __slots__ = ("alpn", "begin", "ech", "fixed", "seen", "stop", "values")
+    __slots__ = ("alpn", "begin", "ech", "fixed", "seen", "stop")
 
-    def __init__(self, form: str, data: Bytes, begin: int, stop: int, seen: Sniffed) -> None:
-        """``form``: of the rest, as ``struct`` has it; the name is between ``begin`` and ``stop``."""
-        self.fixed: Callable[[Bytes], tuple[bytes, ...]] = Struct(form).unpack_from
-        self.values = self.fixed(data)
+    def __init__(self, fixed: list[_Part], begin: int, stop: int, seen: Sniffed) -> None:
+        """``fixed``: the rest; the name is between ``begin`` and ``stop``."""
+        self.fixed = fixed
         self.begin = begin
         self.stop = stop
         self.ech = seen.ech
@@ -109,10 +118,13 @@ _shapes: Final[dict[int, _Shape]] = {}
 def _as_before(data: Bytes, end: int) -> Sniffed | None:
     """What ``data`` up to ``end`` shows, if all of that but the name is as in one that was read before."""
     shape = _shapes.get(end)
-    if shape is None or shape.fixed(data) != shape.values:
+    if shape is None:
         return None
-    part = data[shape.begin : shape.stop]
-    name = part if isinstance(part, bytes) else bytes(part)
+    said = data if isinstance(data, bytes) else bytes(data)
+    for part in shape.fixed:
+        if said[part.begin : part.stop] != part.said:
+            return None
+    name = said[shape.begin : shape.stop]
     seen = shape.seen.get(name)
     if seen is None and (host := _hostname(name)) is not None:
         if len(shape.seen) >= MAX_NAMES:
@@ -133,10 +145,10 @@ def _remembered(data: Bytes, end: int, seen: Sniffed | Refused) -> Sniffed | Ref
 def _shape(data: Bytes, end: int, seen: Sniffed) -> _Shape:
     """Of a hello in one record, whose lengths have been found right."""
     at = RECORD_HEADER + MESSAGE_HEADER + 2  # legacy_version, then random
-    parts = [f"{at}s32x"]
+    fixed = [_Part(data, 0, at)]
     at += 32
     session: int = data[at]
-    parts.append(f"1s{session}x")
+    fixed.append(_Part(data, at, at + 1))
     last = at = at + 1 + session
     for size in (2, 1):  # cipher_suites, legacy_compression_methods
         at += size + int.from_bytes(data[at : at + size], "big")
@@ -150,11 +162,11 @@ def _shape(data: Bytes, end: int, seen: Sniffed) -> _Shape:
             begin, stop = at + 5, at + length
             skip = 5
         if kind == SERVER_NAME or kind in CHANGING:
-            parts.append(f"{at + skip - last}s{length - skip}x")
+            fixed.append(_Part(data, last, at + skip))
             last = at + length
         at += length
-    parts.append(f"{end - last}s")
-    return _Shape("".join(parts), data, begin, stop, seen)
+    fixed.append(_Part(data, last, end))
+    return _Shape(fixed, begin, stop, seen)
 
 
 @lru_cache(maxsize=1024)
