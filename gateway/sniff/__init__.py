@@ -44,6 +44,8 @@ def watch(seen: Sniffed, first: bytes, port: int) -> tuple[Handshake | Requests,
     if seen.app == "http":
         requests = Requests(seen.host, port)
         return requests, requests.up(first)
-    hello, rest = first[: seen.consumed], first[seen.consumed :]
+    if len(first) == seen.consumed:
+        return Handshake(seen.host, first), first
+    hello = first[: seen.consumed]
     handshake = Handshake(seen.host, hello)
-    return handshake, hello + handshake.up(rest) if rest else first
+    return handshake, hello + handshake.up(first[seen.consumed :])
