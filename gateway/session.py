@@ -61,6 +61,8 @@ CONNECT: Final = Phase.CONNECT
 RELAY: Final = Phase.RELAY
 """By name: an attribute of an enum takes ten times as long (CPython 3.11), and a connection asks for a dozen."""
 
+_Sniffed: Final = Sniffed  # final, because names that are not are looked up in a dictionary, compiled too
+
 log = logging.getLogger("egress.session")
 
 
@@ -233,7 +235,7 @@ async def _sniff(client: Sock) -> Heard:
         if len(data) < worth:
             continue
         seen = sniff(data, scanned=scanned)
-        if not isinstance(seen, NeedMore):
+        if isinstance(seen, _Sniffed) or not isinstance(seen, NeedMore):
             return seen, data
         scanned = len(data)
         worth = scanned + seen.at_least
@@ -304,7 +306,7 @@ def _watching(
 ) -> tuple[Handshake | Requests | Naming, bytes]:
     """Who looks at the rest of the connection, and what of its first bytes may pass. Forbidden where they name something else themselves."""
     attempt.phase = RELAY
-    if isinstance(seen, Sniffed):
+    if isinstance(seen, _Sniffed):
         return watch(seen, first, port)
     naming = attempt.naming = Naming()
     return naming, naming.up(first) if first else first
