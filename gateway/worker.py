@@ -89,6 +89,7 @@ class Worker:
         self._sandbox = bundle.sandbox
         self._ids = FlowIds(os.urandom(3).hex())
         self._stopped = self._loop.create_future()
+        self._report = self._ended  # one for all connections
         self._forwarder = self._dns()
         self._kernel = self._kernel_records()
 
@@ -305,7 +306,7 @@ class Worker:
             reset_on_close(client)
             client.close()
             return
-        poller.start(run_session(client, flow, self._house, attempt), self._ended, attempt)
+        poller.start(run_session(client, flow, self._house, attempt), self._report, attempt)
 
     def _ended(self, strand: Strand, error: BaseException | None) -> None:
         if error is not None and not isinstance(error, asyncio.CancelledError):
