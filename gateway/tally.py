@@ -124,10 +124,14 @@ class Tally:
             words[word] += more[word]
             more[word] = 0
         self._touched.clear()
-        words[_DECISION + _SUM] += self._decision_ns
-        words[_CONNECT + _SUM] += self._connect_ns
-        words[BYTES_UP] += self._up
-        words[BYTES_DOWN] += self._down
+        if self._decision_ns:  # nothing is written where nothing was counted: another process may be adding, and this one only reads
+            words[_DECISION + _SUM] += self._decision_ns
+        if self._connect_ns:
+            words[_CONNECT + _SUM] += self._connect_ns
+        if self._up:
+            words[BYTES_UP] += self._up
+        if self._down:
+            words[BYTES_DOWN] += self._down
         self._decision_ns = self._connect_ns = self._up = self._down = 0
 
     def _add(self, word: int, count: int) -> None:

@@ -140,3 +140,11 @@ def test_what_a_dead_worker_scribbled_stops_nobody_from_counting() -> None:
     tally.closed(EndedBy.CLIENT, Phase.RELAY, 1 << 40, 1 << 40)
     assert tally.read().decided[0].times == MOST
     assert (tally.read().carried, tally.read().waiting) == (0, 0)
+
+
+def test_who_only_reads_writes_nothing() -> None:
+    """A worker may be adding to the same words at that moment."""
+    tally = Tally()
+    tally.connected(5_000)
+    tally.words = tally.words.toreadonly()
+    assert tally.read().connect.total == 1
