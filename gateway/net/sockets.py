@@ -13,8 +13,7 @@ Sock = socket.SocketType
 """A socket without what ``socket.socket`` adds in Python, which costs a connection as much as a system call or two."""
 _new_tuple: Final = tuple.__new__  # what Endpoint() calls, at half the price
 _new_socket: Final = socket.SocketType
-_Endpoint: Final = Endpoint
-_met: Final = met  # final, because names that are not are looked up in a dictionary, compiled too
+_Endpoint: Final = Endpoint  # final, because names that are not are looked up in a dictionary, compiled too
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, 0 s (socket(7))
 PROBE_AFTER_S: Final = 60
 MAX_DIALLED: Final = 4096
@@ -123,12 +122,18 @@ def destination(address: tuple[Any, ...]) -> Endpoint:
 class Listener:
     """A listening socket of the path. What it is asked for each connection it answers without asking back."""
 
-    __slots__ = ("_accept", "_family", "_proto", "_type", "sock")
+    __slots__ = ("_accept", "_family", "_proto", "_source", "_source_ip", "_type", "sock")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self._accept = sock._accept  # type: ignore[attr-defined]  # what socket.accept calls, which makes more of it than is needed
-        self._family, self._type, self._proto = int(sock.family), int(sock.type), sock.proto
+        self._family: Any = int(sock.family)
+        self._type: Any = int(sock.type)
+        self._proto: Any = sock.proto
+        """Any, as constants of calls are: compiled, an int is made an object for each."""
+        self._source = ""
+        self._source_ip: Any = None
+        """Of the last connection: a sandbox has one address, or two."""
 
     def waiting(self) -> int:
         """How many connections can be accepted. To find out by an accept that fails costs the kernel as much as one that does not."""
@@ -141,7 +146,10 @@ class Listener:
         number, peer = accepted
         client = _new_socket(self._family, self._type, self._proto, number)
         client.setblocking(False)
-        return client, _new_tuple(_Endpoint, (_met(peer[0]), peer[1]))
+        source: str = peer[0]
+        if source != self._source:
+            self._source, self._source_ip = source, met(source)
+        return client, _new_tuple(_Endpoint, (self._source_ip, peer[1]))
 
 
 def set_for_accepted(listener: socket.socket) -> None:
