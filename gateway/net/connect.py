@@ -3,19 +3,20 @@
 import errno
 import os
 import socket
-from typing import Final
+from typing import Any, Final
 
 from gateway.flow import IPAddress
 from gateway.net.poller import END, OUT, RDHUP, current, deadline, now
 from gateway.net.sockets import Sock
 from gateway.net.waits import EVENT, ready
 
-INET: Final = int(socket.AF_INET)
-INET6: Final = int(socket.AF_INET6)
-TCP: Final = int(socket.IPPROTO_TCP)
-QUICKACK: Final = socket.TCP_QUICKACK
 _new_socket: Final = Sock
-STREAM: Final = int(socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+INET: Final[Any] = int(socket.AF_INET)
+INET6: Final[Any] = int(socket.AF_INET6)
+TCP: Final[Any] = int(socket.IPPROTO_TCP)
+QUICKACK: Final[Any] = socket.TCP_QUICKACK
+STREAM: Final[Any] = int(socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+"""Any: compiled, an int is made an object for each call that takes one."""
 CONNECTED: Final = OUT | END
 """Or failed."""
 IN_PROGRESS: Final = errno.EINPROGRESS
