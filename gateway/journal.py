@@ -120,16 +120,16 @@ class Attempt(Counts):
             self.ended_by = EndedBy.POLICY if relayed.why is Ended.FORBIDDEN else EndedBy.TIMEOUT
 
     def _end(self, wording: Wording, ended_by: EndedBy) -> bytes:
-        now, ms = moment(wall_ns()), milliseconds(now_ns() - self._started_ns)
+        ended, ms = moment(wall_ns()), milliseconds(now_ns() - self._started_ns)
         upstream = wording.upstream(self.upstream_ip)
         named = self.naming is not None and self.naming.host is not None and wording.made.host is None
         if not named and self._journal.wordings.remembered(wording):
             return closed_line(
-                wording.form, now, self._who, upstream, self.up, self.down, ms, ended_by, self.phase
+                wording.form, ended, self._who, upstream, self.up, self.down, ms, ended_by, self.phase
             )
         domain = quoted(self.naming.host) if named and self.naming is not None else wording.host
         who = self._source, self.flow.source.port, domain, upstream.decode(), self.flow.id
-        return wording.ended(now.decode(), *who, self.up, self.down, ms.decode(), ended_by, self.phase)
+        return wording.ended(ended.decode(), *who, self.up, self.down, ms.decode(), ended_by, self.phase)
 
     def offered(self, made: Decision, seen: Sniffed | Refused | None) -> bool:
         """Hand over that ``made`` allows it. False where the keeper has no room for that now: nothing is decided then, and nothing may be carried.
