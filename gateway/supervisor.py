@@ -180,7 +180,7 @@ class Supervisor:
             self.summary.unwritten = self.log.lost
         while self.namespaces:
             os.close(self.namespaces.popitem()[1])
-        self._netd.close()
+        self._netd.close(self._say)
         if self._scrapes is not None:
             self._scrapes.close()
         self._selector.close()

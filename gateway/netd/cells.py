@@ -4,6 +4,7 @@ A process of its own because python-iptables caches tables by process and must f
 has entered a namespace never has to come back: it ends.
 """
 
+import errno
 import os
 import signal
 import socket
@@ -25,6 +26,7 @@ from gateway.netd.requests import (
     encode,
 )
 from gateway.netd.spaces import Spaces, enter_cell, within
+from gateway.privilege import has_net_admin
 from rules.backend import Backend, Firewall
 from rules.link import Family
 from rules.plan import Plan, faults
@@ -206,4 +208,14 @@ def _failed(error: BaseException) -> Failed:
         return Failed(str(error), privilege=True)
     said = str(error) if isinstance(error, Exception) and str(error) else repr(error)
     # What comes from a C library need not be text.
-    return Failed(f"the cell could not be built: {said.encode(errors='backslashreplace').decode()}")
+    text = f"the cell could not be built: {said.encode(errors='backslashreplace').decode()}"
+    return Failed(text, privilege=_not_permitted(error))
+
+
+def _not_permitted(error: BaseException) -> bool:
+    """Netlink says so by a number; programs and C libraries do in words of their own, so what this root may is asked instead."""
+    from pyroute2 import NetlinkError
+
+    if isinstance(error, NetlinkError):
+        return error.code in (errno.EPERM, errno.EACCES)
+    return os.geteuid() == 0 and not has_net_admin()

@@ -39,7 +39,10 @@ class Held:
     def open(self, request: OpenCell) -> tuple[Answer, list[int]]:
         """What ``open_cell`` says and gives; OSError as it does."""
         plans = _plans(request)
-        owner = self._owner() if any(plan.uplink for plan in plans) else ""
+        try:
+            owner = self._owner() if any(plan.uplink for plan in plans) else ""
+        except PermissionError as error:
+            return _not_ours(error), []
         answer, descriptors = open_cell(request.plan, request.plan6, request.firewall, owner)
         if isinstance(answer, CellOpened):
             found = dict(zip(answer.descriptors, descriptors, strict=True))
@@ -48,7 +51,7 @@ class Held:
             }
             self._cells[os.fstat(spaces["netns"]).st_ino] = _Cell(spaces, plans, "dns_udp" in found, owner)
         elif owner:
-            lower_uplinks(owner)
+            answer = _lowered(answer, owner)
         return answer, descriptors
 
     def swap(self, request: SwapPlans, sandbox: int) -> tuple[Answer, list[int]]:
@@ -63,7 +66,10 @@ class Held:
             wrong.append("its link or its families are not the cell's")
         if wrong:
             return Failed("refused plan: " + "; ".join(wrong)), []
-        owner = cell.owner or (self._owner() if any(plan.uplink for plan in plans) else "")
+        try:
+            owner = cell.owner or (self._owner() if any(plan.uplink for plan in plans) else "")
+        except PermissionError as error:
+            return _not_ours(error), []
         spaces = cell.spaces
         inside = spaces.get("cell", spaces["netns"])
         standing = Standing(inside, spaces.get("userns"), cell.plans, cell.dns, owner)
@@ -73,7 +79,7 @@ class Held:
             return answer, descriptors
         again, _ = in_child(lambda: restore(standing, request.firewall), PlansSwapped)
         if owner != cell.owner:
-            lower_uplinks(owner)
+            answer = _lowered(answer, owner)
         if isinstance(again, Failed):
             said = f"{_said(answer)}; and what was in force could not be restored: {again.message}"
             return Failed(said, in_doubt=True), []
@@ -114,6 +120,21 @@ class Held:
 
 def _plans(request: OpenCell | SwapPlans) -> tuple[Plan, ...]:
     return (request.plan,) if request.plan6 is None else (request.plan, request.plan6)
+
+
+def _not_ours(error: PermissionError) -> Failed:
+    return Failed(f"the host's half of a way out: {error}", privilege=True)
+
+
+def _lowered(answer: Answer, owner: str) -> Answer:
+    """``answer``, with what was made of the uplink taken away: that this could not be either must not hide why."""
+    try:
+        lower_uplinks(owner)
+    except Exception as error:  # OSError, HostError, NetlinkError
+        if isinstance(answer, Failed) and answer.privilege:
+            return answer  # who may make nothing has made nothing
+        return Failed(f"{_said(answer)}; and its uplink could not be taken away: {error}")
+    return answer
 
 
 def _said(answer: Answer) -> str:

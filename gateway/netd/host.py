@@ -5,8 +5,10 @@ alias names the process that it belongs to by a file which that process holds lo
 """
 
 import contextlib
+import errno
 import fcntl
 import os
+import re
 import secrets
 import socket
 from collections.abc import Iterable, Iterator
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from pyroute2 import IPRoute
+from pyroute2 import IPRoute, NetlinkError
 
 from gateway.netd import sysctls, variants
 from gateway.netd.links import FAMILIES, NUD_PERMANENT, OF_HOST, OF_UPLINK, Way
@@ -25,6 +27,8 @@ from rules.link import Family
 
 STATE: Final = Path("/run/egress")
 PREFIX: Final = host.DEVICES.removesuffix("+")
+OWNERS: Final = f"{PREFIX}netd "
+"""What each alias of ours begins with."""
 NUMBERS: Final = ip_network(host.POOLS[4]).num_addresses - 2
 SO_NETNS_COOKIE: Final = 71  # asm-generic/socket.h, Linux 5.14
 FORWARDING: Final[dict[Family, str]] = {4: "ipv4/ip_forward", 6: "ipv6/conf/all/forwarding"}
@@ -75,7 +79,7 @@ class Lifeline:
     def __init__(self) -> None:
         with _locked() as place:
             place.path.mkdir(mode=0o700, exist_ok=True)
-            self.name = f"{PREFIX}netd {os.getpid()}-{secrets.token_hex(4)}"
+            self.name = f"{OWNERS}{os.getpid()}-{secrets.token_hex(4)}"
             self._path = _alive(place.path, self.name)
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
@@ -130,7 +134,7 @@ def lower_uplinks(owner: str) -> None:
     with _locked() as place, IPRoute() as netlink:
         for index, _, alias in _uplinks(netlink):
             if alias == owner:
-                netlink.link("del", index=index)
+                _take_away(netlink, index)
         _sweep(netlink, place.path)
         if not _uplinks(netlink):
             _close_host(place)
@@ -185,30 +189,42 @@ def _tidy(place: Path) -> None:
 
 
 def _uplinks(netlink: IPRoute) -> list[tuple[int, str, str]]:
-    """Index, name and alias of each that stands."""
-    return [
-        (link["index"], link.get_attr("IFLA_IFNAME"), link.get_attr("IFLA_IFALIAS") or "")
-        for link in netlink.get_links()
-        if link.get_attr("IFLA_IFNAME").startswith(PREFIX)
-    ]
+    """Index, name and alias of each that stands. The prefix is ours, but not everybody knows: ours have a number, and an alias that says whose they
+    are. The kernel takes none with a new device: one whose maker was killed before it gave it one has the address that all of ours have."""
+    found = []
+    for link in netlink.get_links():
+        name, alias = link.get_attr("IFLA_IFNAME"), link.get_attr("IFLA_IFALIAS") or ""
+        ours = alias.startswith(OWNERS) if alias else link.get_attr("IFLA_ADDRESS") == OF_HOST
+        if ours and re.fullmatch(f"{PREFIX}[0-9]+", name):
+            found.append((link["index"], name, alias))
+    return found
 
 
 def _sweep(netlink: IPRoute, place: Path) -> None:
     """What dead processes left: a cell that something still holds open must not keep its way out."""
     for index, _, alias in _uplinks(netlink):
-        if alias.startswith(f"{PREFIX}netd ") and _is_dead(_alive(place, alias)):
-            netlink.link("del", index=index)
+        if not alias or _is_dead(_alive(place, alias)):  # who makes one does so under the lock, which we have
+            _take_away(netlink, index)
     for path in place.glob("*.alive"):
         if _is_dead(path):
             path.unlink()
 
 
+def _take_away(netlink: IPRoute, index: int) -> None:
+    """A device, which may be gone by now: the kernel takes it away with its cell, when it comes to that."""
+    try:
+        netlink.link("del", index=index)
+    except NetlinkError as error:
+        if error.code != errno.ENODEV:
+            raise
+
+
 def _free_number(netlink: IPRoute, last: int) -> int:
     """The next after ``last``: what the host's conntrack remembers of one that went is nobody's for a while."""
-    taken = {name.removeprefix(PREFIX) for _, name, _ in _uplinks(netlink)}
+    taken = {link.get_attr("IFLA_IFNAME") for link in netlink.get_links()}  # others' too
     for step in range(NUMBERS):
         number = (last + step) % NUMBERS + 1
-        if str(number) not in taken:
+        if f"{PREFIX}{number}" not in taken:
             return number
     raise HostError(f"all {NUMBERS} uplinks are taken")
 
@@ -249,9 +265,7 @@ def _open_host(family: Family, place: Place) -> None:
     before = place.before
     if family not in before.values and not _forwards(family):
         before.values[family] = sysctls.read((FORWARDING[family], *TOUCHED[family]))
-        before.forward[family] = [
-            rule for variant in variants.in_use(family) for rule in _others_forward(variant, family)
-        ]
+        before.forward[family] = _others_forward(_held(family))
         place.keep()
     closed = family in before.values
     first, *others = variants.in_use(family) or [variants.to_use(family)]
@@ -272,18 +286,31 @@ def _open_host(family: Family, place: Place) -> None:
 
 
 def _close_host(place: Place) -> None:
-    """Everything of ours away; forwarding as it was, unless others have come meanwhile who need it."""
-    before = place.before
+    """Everything of ours away, and forwarding as it was. HostError says what would not go: then, in that family, the host still drops what it
+    forwarded for nobody before, or forwards nothing; whoever comes next finds what was before in the file."""
+    failed: list[str] = []
     for family in variants.PROGRAMS:
-        used = variants.in_use(family)
-        chains = host.host_chains(family, closed=False)
-        for variant in used:
-            variants.apply(variant, family, host.removal_text(chains, variants.saved(variant, family)))
-        if family in before.values:
-            now = [rule for variant in used for rule in _others_forward(variant, family)]
-            if now == before.forward[family]:
-                _give_back(family, before.values[family])
+        try:
+            _close_family(family, place)
+        except (OSError, HostError) as error:
+            failed.append(f"IPv{family}: {error}")
+    if failed:
+        raise HostError("; ".join(failed))
     place.forget()
+
+
+def _close_family(family: Family, place: Place) -> None:
+    """All is read before anything is changed, and forwarding given back, unless others have come meanwhile who need it, before the rule goes that
+    keeps the host from being a router."""
+    before = place.before
+    held = _held(family)
+    if family in before.values and _others_forward(held) == before.forward[family]:
+        _give_back(family, before.values[family])
+    chains = host.host_chains(family, closed=False)
+    for variant, rules in held.items():
+        variants.apply(variant, family, host.removal_text(chains, rules))
+    if before.values.pop(family, None) is not None:
+        place.keep()  # what is given back is not what was before the next uplink, should the other family fail
 
 
 def _give_back(family: Family, values: dict[str, str]) -> None:
@@ -299,7 +326,12 @@ def _forwards(family: Family) -> bool:
     return (sysctls.SYSCTL_ROOT / FORWARDING[family]).read_text().strip() != "0"
 
 
-def _others_forward(variant: str, family: Family) -> list[str]:
+def _held(family: Family) -> dict[variants.Variant, dict[str, list[str]]]:
+    """Rules, by table."""
+    return {variant: variants.saved(variant, family) for variant in variants.in_use(family)}
+
+
+def _others_forward(held: dict[variants.Variant, dict[str, list[str]]]) -> list[str]:
     ours = host.forward_chain(closed=False).jump
-    rules = variants.saved(variant, family).get("filter", ())
+    rules = (rule for tables in held.values() for rule in tables.get("filter", ()))
     return [rule for rule in rules if rule.startswith("-A FORWARD ") and rule != ours]

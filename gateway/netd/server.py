@@ -1,10 +1,14 @@
 """The privileged process itself: reads typed requests from its one socket, answers each, and ends when the socket does."""
 
+import contextlib
 import faulthandler
+import logging
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
+
+from msgspec import MsgspecError
 
 from gateway.errors import EgressError, InDoubt, PrivilegeError, SetupError
 from gateway.netd.cells import MAX_DESCRIPTORS
@@ -37,8 +41,11 @@ ANSWER_TIMEOUT_S = 60.0
 ENCLOSED: Final = b"enclosed"
 """Instead of a request that is too long: it is in the file that comes with the message."""
 MAX_BROUGHT: Final = 2
+MAX_REASON_CHARACTERS: Final = 2000
 SYSTEM_PATH: Final = "/usr/sbin:/usr/bin:/sbin:/bin"
 """What root runs is looked for here: the caller's PATH may name a directory that a sandbox once could write."""
+
+log = logging.getLogger("egress.netd")
 
 
 class Netd:
@@ -53,6 +60,9 @@ class Netd:
         theirs.close()
         self._socket.settimeout(ANSWER_TIMEOUT_S)
         self._in_doubt = False
+        self._uplink = False
+        """Whether one was asked for: only then may something be left on the host."""
+        self._closed = False
 
     def open_cell(
         self, plan: Plan, plan6: Plan | None = None, firewall: Backend | None = None
@@ -82,6 +92,8 @@ class Netd:
     def _ask(self, request: Request, brought: Sequence[int] = ()) -> tuple[Answer, list[int]]:
         if self._in_doubt:
             raise InDoubt("netd owes an answer")
+        if isinstance(request, OpenCell | SwapPlans):
+            self._uplink |= any(one is not None and one.uplink for one in (request.plan, request.plan6))
         try:
             _send(self._socket, encode(request), brought)
         except OSError as error:
@@ -95,10 +107,40 @@ class Netd:
             raise InDoubt("netd died over it")
         return decode_answer(message), descriptors
 
-    def close(self) -> None:
-        """End the process; what it made lives on in the descriptors that it gave."""
+    def close(self, say: Callable[[str], object] = log.warning) -> None:
+        """End the process; what it made lives on in the descriptors that it gave. ``say`` gets a line where it did not end well. Safe twice."""
+        if self._closed:
+            return
+        self._closed = True
+        with contextlib.suppress(OSError):  # it is gone already
+            self._socket.shutdown(socket.SHUT_WR)
+        reason = self._last_word()
         self._socket.close()
-        os.waitpid(self.pid, 0)
+        try:
+            status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        except ChildProcessError:
+            return  # somebody else has reaped it
+        if status:
+            how = f"by signal {-status}" if status < 0 else f"with status {status}"
+            left = (
+                "; devices, rules and settings of the uplink may be left on this host: "
+                'the next start with an uplink takes them away, or see "Taking it away" in docs/operations.md'
+            )
+            say(f"netd ended {how}{reason and f' ({reason})'}{left if self._uplink else ''}")
+
+    def _last_word(self) -> str:
+        """Why it ends as it does, if it says so; an answer that comes too late is let go."""
+        said = ""
+        with contextlib.suppress(OSError, MsgspecError):
+            while True:
+                raw, descriptors, _, _ = socket.recv_fds(self._socket, MAX_MESSAGE_BYTES, MAX_DESCRIPTORS)
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                if not raw:
+                    break
+                answer = decode_answer(raw)
+                said = answer.message if isinstance(answer, Failed) else ""
+        return said
 
 
 def _send(channel: socket.socket, raw: bytes, brought: Sequence[int] = ()) -> None:
@@ -136,7 +178,8 @@ def _let_go(keep: int) -> None:
         if int(name) > 2 and int(name) not in (keep, null):
             try:
                 os.dup2(null, int(name), inheritable=False)
-            except OSError:  # beyond the limit, which was lowered since it was opened: it cannot be had again either
+            except OSError:
+                # Beyond the limit, which was lowered since it was opened: it cannot be had again either.
                 os.close(int(name))
 
 
@@ -174,15 +217,29 @@ def serve(channel: socket.socket) -> None:
             answer, descriptors = _answer(raw, brought, held)
             for descriptor in brought:
                 os.close(descriptor)
-            socket.send_fds(channel, [encode(answer)], descriptors)
+            try:
+                socket.send_fds(channel, [encode(answer)], descriptors)
+            except ConnectionError:  # whoever asked was killed meanwhile: what was made for it goes
+                break
             for descriptor in descriptors:
                 os.close(descriptor)
         held.close_all()
-    except BaseException:
+    except BaseException as error:
         status = 1
-        raise
+        _tell_why(channel, error)
     finally:
         os._exit(status)
+
+
+def _tell_why(channel: socket.socket, error: BaseException) -> None:
+    """The last word. What was asked for may have been done by then."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())[:MAX_REASON_CHARACTERS]
+    reason = text.encode(errors="backslashreplace").decode()
+    try:
+        channel.send(encode(Failed(reason, in_doubt=True)))
+    except OSError:  # whoever asked is gone: what is left on the host is to be known all the same
+        with contextlib.suppress(OSError):
+            os.write(2, f"egress: netd: {reason}\n".encode())
 
 
 def _answer(raw: bytes, brought: list[int], held: "Held") -> tuple[Answer, list[int]]:

@@ -2,8 +2,10 @@
 
 import os
 import random
+import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +14,15 @@ import pytest
 import uvloop
 
 from gateway.errors import SetupError
+from gateway.netd.held import Held
 from gateway.netd.requests import Answer, CellOpened, Failed, OpenCell, decode_answer, encode
 from gateway.netd.server import Netd
+from gateway.netd.variants import HostError
 from rules import NetworkPolicy
 from rules.backend import Backend
 from rules.plan import Rule, build_plan
 from tests.gateway.netd.mutations import mutated
+from tests.lab.lab import ROOT
 
 pytestmark = [
     pytest.mark.root,
@@ -168,6 +173,33 @@ def test_a_library_that_closes_its_own_descriptors_at_a_fork_closes_none_of_netd
         netd.close()
 
 
+WITHOUT = """
+import sys
+from gateway.errors import EgressError
+from gateway.netd.server import Netd
+from rules import NetworkPolicy
+from rules.plan import build_plan
+netd = Netd()
+try:
+    netd.open_cell(build_plan(NetworkPolicy(["203.0.113.0/24", "a.test"], ["0.0.0.0/0"]), sys.argv[1]), None, sys.argv[2])
+except EgressError as error:
+    print(type(error).__name__, error)
+netd.close()
+"""
+
+
+@pytest.mark.parametrize("firewall", ["legacy", "nft"])
+@pytest.mark.parametrize("link", ["lo", "veth"])
+@pytest.mark.parametrize("capability", ["net_admin", "sys_admin"])
+def test_a_root_without_a_capability_is_told_that_it_is_this(
+    capability: str, link: str, firewall: str
+) -> None:
+    argv = ["unshare", "--net", "setpriv", f"--bounding-set=-{capability}", sys.executable, "-c", WITHOUT]
+    done = subprocess.run([*argv, link, firewall], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.startswith("PrivilegeError "), done
+    assert "CAP_SYS_ADMIN and CAP_NET_ADMIN" in done.stdout and len(done.stdout.splitlines()) == 1
+
+
 def test_it_shares_no_descriptor_with_its_asker(tmp_path: Path) -> None:
     with (tmp_path / "secret").open("w"):
         netd = Netd()
@@ -175,3 +207,65 @@ def test_it_shares_no_descriptor_with_its_asker(tmp_path: Path) -> None:
         held = {os.readlink(f"/proc/{netd.pid}/fd/{name}") for name in os.listdir(f"/proc/{netd.pid}/fd")}
         netd.close()
     assert not any("secret" in path for path in held)
+
+
+def test_one_that_ends_well_is_not_spoken_of_and_may_be_closed_twice(netd: Netd) -> None:
+    said: list[str] = []
+    ask(netd, encode(OpenCell(GOOD)))
+    netd.close(said.append)
+    netd.close(said.append)
+    assert said == []
+
+
+def test_one_that_was_killed_is(netd: Netd) -> None:
+    """Where no uplink was asked for nothing is left, and nothing said of what may be."""
+    said: list[str] = []
+    for descriptor in netd.open_cell(GOOD).values():
+        os.close(descriptor)
+    os.kill(netd.pid, signal.SIGKILL)
+    netd.close(said.append)
+    assert said == ["netd ended by signal 9"]
+
+
+def test_it_says_why_it_ended(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def close_all(_: Held) -> None:
+        raise HostError("there is\n\udcff no room")
+
+    monkeypatch.setattr(Held, "close_all", close_all)
+    netd = Netd()
+    netd.close()
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("egress.netd", "WARNING")
+    assert record.getMessage() == "netd ended with status 1 (HostError: there is \\udcff no room)"
+
+
+def test_it_says_so_itself_where_nobody_asks_any_more(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def close_all(_: Held) -> None:
+        raise HostError("no room")
+
+    monkeypatch.setattr(Held, "close_all", close_all)
+    netd = Netd()
+    netd._socket.close()
+    assert os.waitstatus_to_exitcode(os.waitpid(netd.pid, 0)[1]) == 1
+    assert capfd.readouterr().err == "egress: netd: HostError: no room\n"
+
+
+def test_one_that_somebody_else_has_reaped_is_closed_all_the_same(netd: Netd) -> None:
+    os.kill(netd.pid, signal.SIGKILL)
+    os.waitpid(netd.pid, 0)
+    netd.close()
+
+
+def test_an_answer_that_comes_too_late_is_no_reason(netd: Netd) -> None:
+    """It is what was asked for; and its descriptors are not kept."""
+    said: list[str] = []
+    ask(netd, b"x")
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        netd._socket.send(encode(OpenCell(GOOD)))
+    netd._socket.send(b"x")
+    netd.close(said.append)
+    assert said == []
+    assert len(os.listdir("/proc/self/fd")) == before - 1

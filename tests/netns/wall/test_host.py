@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -131,6 +132,56 @@ def test_what_was_not_forwarded_before_is_not_now(lab: Lab, before: dict[str, st
         assert lab.run(["sh", "-ec", script], namespace="net").returncode == 0
         seen = [packet for packet in lab.capture.packets() if packet.dst == "198.51.100.7"]
         assert len(seen) == 1, "it came, and was sent on"
+
+
+NEIGHBOUR = """
+import socket, time
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+print("ready", flush=True)
+for port in range(1, 60000):
+    sock.sendto(b"x", ("198.51.100.7", port))
+    time.sleep(0.001)
+"""
+
+
+def test_nor_in_the_milliseconds_of_the_last_uplinks_end(lab: Lab, before: dict[str, str]) -> None:
+    """A thousand packets a second, each to another port: one that is sent on is seen twice."""
+    route = ["198.51.100.0/24", "via", HOST_IP]
+    assert lab.run(["ip", "route", "add", *route], namespace="net").returncode == 0
+    try:
+        lab.capture.clear()
+        with lab.popen(["/usr/bin/python3", "-c", NEIGHBOUR], namespace="net") as neighbour:
+            assert neighbour.stdout is not None and neighbour.stdout.readline() == "ready\n"
+            with Standing(lab, allow=UPLINKED):
+                assert forwards(lab) == ["1", "1"]
+            time.sleep(0.2)
+            neighbour.kill()
+        seen = Counter(packet.dport for packet in lab.capture.packets() if packet.dst == "198.51.100.7")
+        assert len(seen) > 100
+        assert set(seen.values()) == {1}
+    finally:
+        lab.run(["ip", "route", "del", *route], namespace="net")
+
+
+def test_somebody_elses_device_of_such_a_name_keeps_nothing_open(lab: Lab, before: dict[str, str]) -> None:
+    lab.run(["ip", "link", "add", "egress-lan", "type", "veth", "peer", "name", "theirs"])
+    try:
+        with_theirs = host_state(lab)
+        with Standing(lab, allow=UPLINKED):
+            assert forwards(lab) == ["1", "1"]
+        assert await_state(lab, with_theirs) == {}
+    finally:
+        lab.run(["ip", "link", "del", "egress-lan"])
+
+
+def test_who_asks_says_that_something_may_be_left(lab: Lab, before: dict[str, str]) -> None:
+    with Standing(lab, allow=UPLINKED) as sandbox:
+        sandbox.kill("netd")
+        assert (
+            "netd ended by signal 9; devices, rules and settings of the uplink may be left" in sandbox.end()
+        )
+    with Standing(lab, allow=UPLINKED) as sandbox:
+        assert "netd ended" not in sandbox.end()
 
 
 SERVICE = """
