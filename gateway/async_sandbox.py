@@ -5,8 +5,9 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 
-from gateway.attended import Attended, asked, merged
-from gateway.commands import CommandResult, Heard, Streams, errand
+from gateway.arguments import asked, check_network, ordered, variables
+from gateway.attended import Attended
+from gateway.commands import CommandResult, Heard, Streams
 from rules.link import LinkKind
 from rules.policy import NetworkPolicy, SecurityPolicy
 
@@ -47,6 +48,7 @@ class AsyncSandbox:
         metrics: str | os.PathLike[str] | None = None,
     ) -> "AsyncSandbox":
         """As ``Sandbox.create``."""
+        own = variables(envs)
         wanted = asked(template, security, allow_internet_access, name, audit_dir, link, binds, user, metrics)
         attended = Attended()
         try:
@@ -55,10 +57,11 @@ class AsyncSandbox:
             # The thread cannot be: it ends when the attendant does.
             await asyncio.shield(asyncio.to_thread(attended.kill))
             raise
-        return cls(attended, wanted.name, made.link, made.audit_dir, made.home, dict(envs or {}))
+        return cls(attended, wanted.name, made.link, made.audit_dir, made.home, own)
 
     async def update_network(self, network: NetworkPolicy | None) -> int:
         """As ``Sandbox.update_network``."""
+        check_network(network)
         return await asyncio.to_thread(self._attended.update, network)
 
     async def kill(self) -> None:
@@ -96,7 +99,7 @@ class AsyncCommands:
     ) -> "CommandResult | AsyncRunningCommand":
         """As ``Commands.run``; cancelled, it kills the command."""
         data = stdin.encode() if isinstance(stdin, str) else stdin
-        wanted = errand(cmd, cwd, merged(self._envs, envs), user)
+        wanted = ordered(cmd, cwd, self._envs, envs, user)
         streams = Streams(data, on_stdout, on_stderr)
         try:
             self._attended.send(wanted, streams.theirs)

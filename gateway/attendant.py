@@ -32,8 +32,9 @@ from gateway.errands import (
     decode_errand,
     encode,
 )
-from gateway.errors import EgressError, InDoubt, PrivilegeError
+from gateway.errors import EgressError, InDoubt
 from gateway.netd.server import Netd
+from gateway.privilege import check_link, usual_link
 from rules.policy import NetworkPolicy, SecurityPolicy
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def main(descriptor: int) -> NoReturn:
         try:
             _attend(channel, netd)
         except EgressError as error:
-            channel.send(encode(Trouble(type(error).__name__, str(error))))
+            channel.send(encode(trouble(error)))
         except Exception as error:
             channel.send(encode(Trouble("SetupError", f"{type(error).__name__}: {error}")))
     os._exit(0)
@@ -68,9 +69,8 @@ def _attend(channel: socket.socket, netd: Netd) -> None:
     asked = decode_errand(raw)
     if not isinstance(asked, Create):
         raise EgressError("the first thing to be said is what to create")
-    link = asked.link or ("veth" if os.geteuid() == 0 else "lo")
-    if link != "lo" and os.geteuid() != 0:
-        raise PrivilegeError(f"link={link!r} needs root; link='lo' does not")
+    link = asked.link or usual_link()
+    check_link(link)
     policy = SecurityPolicy.from_dict(asked.policy)
     audit_dir = Path(asked.audit_dir).absolute() if asked.audit_dir else default_directory().absolute()
     identity = identify(asked.user, os.environ)
@@ -162,7 +162,7 @@ class Attendant:
             network = None if asked.network is None else NetworkPolicy.from_dict(asked.network)
             answer(self._channel, Updated(self._supervisor.swap(network), asked.number))
         except EgressError as error:
-            answer(self._channel, Trouble(type(error).__name__, str(error), asked.number))
+            answer(self._channel, trouble(error, asked.number))
             self._over = isinstance(error, InDoubt)
         self._supervisor.watch(self._channel.fileno(), self._hear)
 
@@ -190,8 +190,8 @@ class Attendant:
             EgressError,
             OSError,
             ValueError,
-        ) as error:  # a variable's name with "=", an argument too long: this command's trouble alone
-            answer(channel, Trouble(type(error).__name__, str(error)))
+        ) as error:  # a directory that is gone, an argument too long: this command's trouble alone
+            answer(channel, trouble(error))
             channel.close()
             return
         finally:
@@ -241,9 +241,18 @@ class Running:
         try:
             answer(self._channel, Ended(self._command.finish()))
         except EgressError as error:
-            answer(self._channel, Trouble(type(error).__name__, str(error)))
+            answer(self._channel, trouble(error))
         self._channel.close()
         self._forget(self)
+
+
+def trouble(error: Exception, number: int = 0) -> Trouble:
+    """What is answered instead, in the words of who asks from Python."""
+    from gateway.view import ViewError
+
+    if isinstance(error, ViewError):
+        return Trouble("SetupError", error.in_python, number)
+    return Trouble(type(error).__name__, str(error), number)
 
 
 def say(line: str) -> None:

@@ -1,16 +1,14 @@
-"""The asking side of a sandbox's attendant: the process, the socket to it, and what a sandbox is created with. Blocking; ``Sandbox`` and
-``AsyncSandbox`` are made of it."""
+"""The asking side of a sandbox's attendant: the process and the socket to it. Blocking; ``Sandbox`` and ``AsyncSandbox`` are made of it."""
 
 import json
 import os
-import secrets
 import socket
 import subprocess
 import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Final
 
 from gateway.commands import SandboxClosed, raised
@@ -30,13 +28,11 @@ from gateway.errands import (
     encode,
 )
 from gateway.errors import SetupError
-from rules.link import LinkKind
-from rules.policy import NetworkPolicy, SecurityPolicy, without_internet
+from rules.policy import NetworkPolicy
 
 START_TIMEOUT_S: Final = 60.0
 UPDATE_TIMEOUT_S: Final = 90.0
 KILL_TIMEOUT_S: Final = 30.0
-TEMPLATES: Final = ("base",)
 BOOT: Final = "import sys, json; sys.path[:] = json.loads(sys.argv[2]); from gateway.attendant import main; main(int(sys.argv[1]))"
 """Isolated (-I): neither the current directory nor PYTHONPATH say what is imported, but this program's own path does."""
 
@@ -85,9 +81,7 @@ class Attended:
         raise raised(answer)
 
     def update(self, network: NetworkPolicy | None) -> int:
-        """Put ``network`` in force: its generation. TypeError and SetupError where it cannot be: nothing has changed. SandboxClosed."""
-        if network is not None and not isinstance(network, NetworkPolicy):
-            raise TypeError("network: write NetworkPolicy(allow_out=[...])")
+        """Put ``network`` in force: its generation. SetupError where it cannot be: nothing has changed. SandboxClosed."""
         with self._talk:
             if self.closed:
                 raise SandboxClosed("the sandbox has been killed; create another")
@@ -151,44 +145,3 @@ class Attended:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-
-
-def asked(
-    template: str,
-    security: SecurityPolicy | None,
-    allow_internet_access: bool,
-    name: str | None,
-    audit_dir: str | os.PathLike[str] | None,
-    link: LinkKind | None,
-    binds: Iterable[str | os.PathLike[str]],
-    user: str | None,
-    metrics: str | os.PathLike[str] | None,
-) -> Create:
-    """What to create. ValueError, TypeError and PolicyError, before anything is started."""
-    if template not in TEMPLATES:
-        raise ValueError(
-            f"template {template!r}: there is {', '.join(TEMPLATES)}, the machine's own file system, read-only"
-        )
-    if security is not None and not isinstance(security, SecurityPolicy):
-        raise TypeError("security: write SecurityPolicy(network=NetworkPolicy(allow_out=[...]))")
-    if link not in (None, "lo", "veth"):
-        raise ValueError(f"link {link!r}: the links are lo and veth")
-    if name is not None and not (name and name.isprintable() and len(name.encode()) <= 128):
-        raise ValueError("a name is 1 to 128 bytes of printable text")
-    policy = security or SecurityPolicy()
-    if not allow_internet_access:
-        policy = without_internet(policy)
-    return Create(
-        policy.to_dict(),
-        name or f"sbx-{secrets.token_hex(4)}",
-        None if audit_dir is None else os.fspath(audit_dir),
-        link,
-        tuple(os.fspath(bind) for bind in binds),
-        user,
-        None if metrics is None else os.fspath(metrics),
-    )
-
-
-def merged(envs: Mapping[str, str] | None, more: Mapping[str, str] | None) -> dict[str, str]:
-    """A sandbox's variables, and a command's over them."""
-    return {**(envs or {}), **(more or {})}

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Literal, overload
 
-from gateway.attended import Attended, asked, merged
-from gateway.commands import CommandResult, Heard, Streams, errand
+from gateway.arguments import asked, check_network, ordered, variables
+from gateway.attended import Attended
+from gateway.commands import CommandResult, Heard, Streams
 from rules.link import LinkKind
 from rules.policy import NetworkPolicy, SecurityPolicy
 
@@ -68,10 +69,11 @@ class Sandbox:
 
         PolicyError, ValueError, TypeError before anything is started; EgressError where the machine cannot (PrivilegeError, SetupError).
         """
+        own = variables(envs)
         wanted = asked(template, security, allow_internet_access, name, audit_dir, link, binds, user, metrics)
         attended = Attended()
         made = attended.create(wanted)
-        return cls(attended, wanted.name, made.link, made.audit_dir, made.home, dict(envs or {}))
+        return cls(attended, wanted.name, made.link, made.audit_dir, made.home, own)
 
     def update_network(self, network: NetworkPolicy | None) -> int:
         """Replace the policy in force, for what runs already too: what it no longer allows ends at once. Its number, ``generation`` in records.
@@ -79,6 +81,7 @@ class Sandbox:
         None is full egress. TypeError, and SetupError where it cannot be (another ``resolver``): then nothing has changed. InDoubt
         (a SetupError) where nobody knows what is in force: then the sandbox has been ended. SandboxClosed.
         """
+        check_network(network)
         return self._attended.update(network)
 
     def kill(self) -> None:
@@ -130,7 +133,7 @@ class Commands:
         ``background=True`` it is not waited for: the result is a RunningCommand. SandboxClosed where the sandbox is gone.
         """
         data = stdin.encode() if isinstance(stdin, str) else stdin
-        wanted = errand(cmd, cwd, merged(self._envs, envs), user)
+        wanted = ordered(cmd, cwd, self._envs, envs, user)
         streams = Streams(data, on_stdout, on_stderr)
         try:
             self._attended.send(wanted, streams.theirs)

@@ -5,6 +5,7 @@ and what records it never writable, wherever it lies, nor any symbolic link that
 makes it.
 """
 
+import errno
 import os
 import pwd
 import re
@@ -12,7 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from audit.files import key_directory
 from gateway.errors import EgressError
@@ -27,9 +28,14 @@ MAX_LINKS: Final = 40
 
 
 class ViewError(EgressError):
-    """``--bind`` or ``--user`` asks for what cannot be."""
+    """``--bind`` or ``--user`` asks for what cannot be; in Python ``binds`` or ``user``."""
 
     exit_code = 2
+
+    def __init__(self, option: Literal["bind", "user"], said: str) -> None:
+        super().__init__(f"--{option} {said}")
+        self.in_python = f"{'binds' if option == 'bind' else option}: {said}"
+        """The same for who has no command line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +87,8 @@ def plan_view(
     """
     identity = identify(user, environment)
     keys = key_directory()
-    secret = (*unseen, *((keys,) if keys.is_dir() else ()))
-    kept = (*protected, *installation(), *secret)
-    guarded = sorted({Path(os.path.realpath(path)) for path in kept})
-    links = {link.parent for path in kept for link in symlinks(path)}
+    secret = (*unseen, *((keys,) if os.path.isdir(keys) else ()))
+    guarded, links = _guard((*protected, *secret))
     notices: list[str] = []
     writable = list(_binds(binds, guarded, links))
     start, own = _start(cwd.resolve(), guarded, links, identity, notices)
@@ -106,12 +110,35 @@ def plan_view(
     )
 
 
+def check_view(
+    *,
+    binds: Iterable[Path],
+    protected: Iterable[Path],
+    user: str | None,
+    environment: Mapping[str, str],
+    unseen: Iterable[Path] = (),
+) -> None:
+    """Whether ``plan_view`` would take these, asked before anything is made that it is to protect. ViewError."""
+    identify(user, environment)
+    # The key as if it were there: who makes the records makes it.
+    for _ in _binds(binds, *_guard((*protected, *unseen, key_directory()))):
+        pass
+
+
+def _guard(kept: Iterable[Path]) -> tuple[list[Path], set[Path]]:
+    """What is never writable, ``kept`` and the installation; and where the symbolic links lie that lead there. What is not there yet, too."""
+    every = (*kept, *installation())
+    return sorted({Path(os.path.realpath(path)) for path in every}), {
+        link.parent for path in every for link in symlinks(path)
+    }
+
+
 def installation() -> Iterator[Path]:
     """Where the code lies that this process runs: what a command could change to be obeyed next time."""
     yield Path(__file__).resolve().parents[1]
     for name in (sys.prefix, sys.base_prefix, sys.argv[0], *sys.path):
-        if name and (path := Path(name)).exists():
-            yield path.absolute()
+        if name and os.path.exists(name):
+            yield Path(name).absolute()
 
 
 def symlinks(path: Path) -> Iterator[Path]:
@@ -121,7 +148,7 @@ def symlinks(path: Path) -> Iterator[Path]:
         while rest:
             here = here.parent if rest[0] == ".." else here / rest[0]
             del rest[0]
-            if here.is_symlink():
+            if os.path.islink(here):  # which does not mind what may not be looked at
                 break
         else:
             return
@@ -135,40 +162,47 @@ def identify(user: str | None, environment: Mapping[str, str]) -> Identity:
     """As root: ``--user UID:GID``, else whoever called sudo, else nobody; never root. Anybody else stays who they are."""
     if os.geteuid() != 0:
         if user is not None:
-            raise ViewError("--user: only root can choose who the command runs as; leave it out")
+            raise ViewError("user", f"{user}: only root can choose who the command runs as; leave it out")
         return Identity(os.geteuid(), os.getegid())
     if user is not None:
         uid, colon, gid = user.partition(":")
         if not (uid.isdecimal() and uid.isascii()) or (colon and not (gid.isdecimal() and gid.isascii())):
-            raise ViewError(f"--user {user}: write it in numbers, UID:GID, as in --user 1000:1000")
+            raise ViewError("user", f"{user}: write it in numbers, UID:GID, as in 1000:1000")
         identity = Identity(int(uid), int(gid) if colon else int(uid))
     else:
         identity = Identity(_number(environment, "SUDO_UID"), _number(environment, "SUDO_GID"))
         if identity.uid == 0:
             identity = Identity(NOBODY, NOBODY)  # root's own sudo
+    shown = f"{identity.uid}:{identity.gid}"
     if identity.uid == 0 or identity.gid == 0:
-        raise ViewError("--user: root inside the sandbox is refused; name another, as in --user 1000:1000")
+        raise ViewError("user", f"{shown}: root inside the sandbox is refused; name another, as in 1000:1000")
     if max(identity.uid, identity.gid) > 0xFFFFFFFE:
-        raise ViewError(f"--user {identity.uid}:{identity.gid}: ids end at {0xFFFFFFFE}")
+        raise ViewError("user", f"{shown}: ids end at {0xFFFFFFFE}")
     return identity
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:
     text = environment.get(name) or str(NOBODY)
     if not (text.isdecimal() and text.isascii()):
-        raise ViewError(f"{name}={text!r} is no uid: name the user, as in --user 1000:1000")
+        raise ViewError("user", f"is not given, and {name}={text!r} is no uid: name one, as in 1000:1000")
     return int(text)
 
 
 def _binds(binds: Iterable[Path], guarded: list[Path], links: set[Path]) -> Iterator[Path]:
     for given in binds:
-        path = Path(os.path.realpath(given))  # resolve() raises at a link that leads to itself
-        if not path.exists():
-            raise ViewError(f"--bind {given}: there is no such path; make it first")
+        try:
+            path = Path(os.path.realpath(given))  # resolve() raises at a link that leads to itself
+            path.stat()
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise ViewError("bind", f"{given}: there is no such path; make it first") from None
+            raise ViewError("bind", f"{given}: {error.strerror}; name one that can be looked at") from None
         if path == Path("/") or path in OWN or any(_inside(path, top) for top in KERNEL):
-            raise ViewError(f"--bind {given}: {path} cannot be handed in whole; name a directory inside it")
+            raise ViewError("bind", f"{given}: {path} cannot be handed in whole; name a directory inside it")
         if path in links or any(_inside(path, guard) for guard in guarded):
-            raise ViewError(f"--bind {given}: {path} belongs to the gateway itself and stays read-only")
+            raise ViewError(
+                "bind", f"{given}: {path} belongs to the gateway itself and stays read-only; name another"
+            )
         yield path
 
 

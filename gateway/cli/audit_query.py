@@ -3,8 +3,10 @@
 import argparse
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import Final
 
 from audit.reader import Follower, Tally, newest
@@ -82,25 +84,33 @@ def run_query(args: argparse.Namespace) -> int:
 def run_tail(args: argparse.Namespace) -> int:
     """Print them; with -f, for ever."""
     asked, directory = choice(args), directory_of(args)
-    follower = Follower(directory, asked.test()) if args.follow else None
     try:
-        shown = newest(directory, asked, args.count)
+        with _reading(directory):
+            follower = Follower(directory, asked.test()) if args.follow else None
+            shown = newest(directory, asked, args.count)
         _print(shown, as_json=args.json)
         # What came while those were looked for is among them, and comes from the follower once more.
         known = list(shown)
         while follower is not None:
-            _print((record for record in follower.poll() if record not in known), as_json=args.json)
+            with _reading(directory):
+                come = follower.poll()
+            _print((record for record in come if record not in known), as_json=args.json)
             known.clear()
             time.sleep(POLL_S)
     except KeyboardInterrupt:
         pass
-    except BrokenPipeError:
-        raise
+    return 0
+
+
+@contextmanager
+def _reading(directory: Path) -> Iterator[None]:
+    """EgressError where a file cannot be read."""
+    try:
+        yield
     except OSError as error:
         raise EgressError(
             f"{error.filename or directory}: {error.strerror}; ask as the user who ran egress"
         ) from error
-    return 0
 
 
 def _print(records: Iterable[Record], *, as_json: bool) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from gateway.cli.arguments import UsageError, add_policy_arguments, policy_from
 from gateway.flow import Endpoint, IPAddress
 from gateway.forecast import Forecast, Forecaster, Outlook, Question, read_question
+from gateway.privilege import usual_link
 from rules.entry import EntryError
 
 EXIT_ALLOWED = 0
@@ -40,7 +41,10 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("targets", metavar="NAME-or-IP[:PORT]", nargs="+", help="what to ask about")
     parser.add_argument("--resolve", action="store_true", help="ask the resolver for the addresses of names")
     parser.add_argument(
-        "--link", choices=("lo", "veth"), default="lo", help="the sandbox's link (default: lo)"
+        "--link",
+        choices=("lo", "veth"),
+        default=usual_link(),
+        help="how the sandbox is joined (default: as for run, veth for root, else lo)",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.set_defaults(run=run, parser=parser)

@@ -1,21 +1,23 @@
 """``egress rules show``: the kernel plan as text, without any privilege."""
 
 import argparse
-import os
 
 from gateway.cli.arguments import add_policy_arguments, policy_from
+from gateway.privilege import usual_link
 from rules import build_plan
 from rules.plan import LINKS
 
 EPILOG = """\
 examples:
-  egress rules show --allow-out api.openai.com --deny-out 0.0.0.0/0
+  egress rules show --allow-out api.openai.com
   egress rules show --link veth -6 --policy policy.yaml
 
 Sets come first, one line each that begins with create or add: for ipset restore. What follows is for iptables-restore:
   egress rules show ... >plan
   grep -E '^(create|add) ' plan | ipset restore
   grep -vE '^(create|add) ' plan | iptables-legacy-restore
+
+As for run, allow entries and no deny entry mean "deny the rest".
 """
 
 
@@ -36,7 +38,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     show.add_argument(
         "--link",
         choices=tuple(LINKS),
-        default="veth" if os.geteuid() == 0 else "lo",
+        default=usual_link(),
         help="how the sandbox is joined (default: as for run, veth for root, else lo)",
     )
     show.add_argument("-6", dest="ipv6", action="store_true", help="the plan for IPv6 (default: IPv4)")
@@ -45,6 +47,6 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(args: argparse.Namespace) -> int:
     """Print it."""
-    policy = policy_from(args, default_deny=False)
+    policy = policy_from(args, default_deny=True)
     print(build_plan(policy.network, args.link, 6 if args.ipv6 else 4), end="")
     return 0

@@ -5,15 +5,20 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from audit.files import default_directory
 from audit.settings import AuditSettings, Fsync, OnFull
 from gateway.cli.arguments import add_policy_arguments, policy_from
 from gateway.cli.streams import say
+from gateway.errors import SetupError
+from gateway.privilege import check_link, usual_link
 from rules import SecurityPolicy
 from rules.backend import Backend
 from rules.entry import AddressEntry
+
+if TYPE_CHECKING:
+    from gateway.supervisor import Supervisor
 
 MAX_NAME_BYTES = 128
 MAX_DAYS = 3650
@@ -42,7 +47,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--link",
         choices=("lo", "veth"),
-        default="veth" if os.geteuid() == 0 else "lo",
+        default=usual_link(),
         help="how the sandbox is joined: its own loopback, which any user can, or a device, behind which the kernel "
         "decides addresses and carries every protocol (default: veth for root, else lo)",
     )
@@ -112,32 +117,26 @@ def run(args: argparse.Namespace) -> int:
             "no command: write it after --, as in: egress run --allow-out api.openai.com -- curl ..."
         )
     policy = policy_from(args, default_deny=True)
-    return _carry(args, policy, command)
+    check_link(args.link)
+    return _carry(args, policy, command, _here())
 
 
-def _carry(args: argparse.Namespace, policy: SecurityPolicy, command: list[str]) -> int:
-    # Only here: what these import is not needed to say what is wrong with a policy. netd first: it imports while this process does.
-    from gateway.netd.server import Netd
-
-    netd = Netd()
-    from gateway.launch import launch
-    from gateway.supervisor import Supervisor
-    from gateway.view import plan_view
+def _carry(args: argparse.Namespace, policy: SecurityPolicy, command: list[str], cwd: Path) -> int:
+    # Only here: what these import is not needed to say what is wrong with a policy.
+    from gateway.view import check_view, plan_view
 
     audit_dir = (args.audit_dir or default_directory()).absolute()
-    name = args.name or f"run-{secrets.token_hex(3)}"
-    settings = AuditSettings(
-        fsync=args.audit_fsync, on_full=args.audit_on_full, keep_days=args.audit_keep_days
-    )
     metrics = args.metrics and args.metrics.absolute()
-    with Supervisor(
-        policy, name, audit_dir, netd, args.firewall, args.link, settings=settings, metrics=metrics, say=say
-    ) as supervisor:
+    unseen = [metrics] if metrics else []
+    check_view(binds=args.bind, protected=[audit_dir], unseen=unseen, user=args.user, environment=os.environ)
+    with _supervised(args, policy, audit_dir, metrics) as supervisor:
+        from gateway.launch import launch
+
         view = plan_view(
-            cwd=Path.cwd(),
+            cwd=cwd,
             binds=args.bind,
             protected=[audit_dir],
-            unseen=[metrics] if metrics else [],
+            unseen=unseen,
             user=args.user,
             resolver=str(policy.resolver_ip),
             environment=os.environ,
@@ -154,6 +153,44 @@ def _carry(args: argparse.Namespace, policy: SecurityPolicy, command: list[str])
     for line in supervisor.summary.lines(str(supervisor.log.path) if supervisor.log else None):
         say(line)
     return status
+
+
+def _supervised(
+    args: argparse.Namespace, policy: SecurityPolicy, audit_dir: Path, metrics: Path | None
+) -> "Supervisor":
+    """Begins the records: whatever can be wrong with the arguments is known by now."""
+    from gateway.netd.server import Netd
+
+    netd = Netd()  # it imports while this process does
+    try:
+        from gateway.supervisor import Supervisor
+
+        name = args.name or f"run-{secrets.token_hex(3)}"
+        settings = AuditSettings(
+            fsync=args.audit_fsync, on_full=args.audit_on_full, keep_days=args.audit_keep_days
+        )
+        return Supervisor(
+            policy,
+            name,
+            audit_dir,
+            netd,
+            args.firewall,
+            args.link,
+            settings=settings,
+            metrics=metrics,
+            say=say,
+        )
+    except BaseException:
+        netd.close()
+        raise
+
+
+def _here() -> Path:
+    """The current directory. SetupError where it has been removed."""
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise SetupError(f"the current directory: {error.strerror}; change to one that is there") from error
 
 
 def _name(text: str) -> str:

@@ -2,6 +2,41 @@
 
 import os
 import sys
+from typing import Any, TextIO
+
+from gateway.errors import EgressError
+
+
+class OutputError(EgressError):
+    """Standard output takes nothing more."""
+
+
+class Output:
+    """Standard output while a verb runs. What it does not take is an OutputError, but a BrokenPipeError where whoever read it has gone."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            raise _trouble(error) from error
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError as error:
+            raise _trouble(error) from error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _trouble(error: OSError) -> Exception:
+    if isinstance(error, BrokenPipeError):
+        return error
+    return OutputError(f"standard output: {error.strerror}; make room, or send it elsewhere")
 
 
 def hold_standard_descriptors() -> None:
@@ -21,3 +56,8 @@ def say(line: str) -> None:
         print(f"egress: {line}", file=sys.stderr, flush=True)
     except OSError:
         sys.stderr = open(os.devnull, "w")  # the descriptor stays as it is: it is the command's too
+
+
+def drop_output() -> None:
+    """What could not be written goes nowhere: it is not to be tried once more when the interpreter ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -12,7 +12,17 @@ from typing import Any
 import pytest
 
 from gateway import view as views
-from gateway.view import Identity, View, ViewError, identify, installation, plan_view, reachable, symlinks
+from gateway.view import (
+    Identity,
+    View,
+    ViewError,
+    check_view,
+    identify,
+    installation,
+    plan_view,
+    reachable,
+    symlinks,
+)
 
 ME = Identity(os.geteuid() or 65534, os.getegid() or 65534)
 
@@ -211,6 +221,60 @@ def test_a_file_can_be_handed_in(home: Path) -> None:
     assert seen(made(home / "work"), home / "file").writable == (home / "file", home / "work")
 
 
+# -- asked before anything is made
+
+
+def checked(*binds: Path, audit: Path, user: str | None = None, unseen: tuple[Path, ...] = ()) -> None:
+    """By what would be planned."""
+    check_view(binds=binds, protected=[audit], user=user, environment={}, unseen=unseen)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can look at everything")
+def test_a_bind_that_cannot_be_looked_at_is_refused(home: Path) -> None:
+    inner = made(home / "closed" / "inner")
+    inner.parent.chmod(0)
+    try:
+        with pytest.raises(ViewError, match="Permission denied; name one"):
+            checked(inner, audit=home / "audit")
+    finally:
+        inner.parent.chmod(0o700)
+
+
+def test_what_the_plan_would_refuse_is_refused_before(home: Path) -> None:
+    audit = home / "audit"
+    checked(home, audit=audit)
+    for wrong in (home / "missing", Path("/"), Path("/proc/self"), home / "gateway"):
+        with pytest.raises(ViewError, match=r"^--bind "):
+            checked(home, wrong, audit=audit)
+    with pytest.raises(ViewError, match=r"^--user "):
+        checked(audit=audit, user="0:0")
+    with pytest.raises(ViewError, match="belongs to the gateway"):
+        checked(made(audit), audit=audit)
+
+
+@pytest.mark.parametrize("what", ["audit", "keys"])
+def test_what_will_be_made_is_protected_before_it_is_there(
+    home: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EGRESS_KEY_DIR", str(home / "link" / "keys"))
+    made(home / "real")
+    (home / "link").symlink_to("real")
+    audit = home / "link" / "audit"
+    with pytest.raises(ViewError, match="belongs to the gateway"):
+        checked(home, audit=audit)  # who could write here could lead the link elsewhere
+    checked(made(home / "work"), audit=audit)
+    made(home / "link" / what)
+    with pytest.raises(ViewError, match="belongs to the gateway"):
+        checked(home / "real" / what, audit=audit)
+
+
+def test_a_plan_from_before_the_records_are_there_protects_them(home: Path) -> None:
+    audit = home / "audit"
+    before = seen(home, audit=audit)
+    made(audit)
+    assert seen(home, audit=audit) == before and audit in before.protected
+
+
 # -- symbolic links that lead to what is protected
 
 
@@ -258,6 +322,13 @@ def test_the_installation_is_all_that_this_process_runs_from() -> None:
 
 
 # -- who
+
+
+def test_the_text_is_for_the_command_line_and_for_python() -> None:
+    with pytest.raises(ViewError) as caught:
+        identify("0:0", {})
+    assert str(caught.value).startswith("--user 0:0: ")
+    assert caught.value.in_python == "user: " + str(caught.value).removeprefix("--user ")
 
 
 @pytest.mark.parametrize(

@@ -124,14 +124,35 @@ def test_what_cannot_start_says_why_in_one_line(
 ) -> None:
     from tests.lab.sandboxed import EGRESS
 
-    done = lab.run([EGRESS, *arguments], env={"EGRESS_AUDIT_DIR": str(new_audit_dir(lab))})
+    audit = new_audit_dir(lab)
+    done = lab.run([EGRESS, *arguments], env={"EGRESS_AUDIT_DIR": str(audit)})
     assert done.returncode == status, done.stderr
+    assert list(audit.iterdir()) == [], "nothing was begun"
     assert done.stdout == ""
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert all(
         line.startswith((NOTICE, "usage:", " ")) or "error: " in line for line in done.stderr.splitlines()
     )
+
+
+def test_a_link_that_needs_root_is_a_missing_privilege(lab: Lab, starter: int | None) -> None:
+    if starter is None:
+        pytest.skip("it is root")
+    audit = new_audit_dir(lab, starter)
+    argv = egress_argv(audit, ["true"], allow=ALLOW, uid=starter, options=["--link", "veth"])
+    done = lab.run(argv, uid=starter)
+    assert (done.returncode, done.stdout, list(audit.iterdir())) == (77, "", [])
+    assert "the veth link needs root" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_current_directory_that_is_gone_is_one_line(lab: Lab) -> None:
+    script = 'mkdir "$1-gone" && cd "$1-gone" && rmdir "$1-gone" && shift && exec "$@"'
+    audit = new_audit_dir(lab)
+    done = lab.run(["sh", "-c", script, "sh", audit, *egress_argv(audit, ["true"], allow=ALLOW)])
+    assert (done.returncode, done.stdout, list(audit.iterdir())) == (125, "", [])
+    assert "the current directory: No such file or directory; change to" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_bad_sudo_uid_is_an_error_of_usage(lab: Lab) -> None:

@@ -354,35 +354,60 @@ def test_what_cannot_be_created(lab: Lab, starter: int | None) -> None:
             else:
                 tell("created")
         trouble(template="ubuntu")
-        trouble(link="tun")
-        trouble(name="")
+        trouble(allow_internet_access="no")
         trouble(security=NetworkPolicy())
-        trouble(audit_dir="/proc/none")
         trouble(binds=["/no/such/path"], audit_dir=AUDIT)
+        trouble(binds=[AUDIT])
         trouble(user="0:0")
+        trouble(envs={"A=B": "1"})
+        trouble(audit_dir="/proc/none")
         trouble(link="veth")
+        tell(os.listdir(AUDIT))
         """,
         starter,
     )
     kinds = [line[0] for line in told.lines]
-    assert kinds[:5] == ["ValueError", "ValueError", "ValueError", "TypeError", "SetupError"]
-    assert kinds[7] == ("PrivilegeError" if starter else "created")
-    assert "lo" in told.lines[7][1] if starter else True
+    assert kinds[:7] == [
+        *("ValueError", "TypeError", "TypeError", "ValueError", "ValueError", "ValueError", "ValueError")
+    ]
+    assert kinds[7:9] == ["SetupError", "PrivilegeError" if starter else "created"]
+    if starter:
+        assert "needs root" in told.lines[8][1] and told.lines[9] == [[]], "nothing was begun"
     assert leftovers() == []
 
 
-def test_a_bind_that_is_none_is_said_when_a_command_is_run(lab: Lab) -> None:
+def test_a_bind_that_is_gone_is_said_when_a_command_is_run(lab: Lab) -> None:
     told = Told(
         lab,
         """
-        with Sandbox.create(allow_internet_access=False, binds=["/no/such/path"]) as sbx:
-            try:
-                sbx.commands.run("true")
-            except EgressError as error:
-                tell(str(error))
+        os.mkdir(AUDIT + "-bind")
+        with Sandbox.create(allow_internet_access=False, binds=[AUDIT + "-bind"]) as sbx:
+            os.rmdir(AUDIT + "-bind")
+            for given in ({}, {"user": "0:0"}, {"envs": {"A=B": "1"}}):
+                try:
+                    sbx.commands.run("true", **given)
+                except (EgressError, ValueError) as error:
+                    tell(type(error).__name__, str(error))
         """,
     )
-    assert "/no/such/path" in told.lines[0][0]
+    assert told.lines[0] == ["SetupError", f"binds: {told.audit}-bind: there is no such path; make it first"]
+    assert [line[0] for line in told.lines[1:]] == ["ValueError", "ValueError"]
+
+
+def test_a_policy_s_warnings_are_the_program_s(lab: Lab) -> None:
+    told = Told(
+        lab,
+        """
+        with Sandbox.create(security=SecurityPolicy(NetworkPolicy(["*.github.io"], [ALL_TRAFFIC]))) as sbx:
+            sbx.update_network(NetworkPolicy(["allowed.test"], [ALL_TRAFFIC], dns="passthrough"))
+        """,
+    )
+    said = [line for line in told.stderr.splitlines() if "UserWarning" in line]
+    assert [line.partition("UserWarning: ")[2].partition(":")[0] for line in said] == [
+        "allow_out[0] '*.github.io'",
+        "dns",
+    ]
+    assert all(line.startswith("<string>:") for line in said), "not a line of ours"
 
 
 WAITS = """

@@ -83,6 +83,17 @@ def test_allow_entries_alone_deny_the_rest_and_it_says_so(capsys: pytest.Capture
     assert main(["check", "--allow-out", "api.openai.com", "--deny-out", "10.0.0.0/8", "203.0.113.9"]) == 0
 
 
+@pytest.mark.parametrize(("uid", "layer"), [(0, "kernel"), (1000, "proxy")])
+def test_it_answers_for_the_link_that_run_takes(
+    uid: int, layer: str, policy: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("gateway.privilege.os.geteuid", lambda: uid)
+    assert main(["check", "--json", "--policy", policy, "1.1.1.1:53"]) == 0
+    assert json.loads(capsys.readouterr().out)["layer"] == layer
+    assert main(["check", "--link", "lo", "--json", "--policy", policy, "1.1.1.1:53"]) == 0
+    assert json.loads(capsys.readouterr().out)["layer"] == "proxy"
+
+
 def test_the_host_itself_is_in_the_floor() -> None:
     assert main(["check", "127.0.0.1:80"]) == 1
 

@@ -30,6 +30,13 @@ def test_it_prints_the_plan(
     assert capsys.readouterr().out == str(build_plan(policy, link, family))
 
 
+def test_allow_entries_alone_deny_the_rest_as_for_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rules", "show", "--link", "veth", "--allow-out", "203.0.113.0/24"]) == 0
+    said = capsys.readouterr()
+    assert said.out == str(build_plan(NetworkPolicy(["203.0.113.0/24"], [ALL_TRAFFIC]), "veth"))
+    assert "everything else is denied" in said.err
+
+
 def test_a_bad_policy(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["rules", "show", "--allow-out", "10.0.0.1/8"]) == 78
     assert "10.0.0.0/8" in capsys.readouterr().err

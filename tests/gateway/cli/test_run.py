@@ -1,9 +1,27 @@
 """``egress run`` before anything is built: what it refuses, and with which status. The rest is in ``tests/netns/test_run.py``."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from gateway.cli import build_parser, main
 from gateway.cli.run import MAX_NAME_BYTES
+
+ROOT = os.geteuid() == 0
+
+
+def children() -> str:
+    """Of this process."""
+    return Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where records and keys would be made."""
+    monkeypatch.setenv("EGRESS_AUDIT_DIR", str(tmp_path / "place" / "records"))
+    monkeypatch.setenv("EGRESS_KEY_DIR", str(tmp_path / "place" / "keys"))
+    return tmp_path / "place"
 
 
 @pytest.mark.parametrize(
@@ -66,3 +84,56 @@ def test_an_interrupt_is_130_without_a_traceback(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr("gateway.cli.run.policy_from", interrupted)
     assert main(["run", "--", "true"]) == 130
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--bind", "/nope"], "egress: --bind /nope: there is no such path; make it first"),
+        (["--bind", "/"], "egress: --bind /: / cannot be handed in whole; name a directory inside it"),
+        (
+            ["--user", "0:0"],
+            "egress: --user 0:0: root inside the sandbox is refused; name another, as in 1000:1000"
+            if ROOT
+            else "egress: --user 0:0: only root can choose who the command runs as; leave it out",
+        ),
+    ],
+)
+def test_an_error_of_usage_makes_nothing(
+    place: Path, argv: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = children()
+    assert main(["run", "--metrics", str(place / "socket"), *argv, "--", "true"]) == 2
+    assert capsys.readouterr().err.splitlines() == [said]
+    assert not place.exists() and children() == before
+
+
+def test_a_link_that_needs_root_is_said_before_anything_is_made(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    before = children()
+    assert main(["run", "--link", "veth", "--", "true"]) == 77
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said == "egress: the veth link needs root: run it as root, or take the lo link, which does not"
+    assert not place.exists() and children() == before
+
+
+def test_a_current_directory_that_is_gone_is_one_line(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert main(["run", "--", "true"]) == 125
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said == "egress: the current directory: No such file or directory; change to one that is there"
+    assert not place.exists()
+
+
+def test_where_no_records_can_be_kept_nobody_is_left(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = children()
+    assert main(["run", "--audit-dir", "/dev/null", "--", "true"]) == 125
+    assert "no records can be kept in /dev/null" in capsys.readouterr().err
+    assert children() == before, "netd was forked by then"
