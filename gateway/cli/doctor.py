@@ -2,11 +2,17 @@
 
 import argparse
 import json
+import signal
+from contextlib import closing
+from typing import Final, NoReturn
 
 from gateway.cli.streams import say
 
+ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 EPILOG = """\
-It makes a sandbox the way `egress run` would and takes it down again; nothing is left behind.
+It makes a sandbox the way `egress run` would, as root with a way out of it, sends packets in it, and takes it down again. No packet leaves this
+machine, and nothing is left behind but what any sandbox leaves: empty tables, where iptables had none. What a killed gateway left is named, or
+swept as by the next run.
 Exit status: 0 if a sandbox can be run here by this user, 1 if not.
 """
 
@@ -28,17 +34,24 @@ def run(args: argparse.Namespace) -> int:
     """Look, say, and sum up."""
     from gateway.doctor import examine
 
+    for number in ENDING:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _end)
     lacking = []
-    for finding in examine():
-        if args.json:
-            print(json.dumps(finding._asdict()), flush=True)
-        else:
-            print(
-                f"{'ok' if finding.ok else 'FAILS' if finding.needed else 'missing':8}{finding.what}: {finding.said}",
-                flush=True,
-            )
-        if finding.needed and not finding.ok:
-            lacking.append(finding.what)
+    with closing(examine()) as findings:
+        for finding in findings:
+            if args.json:
+                print(json.dumps(finding._asdict()), flush=True)
+            else:
+                word = "ok" if finding.ok else "FAILS" if finding.needed else "missing"
+                print(f"{word:8}{finding.what}: {finding.said}", flush=True)
+            if finding.needed and not finding.ok:
+                lacking.append(finding.what)
     if lacking:
         say(f"no sandbox can be run here by this user: see {', '.join(lacking)}")
     return 1 if lacking else 0
+
+
+def _end(number: int, _: object) -> NoReturn:
+    """What was made is taken down on the way out."""
+    raise SystemExit(128 + number)

@@ -24,6 +24,20 @@ def test_a_host_that_can_enforce(lab: Lab, starter: int | None) -> None:
     for word in ("--firewall legacy", "--firewall nft"):
         assert word in findings["firewall"]["said"]
     assert "ran in it as uid 65534" in findings["sandbox"]["said"]
+    assert {"capabilities", "wall", "leftovers"} <= findings.keys()
+    assert ("uplink" in findings) is (starter is None)
+    if starter is None:
+        assert "and an uplink for IPv4" in findings["cell"]["said"]
+        assert findings["uplink"]["said"].startswith("what is allowed got through")
+
+
+def test_nothing_leaves_the_host(lab: Lab) -> None:
+    """What is sent to see whether it passes goes through the host and no further."""
+    done = lab.run([*egress_for(None), "doctor"])
+    assert done.returncode == 0, done
+    neighbours = ("0x0806", "icmp6", "0")  # hosts to each other
+    assert not [packet for packet in lab.capture.packets() if packet.proto not in neighbours]
+    assert lab.capture.lost() == 0
 
 
 @pytest.mark.parametrize(("verb", "status"), [(["doctor"], 1), (["run", "--", "true"], 77)])
