@@ -77,16 +77,16 @@ class Lifeline:
     """A file that this process holds locked as long as it lives: what is called ``name`` is its."""
 
     def __init__(self) -> None:
-        with _locked() as place:
+        with locked() as place:
             place.path.mkdir(mode=0o700, exist_ok=True)
             self.name = f"{OWNERS}{os.getpid()}-{secrets.token_hex(4)}"
-            self._path = _alive(place.path, self.name)
+            self._path = alive(place.path, self.name)
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
 
     def close(self) -> None:
         """Its owner is at its end."""
-        with _locked() as place:
+        with locked() as place:
             self._path.unlink(missing_ok=True)
             os.close(self._descriptor)
             _tidy(place.path)
@@ -99,7 +99,7 @@ def raise_uplink(cell: int, device: str, families: Iterable[Family], owner: str)
     Rules first, the device up last. HostError, OSError or NetlinkError, and then whoever called takes down what there is (``lower_uplinks``).
     """
     families = tuple(families)
-    with _locked() as place, IPRoute() as netlink:
+    with locked() as place, IPRoute() as netlink:
         _sweep(netlink, place.path)
         for family in families:
             _open_host(family, place)
@@ -114,7 +114,7 @@ def raise_uplink(cell: int, device: str, families: Iterable[Family], owner: str)
 
 
 def _own_uplink(netlink: IPRoute, owner: str) -> tuple[int, str] | None:
-    return next(((index, name) for index, name, alias in _uplinks(netlink) if alias == owner), None)
+    return next(((index, name) for index, name, alias in uplinks(netlink) if alias == owner), None)
 
 
 def _new_uplink(netlink: IPRoute, place: Place, cell: int, device: str, owner: str) -> tuple[int, str]:
@@ -131,17 +131,17 @@ def _new_uplink(netlink: IPRoute, place: Place, cell: int, device: str, owner: s
 
 def lower_uplinks(owner: str) -> None:
     """Take away the uplinks of ``owner``, and, if no other stands, everything of ours. OSError, HostError or NetlinkError."""
-    with _locked() as place, IPRoute() as netlink:
-        for index, _, alias in _uplinks(netlink):
+    with locked() as place, IPRoute() as netlink:
+        for index, _, alias in uplinks(netlink):
             if alias == owner:
                 _take_away(netlink, index)
         _sweep(netlink, place.path)
-        if not _uplinks(netlink):
+        if not uplinks(netlink):
             _close_host(place)
 
 
 @contextlib.contextmanager
-def _locked() -> Iterator[Place]:
+def locked() -> Iterator[Place]:
     """What is known of this network namespace, with nobody else at it."""
     STATE.mkdir(mode=0o700, exist_ok=True)
     descriptor = os.open(STATE / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -162,12 +162,12 @@ def _name_of_namespace() -> str:
         return f"host-inode-{os.stat('/proc/self/ns/net').st_ino}"
 
 
-def _alive(place: Path, alias: str) -> Path:
+def alive(place: Path, alias: str) -> Path:
     """The file of the process whose ``alias`` is: what stands behind the dot is its own counting."""
     return place / f"{alias.rpartition(' ')[2].partition('.')[0].replace('/', '')}.alive"
 
 
-def _is_dead(path: Path) -> bool:
+def is_dead(path: Path) -> bool:
     """Whether a file is there that nobody holds locked. Where there is none, its owner may have another view of the file system."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -188,7 +188,7 @@ def _tidy(place: Path) -> None:
         place.rmdir()
 
 
-def _uplinks(netlink: IPRoute) -> list[tuple[int, str, str]]:
+def uplinks(netlink: IPRoute) -> list[tuple[int, str, str]]:
     """Index, name and alias of each that stands. The prefix is ours, but not everybody knows: ours have a number, and an alias that says whose they
     are. The kernel takes none with a new device: one whose maker was killed before it gave it one has the address that all of ours have."""
     found = []
@@ -202,11 +202,11 @@ def _uplinks(netlink: IPRoute) -> list[tuple[int, str, str]]:
 
 def _sweep(netlink: IPRoute, place: Path) -> None:
     """What dead processes left: a cell that something still holds open must not keep its way out."""
-    for index, _, alias in _uplinks(netlink):
-        if not alias or _is_dead(_alive(place, alias)):  # who makes one does so under the lock, which we have
+    for index, _, alias in uplinks(netlink):
+        if not alias or is_dead(alive(place, alias)):  # who makes one does so under the lock, which we have
             _take_away(netlink, index)
     for path in place.glob("*.alive"):
-        if _is_dead(path):
+        if is_dead(path):
             path.unlink()
 
 

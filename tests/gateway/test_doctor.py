@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gateway import doctor
+from gateway import doctor, leftovers
 from gateway.netd import variants
 
 ROOT = Path(__file__).parents[2]
@@ -78,7 +78,7 @@ def test_capabilities(
 def test_an_ordinary_user_needs_no_capability(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert doctor._capabilities().ok
-    assert doctor._leftovers({}).ok
+    assert leftovers.leftovers({}).ok
 
 
 def test_chains_that_were_left_come_with_what_takes_them_away(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +94,7 @@ def test_chains_that_were_left_come_with_what_takes_them_away(monkeypatch: pytes
     monkeypatch.setattr(variants, "in_use", lambda family: ["nft"] if family == 6 else [])
     monkeypatch.setattr(variants, "saved", lambda *_: held)
     argv = "ip6tables-nft -t filter"
-    assert dict(doctor._left_chains()) == {
+    assert dict(leftovers._left_chains()) == {
         "chain EGRESS-FORWARD of ip6tables-nft, table filter": f"{argv} -D FORWARD -j EGRESS-FORWARD; "
         f"{argv} -F EGRESS-FORWARD; {argv} -X EGRESS-FORWARD"
     }

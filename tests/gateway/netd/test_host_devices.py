@@ -43,7 +43,7 @@ def test_one_that_is_called_as_ours_but_says_so_by_nothing_else_is_not_ours(cell
     with IPRoute() as netlink:
         netlink.link("add", ifname="egress-x", kind="veth", peer={"ifname": "theirs"}, address=OF_HOST)
         netlink.link("set", index=netlink.link_lookup(ifname="egress-x")[0], ifalias=OWNER)
-        assert host._uplinks(netlink) == []
+        assert host.uplinks(netlink) == []
 
 
 class Deadly(IPRoute):  # type: ignore[misc]
@@ -122,7 +122,7 @@ def test_a_device_that_went_meanwhile_is_gone(cell: int, monkeypatch: pytest.Mon
     """The kernel takes it away when it comes to taking its cell away."""
     before = state()
     raised(cell)
-    listed = host._uplinks
+    listed = host.uplinks
 
     def and_gone(netlink: IPRoute) -> list[tuple[int, str, str]]:
         found = listed(netlink)
@@ -130,7 +130,7 @@ def test_a_device_that_went_meanwhile_is_gone(cell: int, monkeypatch: pytest.Mon
             netlink.link("del", index=index)
         return found
 
-    monkeypatch.setattr(host, "_uplinks", and_gone)
+    monkeypatch.setattr(host, "uplinks", and_gone)
     host.lower_uplinks(OWNER)
     assert state() == before
 
