@@ -39,7 +39,7 @@ class Reason(StrEnum):
     BAD_TLS = "bad_tls"
     """A TLS ClientHello that breaks RFC 8446, RFC 5246 or RFC 6066."""
     BAD_HTTP = "bad_http"
-    """An HTTP head that breaks RFC 9110 or RFC 9112, or a form that is never passed on (CONNECT, h2c, HTTP/0.9)."""
+    """An HTTP head that breaks RFC 9110 or RFC 9112, or a form that is never passed on (CONNECT, HTTP/2, HTTP/0.9)."""
     BAD_NAME = "bad_name"
     """A server name or Host that is not a hostname, an IP literal included."""
     NO_NAME = "no_name"

@@ -19,23 +19,36 @@ from matcher.hostname import MAX_HOSTNAME
 MAX_HEAD: Final = 32 * 1024
 MAX_METHOD: Final = 32
 MAX_FIELDS: Final = 500  # five times what Apache, Envoy, gunicorn and HAProxy take by default
+MAX_LINE: Final = 1024  # of a chunk's size and extensions
 MAX_AUTHORITY: Final = MAX_HOSTNAME + len(".:65535")
 LINE_FEED: Final = 10
 CARRIAGE_RETURN: Final = 13
 TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"  # RFC 9110 section 5.6.2
 TEXT: Final = rb"[\t -~\x80-\xff]"  # what a field value may hold (section 5.5), obs-text included
 
+_QUOTED: Final = rb"\"(?:[\t !#-.0-\[\]-~]++|(?<![Hh][Tt][Tt][Pp])/|\\[\t -~])*\""
+_EXTENSION: Final = (
+    rb";[ \t]*+" + TOKEN + rb"++[ \t]*+(?:=[ \t]*+(?:" + TOKEN + rb"++|" + _QUOTED + rb")[ \t]*+)?"
+)
+CHUNK_LINE: Final = rb"([0-9A-Fa-f]{1,15}+)(?:[ \t]*+(?:" + _EXTENSION + rb")+(?<![ \t]))?"
+"""RFC 9112 section 7.1: a chunk's size and its extensions, but for ``HTTP/`` in a quoted one: a server that knows no chunks reads the line as a
+request's, and it must be none to it, however freely it reads."""
+
 _BEGINNING = re.compile(TOKEN + rb"{1,32}+(?: |\Z)")
 _LINES = re.compile(b"(" + TEXT + rb"*+)(?:\r\n" + TEXT + rb"++)*(?:(\r\n\r\n)|\r\n\r?|\r)?")
 _REQUEST_LINE = re.compile(rb"(" + TOKEN + rb"{1,32}+) ([!-~]++) HTTP/1\.([01])(?=\r\n)")
-_FIELDS = re.compile(rb"(?:\r\n" + TOKEN + rb"++:" + TEXT + rb"*+){0,%d}" % MAX_FIELDS)
-TELLING = re.compile(
-    rb"\r\n([Hh][Oo][Ss][Tt]"
-    rb"|[Cc][Oo][Nn][Tt][Ee][Nn][Tt]-[Ll][Ee][Nn][Gg][Tt][Hh]"
+FIELDS: Final = rb"(?:\r\n" + TOKEN + rb"++:" + TEXT + rb"*+){0,%d}" % MAX_FIELDS
+_FIELDS = re.compile(FIELDS)
+_FRAMING_NAMES: Final = (
+    rb"[Cc][Oo][Nn][Tt][Ee][Nn][Tt]-[Ll][Ee][Nn][Gg][Tt][Hh]"
     rb"|[Tt][Rr][Aa][Nn][Ss][Ff][Ee][Rr]-[Ee][Nn][Cc][Oo][Dd][Ii][Nn][Gg]"
-    rb"|[Uu][Pp][Gg][Rr][Aa][Dd][Ee]"
-    rb"|[Hh][Tt][Tt][Pp]2-[Ss][Ee][Tt][Tt][Ii][Nn][Gg][Ss]):([^\r]*+)"
 )
+_ASKING_NAMES: Final = rb"[Uu][Pp][Gg][Rr][Aa][Dd][Ee]|[Hh][Tt][Tt][Pp]2-[Ss][Ee][Tt][Tt][Ii][Nn][Gg][Ss]"
+_TELLING = re.compile(rb"\r\n([Hh][Oo][Ss][Tt]|" + _FRAMING_NAMES + b"|" + _ASKING_NAMES + rb"):([^\r]*+)")
+FRAMING = re.compile(rb"\r\n(" + _FRAMING_NAMES + rb"):([^\r]*+)")
+FRAMING_OR_ASKING = re.compile(rb"\r\n(" + _FRAMING_NAMES + b"|" + _ASKING_NAMES + rb"):([^\r]*+)")
+ASKING: Final = frozenset((b"upgrade", b"http2-settings"))
+"""Who says one of these may be answered in another protocol."""
 _AUTHORITY = re.compile(rb"([^:@,/?#\[\]\s]++)(?::([0-9]{1,5}))?")
 _ABSOLUTE = re.compile(rb"http://([^/?#]*+)(?:[/?].*+)?", re.IGNORECASE)
 
@@ -89,13 +102,15 @@ def _parse(data: Bytes, request: re.Match[bytes], end: int) -> Sniffed | Refused
     if not _FIELDS.fullmatch(data, request.end(), end):
         return _LONG if bytes(data[request.end() : end]).count(b"\r\n") > MAX_FIELDS else _BAD
     fields: dict[bytes, bytes] = {}
-    for field in TELLING.finditer(data, request.end(), end):
-        name = field[1].lower()
-        if name in fields:
-            return _BAD  # each of these may be said once
-        fields[name] = field[2].strip(b" \t")
+    for field in _TELLING.finditer(data, request.end(), end):
+        name, value = field[1].lower(), field[2].strip(b" ")
+        if name in fields or (b"\t" in value and name not in ASKING):
+            return (
+                _BAD  # each of these may be said once; and a tab about its value is the value's own to nginx
+            )
+        fields[name] = value
     host = fields.get(b"host")
-    if host is None or not _is_framed(fields, request[3]) or not _may_upgrade(fields):
+    if host is None or not _is_framed(fields, request[3]):
         return _BAD
     return _authority(request[1], request[2], host, end + 4)
 
@@ -109,25 +124,21 @@ def _is_framed(fields: dict[bytes, bytes], minor: bytes) -> bool:
     return length is None or (length.isdigit() and len(length) <= 18)
 
 
-def _may_upgrade(fields: dict[bytes, bytes]) -> bool:
-    """Only to websocket: after h2c nothing could be read any more."""
-    upgrade = fields.get(b"upgrade")
-    return b"http2-settings" not in fields and (upgrade is None or upgrade.lower() == b"websocket")
-
-
 def _authority(method: bytes, target: bytes, host: bytes, consumed: int) -> Sniffed | Refused:
     """Host, and the same again in the target where the target names one (RFC 9112 section 3.2)."""
     named = _split(host)
     if named is None:
         return Refused(Reason.BAD_NAME, "http", host[:253])
+    port = named[1]
     if target[:1] != b"/" and not (target == b"*" and method == b"OPTIONS"):
         absolute = _ABSOLUTE.fullmatch(target)
         if absolute is None:
             return _BAD
         other = _split(absolute[1])
-        if other is None or other[0] != named[0] or (other[1] or 80) != (named[1] or 80):
+        if other is None or other[0] != named[0] or (other[1] or 80) != (port or 80):
             return _BAD
-    return Sniffed("http", named[0], named[1], False, consumed)
+        port = port or other[1]
+    return Sniffed("http", named[0], port, False, consumed)
 
 
 def _split(authority: bytes) -> tuple[str, int | None] | None:

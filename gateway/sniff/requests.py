@@ -2,29 +2,38 @@
 
 Sans-IO, in the client's direction. A head passes when it is whole and was read; a body passes as it comes, as far as its own framing says
 (RFC 9112 sections 6 and 7). What another parser might frame otherwise ends the connection, for the rest could be a request that nobody here
-has read. After a server has switched to websocket (101) nothing is looked at any more.
+has read.
+
+A request may ask for another protocol (RFC 9110 section 7.8): hardly any server heeds it, and clients ask with each request (Java's h2c, Apache
+HttpClient's TLS). What follows such a request waits for the status of its answer. Where that is 101, nothing is looked at any more if websocket
+was asked for, and for all else the connection ends: it could not be read. Any other, and the next request is read as ever.
 """
 
 import re
 from typing import Final
 
-from gateway.sniff.http import MAX_FIELDS, MAX_HEAD, TELLING, sniff_http
+from gateway.sniff.answers import SWITCHED, Answers
+from gateway.sniff.http import (
+    ASKING,
+    CHUNK_LINE,
+    FRAMING_OR_ASKING,
+    MAX_FIELDS,
+    MAX_HEAD,
+    MAX_LINE,
+    sniff_http,
+)
 from gateway.sniff.result import Forbidden, NeedMore, Sniffed
 
 FIRST_LOOK: Final = 2048
 """Most heads are whole in so little: what follows one is not copied for it."""
-MAX_LINE: Final = 1024
-"""Of a chunk's size and extensions."""
 MAX_TRAILERS: Final = 32 * 1024
-MAX_ANSWER: Final = 64 * 1024
 MAX_HELD: Final = 16 * 1024
 """What came too early is looked at all at once if the server does not switch: one read of a first message. Clients wait (RFC 6455 section 4.1)."""
-_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15}+)(?:[ \t]*+;[\t -~]*+)?")
+_SIZE = re.compile(CHUNK_LINE)
 _TRAILER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++):[\t -~\x80-\xff]*+")
 _NOT_IN_TRAILERS: Final = frozenset(
     (b"host", b"content-length", b"transfer-encoding", b"upgrade", b"connection")
 )  # RFC 9110 section 6.5.1
-_STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})[ \r]")
 
 HEAD: Final = "head"
 LENGTH: Final = "length"
@@ -38,18 +47,32 @@ SWITCHING: Final = "switching"
 class Requests:
     """Watches one connection whose first request named ``host``, and perhaps ``port``."""
 
-    __slots__ = ("_answer", "_first", "_held", "_host", "_left", "_port", "_scanned", "_state", "settled")
+    __slots__ = (
+        "_answers",
+        "_held",
+        "_host",
+        "_left",
+        "_next",
+        "_port",
+        "_scanned",
+        "_state",
+        "_websocket",
+        "settled",
+    )
 
     def __init__(self, host: str, port: int) -> None:
         """``port``: the one that was dialled, which each request that names one must name."""
         self._host = host
         self._port = port
-        self._first = True
         self._state = HEAD
+        self._next = HEAD
+        """The state after this request: SWITCHING where it asked for another protocol, and is not answered yet."""
+        self._websocket = False
+        """What it asked for."""
         self._left = 0
         self._held = b""
         self._scanned = 0
-        self._answer = b""
+        self._answers = Answers()
         self.settled = False
 
     @property
@@ -71,29 +94,22 @@ class Requests:
 
     def down(self, chunk: bytes) -> bytes:
         """Look at the server's bytes; what may pass of the client's now."""
-        if self._state != SWITCHING or self.settled:
+        status = self._answers.down(chunk)
+        if self._next != SWITCHING:
             return b""
-        answer, at = self._answer + chunk, 0
-        while True:
-            status = _STATUS.match(answer, at)
-            if status is None:
-                if len(answer) - at >= 13:
-                    raise Forbidden  # no answer that could be told from another
-                break
-            if status[1] == b"101":
-                self.settled = True
-                held, self._held = self._held, b""
-                return held
-            if status[1][:1] != b"1":
-                self._state, self._answer = HEAD, b""
+        if status == SWITCHED:
+            if not self._websocket or self._state != SWITCHING:
+                raise Forbidden  # to what cannot be read, or in the middle of the request
+            self.settled = True
+            held, self._held, self._next = self._held, b"", HEAD
+            return held
+        if status:
+            self._next = HEAD
+            if self._state == SWITCHING:
+                self._state = HEAD
                 return self.up(b"")
-            end = answer.find(b"\r\n\r\n", at)
-            if end < 0:
-                if len(answer) - at > MAX_ANSWER:
-                    raise Forbidden
-                break
-            at = end + 4
-        self._answer = answer[at:]
+        elif self._answers.lost:
+            raise Forbidden  # no answer that could be told from another
         return b""
 
     def _head(self, held: bytes, at: int) -> int:
@@ -109,28 +125,31 @@ class Requests:
         if not isinstance(seen, Sniffed) or seen.host != self._host or seen.port not in (None, self._port):
             raise Forbidden
         self._scanned = 0
-        told = {
-            found[1].lower(): found[2].strip(b" \t").lower()
-            for found in TELLING.finditer(rest, 0, seen.consumed)
-        }
-        if b"transfer-encoding" in told:
-            self._state = SIZE
-        else:
-            self._left = int(told.get(b"content-length", b"0"))
-            self._state = LENGTH if self._left else HEAD
-        if b"upgrade" in told:
-            # Only at once (a proxy in front of the server might not expect it later), and only where nothing else has to be framed meanwhile.
-            if not self._first or self._state != HEAD:
-                raise Forbidden
-            self._state = SWITCHING
-        self._first = False
+        told = FRAMING_OR_ASKING.findall(rest, 0, seen.consumed)
+        if told:
+            self._read(told)
+        self._answers.expect(rest[:5] == b"HEAD ")
+        if self._state != SIZE:
+            self._state = LENGTH if self._left else self._next
         return at + seen.consumed
+
+    def _read(self, told: list[tuple[bytes, bytes]]) -> None:
+        """What a head says of the request's body, and of what may follow it: each once, and as it must be."""
+        fields = {name.lower(): value.strip(b" \t").lower() for name, value in told}
+        if b"transfer-encoding" in fields:
+            self._state = SIZE
+        self._left = int(fields.get(b"content-length", b"0"))
+        if not ASKING.isdisjoint(fields):
+            if not self._answers.complete:
+                raise Forbidden  # whose answer the next one is could not be told
+            self._next = SWITCHING
+            self._websocket = fields.get(b"upgrade") == b"websocket" and b"http2-settings" not in fields
 
     def _length(self, held: bytes, at: int) -> int:
         taken = min(self._left, len(held) - at)
         self._left -= taken
         if not self._left:
-            self._state = HEAD if self._state == LENGTH else CHUNK_END
+            self._state = self._next if self._state == LENGTH else CHUNK_END
         return at + taken
 
     def _size(self, held: bytes, at: int) -> int:
@@ -156,7 +175,7 @@ class Requests:
 
     def _trailers(self, held: bytes, at: int) -> int:
         if held[at : at + 2] == b"\r\n":
-            self._state = HEAD
+            self._state = self._next
             return at + 2
         end = held.find(b"\r\n\r\n", at, at + MAX_TRAILERS)
         if end < 0:
@@ -170,7 +189,7 @@ class Requests:
             field = _TRAILER.fullmatch(line)
             if field is None or field[1].lower() in _NOT_IN_TRAILERS:
                 raise Forbidden
-        self._state = HEAD
+        self._state = self._next
         return end + 4
 
     def _switching(self, held: bytes, at: int) -> int:

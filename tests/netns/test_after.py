@@ -42,7 +42,6 @@ LATER = {
     ],
     "h2c, right host": [GET, UPGRADE.replace(b"websocket", b"h2c") + EVIL],
     "h2 by prior knowledge": [GET, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + EVIL],
-    "websocket, not at once": [GET, UPGRADE + EVIL],
     "upgrade to what nobody knows": [GET, UPGRADE.replace(b"websocket", b"stolen/1")],
     "upgrade that the server refuses": [UPGRADE.replace(b"/echo", b"/status/400") + EVIL],
     "two lengths": [GET, POST.replace(b"\r\nContent", b"\r\nContent-Length: 4\r\nContent") + EVIL],

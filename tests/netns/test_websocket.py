@@ -65,3 +65,20 @@ def test_a_frame_sent_before_the_answer_waits_for_it(lab: Lab) -> None:
         while not got.endswith(said):
             got += bytes.fromhex(puppet.do("receive", id=1))
     assert got.endswith(b"\r\n\r\n" + said)
+
+
+def test_a_later_request_of_a_connection_may_ask(lab: Lab) -> None:
+    with Puppet(lab, allow=["allowed.test"]) as puppet:
+        puppet.connect(GOOD_IP, Port.HTTP)
+        puppet.send(b"GET / HTTP/1.1\r\nHost: allowed.test\r\n\r\n")
+        first = bytes.fromhex(puppet.do("receive", id=1))
+        assert first.startswith(b"HTTP/1.1 200 ")
+        puppet.send(ASKS)
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += bytes.fromhex(puppet.do("receive", id=1))
+        assert b"HTTP/1.1 101 " in head
+        said = FRAMES["what would be a forbidden request"]
+        puppet.send(said)
+        puppet.do("shut", id=1)
+        assert puppet.receive_all() == said

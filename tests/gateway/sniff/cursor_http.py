@@ -74,7 +74,7 @@ def read_head(lines: list[bytes], consumed: int) -> Sniffed | Refused:
     if request is None or fields is None:
         return BAD
     method, target, version = request
-    if not frames_one_body(fields, version) or not upgrades_to_nothing_hidden(fields):
+    if has_tabs(fields) or not frames_one_body(fields, version) or not asks_for_one_protocol(fields):
         return BAD
     hosts = fields.get(b"host", [])
     if len(hosts) != 1:  # RFC 9112 section 3.2; of HTTP/1.0 too
@@ -82,9 +82,10 @@ def read_head(lines: list[bytes], consumed: int) -> Sniffed | Refused:
     named = read_authority(hosts[0])
     if named is None:
         return Refused(Reason.BAD_NAME, "http", hosts[0][:253])
-    if not target_agrees(method, target, named):
+    other = read_target(method, target, named)
+    if other is None or (other[0], other[1] or 80) != (named[0], named[1] or 80):
         return BAD
-    return Sniffed("http", named[0], named[1], False, consumed)
+    return Sniffed("http", named[0], named[1] or other[1], False, consumed)
 
 
 def read_fields(lines: list[bytes]) -> dict[bytes, list[bytes]] | None:
@@ -94,7 +95,7 @@ def read_fields(lines: list[bytes]) -> dict[bytes, list[bytes]] | None:
         name, colon, value = line.partition(b":")
         if not colon or not name or not TCHAR.issuperset(name):
             return None
-        fields.setdefault(name.lower(), []).append(value.strip(b" \t"))
+        fields.setdefault(name.lower(), []).append(value.strip(b" "))
     return fields
 
 
@@ -109,10 +110,15 @@ def frames_one_body(fields: dict[bytes, list[bytes]], version: bytes) -> bool:
     return all(coding.lower() == b"chunked" and version == b"HTTP/1.1" for coding in codings)
 
 
-def upgrades_to_nothing_hidden(fields: dict[bytes, list[bytes]]) -> bool:
-    """No h2c (RFC 7540 section 3.2); websocket once, or nothing."""
-    upgrades = [value.lower() for value in fields.get(b"upgrade", [])]
-    return upgrades in ([], [b"websocket"]) and b"http2-settings" not in fields
+def has_tabs(fields: dict[bytes, list[bytes]]) -> bool:
+    """Where who strips blanks alone reads another value than who strips tabs too (RFC 9110 section 5.5 has both)."""
+    names = (b"host", b"content-length", b"transfer-encoding")
+    return any(b"\t" in value for name in names for value in fields.get(name, []))
+
+
+def asks_for_one_protocol(fields: dict[bytes, list[bytes]]) -> bool:
+    """Whatever it is: that is for who sees the answer."""
+    return len(fields.get(b"upgrade", [])) <= 1 and len(fields.get(b"http2-settings", [])) <= 1
 
 
 def read_authority(text: bytes) -> tuple[str, int | None] | None:
@@ -128,15 +134,14 @@ def read_authority(text: bytes) -> tuple[str, int | None] | None:
     return host, int(digits)
 
 
-def target_agrees(method: bytes, target: bytes, named: tuple[str, int | None]) -> bool:
-    """RFC 9112 section 3.2: a path; ``*`` for OPTIONS; or a URI of http that names what Host names, a missing port being 80."""
+def read_target(method: bytes, target: bytes, named: tuple[str, int | None]) -> tuple[str, int | None] | None:
+    """RFC 9112 section 3.2: what a URI of http names; what Host names where it is a path, or ``*`` for OPTIONS."""
     if target.startswith(b"/") or (target == b"*" and method == b"OPTIONS"):
-        return True
+        return named
     if target[:7].lower() != b"http://":
-        return False
+        return None
     rest = target[7:]
     end = min((at for at in (rest.find(mark) for mark in (b"/", b"?", b"#")) if at >= 0), default=len(rest))
     if rest[end : end + 1] == b"#":
-        return False  # no fragment is ever sent
-    other = read_authority(rest[:end])
-    return other is not None and (other[0], other[1] or 80) == (named[0], named[1] or 80)
+        return None  # no fragment is ever sent
+    return read_authority(rest[:end])

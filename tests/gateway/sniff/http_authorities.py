@@ -13,16 +13,17 @@ from tests.gateway.sniff.heads import (
 )
 
 AGREE = b"""
-http://a.test/                  a.test
-http://a.test                   a.test
-http://a.test?q                 a.test
-HTTP://A.TEST./                 a.test
-hTTp://a.test/http://b.test@x   a.test
-http://a.test/?x=@b.test:1#     a.test
-http://a.test:80/               a.test
-http://a.test/                  a.test:80
-http://a.test:080/              a.test:80
-http://a.test:8080/             A.test.:8080
+http://a.test/                  a.test          -
+http://a.test                   a.test          -
+http://a.test?q                 a.test          -
+HTTP://A.TEST./                 a.test          -
+hTTp://a.test/http://b.test@x   a.test          -
+http://a.test/?x=@b.test:1#     a.test          -
+http://a.test:80/               a.test          80
+http://a.test:080               a.test          80
+http://a.test/                  a.test:80       80
+http://a.test:080/              a.test:80       80
+http://a.test:8080/             A.test.:8080    8080
 """
 
 DIFFER = b"""
@@ -47,7 +48,7 @@ a.1 a.test.0x a.0xff [::1] [::1]:80 [::ffff:127.0.0.1] [fe80::1%25eth0] [fe80::1
 
 NO_HOSTNAMES = [
     *LITERALS_AND_OTHERS,
-    *(b"", b"a.test, b.test", b"a.test b.test", b"a.test\tb.test", b"a.test: 80", b"a.test :80"),
+    *(b"", b"a.test, b.test", b"a.test b.test", b"a.test: 80", b"a.test :80"),
     *(b"b\xc3\xbccher.test", b"a.test\xff", b"\x80", b"\xe2\x84\xaaa.test", b"a\xadb.test", b"\x85"),
     *(b"a.test\xa0", b"\xa0a.test", b"a.test:\xb2"),
     *(b"a" * 64 + b".test", b"a." * 124 + b"ab.com", b"a" * 300, b"\xc3" * 400),
@@ -59,9 +60,9 @@ ABSOLUTE = [  # C2
             f"absolute {target.decode()}, {host.decode()}",
             b"GET " + target + b" HTTP/1.1",
             b"Host: " + host,
-            port=int(host.partition(b":")[2] or 0) or None,
+            port=None if port == b"-" else int(port),
         )
-        for target, host in (line.split() for line in AGREE.strip().splitlines())
+        for target, host, port in (line.split() for line in AGREE.strip().splitlines())
     ),
     *(bad(f"absolute {target!r}, a.test", b"GET " + target + b" HTTP/1.1", HOST) for target in DIFFER),
     bad("absolute, port in Host alone", b"GET http://a.test/ HTTP/1.1", b"Host: a.test:8080"),
@@ -88,5 +89,17 @@ HOSTS = [  # C2, A3
     bad("three Hosts", GET, b"Host: b.test", HOST, b"Host: c.test"),
     *(no_name(f"Host {host!r}", host) for host in NO_HOSTNAMES),
     Head("empty Host without a space", head(GET, b"Host:"), Refused(Reason.BAD_NAME, "http")),
-    Head("Host of blanks", head(GET, b"Host: \t "), Refused(Reason.BAD_NAME, "http")),
+    Head("Host of blanks", head(GET, b"Host:   "), Refused(Reason.BAD_NAME, "http")),
+    *(
+        bad(f"a tab: {host!r}", GET, b"Host:" + host)
+        for host in (
+            b"\ta.test",
+            b" \ta.test",
+            b" a.test\t",
+            b" a.test \t ",
+            b" a.test\tb.test",
+            b"\t",
+            b" \t ",
+        )
+    ),
 ]

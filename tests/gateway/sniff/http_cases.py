@@ -103,7 +103,7 @@ LENGTHS_REFUSED = [
         b"\xb2",
         b"5;a",
     ),
-    *(b"9" * 19, b"0" * 19, b"18446744073709551621", b'"5"'),
+    *(b"9" * 19, b"0" * 19, b"18446744073709551621", b'"5"', b"\t58", b"58\t", b" \t58", b"58 \t "),
 ]
 
 CODINGS_REFUSED = [
@@ -126,10 +126,14 @@ CODINGS_REFUSED = [
         b"chunked\xa0",
         b"chunked\x85",
         b"c",
+        b"\tchunked",
+        b" \t chunked",
+        b"chunked\t",
+        b"chunked\t ",
     ),
 ]
 
-UPGRADES_REFUSED = [
+UPGRADES_OTHER = [
     *(
         b"",
         b"h2c",
@@ -138,8 +142,9 @@ UPGRADES_REFUSED = [
         b"websocket, h2c",
         b"h2c, websocket",
         b"websocket,",
-        b"TLS/1.0",
+        b"TLS/1.2",
         b"websocket/13",
+        b"\tTLS/1.2, foo/2\t",
     ),
 ]
 
@@ -166,7 +171,7 @@ USUAL = [
     names("253 bytes", GET, b"Host: " + b"a." * 124 + b"a.com", host="a." * 124 + "a.com"),
     names("a label of 63 bytes", GET, b"Host: " + b"a" * 63 + b".test", host="a" * 63 + ".test"),
     names("no space after the colon", GET, b"Host:a.test"),
-    names("blanks about the value", GET, b"Host: \t  a.test \t "),
+    names("blanks about the value", GET, b"Host:    a.test  "),
     names("port", GET, b"Host: a.test:8080", port=8080),
     names("port 1", GET, b"Host: a.test:1", port=1),
     names("port 65535", GET, b"Host: a.test:65535", port=65535),
@@ -272,7 +277,7 @@ FRAMING = [  # C5
     names("a length in HTTP/1.0", b"POST / HTTP/1.0", HOST, b"Content-Length: 5"),
     names("a length with leading zeros", b"POST / HTTP/1.1", HOST, b"Content-Length: 005"),
     names("chunked", b"POST / HTTP/1.1", HOST, b"Transfer-Encoding: chunked"),
-    names("Chunked in any case", b"POST / HTTP/1.1", HOST, b"tRANSFER-eNCODING:CHUNKED \t"),
+    names("Chunked in any case", b"POST / HTTP/1.1", HOST, b"tRANSFER-eNCODING:CHUNKED  "),
     bad("length and coding", b"POST / HTTP/1.1", HOST, b"Content-Length: 5", b"Transfer-Encoding: chunked"),
     bad("coding and length", b"POST / HTTP/1.1", HOST, b"Transfer-Encoding: chunked", b"Content-Length: 5"),
     bad("another coding in a field of any case", b"POST / HTTP/1.1", HOST, b"tRANSFER-eNCODING: gzip"),
@@ -299,13 +304,13 @@ FRAMING = [  # C5
     ),
 ]
 
-UPGRADES = [  # C4, C6
+UPGRADES = [  # C4, C6: what they ask for is for who sees the answer (test_requests)
     names(
         "websocket", GET, HOST, b"Upgrade: websocket", b"Connection: Upgrade", b"Sec-WebSocket-Version: 13"
     ),
     names("WebSocket in any case", GET, HOST, b"upgrade: WebSocket", b"connection: upgrade"),
     names("Connection without Upgrade", GET, HOST, b"Connection: keep-alive"),
-    bad(
+    names(
         "h2c",
         GET,
         HOST,
@@ -313,14 +318,22 @@ UPGRADES = [  # C4, C6
         b"Upgrade: h2c",
         b"HTTP2-Settings: AAMAAABkAAQ",
     ),
-    bad("HTTP2-Settings alone", GET, HOST, b"http2-settings: AAMAAABkAAQ"),
-    bad("HTTP2-Settings with websocket", GET, HOST, b"Upgrade: websocket", b"HTTP2-Settings:"),
+    names(
+        "h2c and a body",
+        b"POST / HTTP/1.1",
+        HOST,
+        b"Upgrade: h2c",
+        b"HTTP2-Settings: A",
+        b"Content-Length: 4",
+    ),
+    names("HTTP2-Settings alone", GET, HOST, b"http2-settings: AAMAAABkAAQ"),
+    names("HTTP2-Settings with websocket", GET, HOST, b"Upgrade: websocket", b"HTTP2-Settings:"),
     bad("two Upgrades", GET, HOST, b"Upgrade: websocket", b"Upgrade: h2c"),
     bad("two equal Upgrades", GET, HOST, b"Upgrade: websocket", b"Upgrade: websocket"),
-    *(bad(f"Upgrade {value!r}", GET, HOST, b"Upgrade: " + value) for value in UPGRADES_REFUSED),
-    bad("h2c in a lower-case field", GET, HOST, b"upgrade: h2c"),
-    bad("h2c in an upper-case field", GET, HOST, b"UPGRADE: h2c"),
-    bad("h2c in HTTP/1.0", b"GET / HTTP/1.0", HOST, b"Upgrade: h2c"),
+    bad("two HTTP2-Settings", GET, HOST, b"Upgrade: h2c", b"HTTP2-Settings: A", b"HTTP2-Settings: A"),
+    *(names(f"Upgrade {value!r}", GET, HOST, b"Upgrade: " + value) for value in UPGRADES_OTHER),
+    names("h2c in HTTP/1.0", b"GET / HTTP/1.0", HOST, b"Upgrade: h2c"),
+    bad("h2c, and no Host", GET, b"Upgrade: h2c"),
 ]
 
 LENGTHS = [  # C7

@@ -43,7 +43,7 @@ def curl() -> Iterator[Client]:
             ["-X", "OPTIONS", "--request-target", "*", "http://options.curl.test/"],
         ),
         ("user-host", "other.curl.test", ["-H", "Host: other.curl.test", "http://get.curl.test/"]),
-        ("h2c", None, ["--http2", "http://h2c.curl.test/"]),
+        ("h2c", "h2c.curl.test", ["--http2", "http://h2c.curl.test/"]),
         ("prior-knowledge", None, ["--http2-prior-knowledge", "http://h2c.curl.test/"]),
         ("tunnel", None, ["-p", "-x", "http://127.0.0.1:80", "http://tunnel.curl.test/"]),
         ("no-host", None, ["-H", "Host:", "http://get.curl.test/"]),
@@ -86,10 +86,32 @@ def others(directory: Path) -> Iterator[Client]:
     yield Client("chromium", command, "chromium.test")
 
 
+JAVA = """
+import java.net.URI;
+import java.net.http.*;
+public class Ask {
+  public static void main(String[] said) throws Exception {
+    var request = HttpRequest.newBuilder(URI.create(said[0]));
+    if (said.length > 1) request.POST(HttpRequest.BodyPublishers.ofString(said[1]));
+    HttpClient.newHttpClient().send(request.build(), HttpResponse.BodyHandlers.discarding());
+  }
+}
+"""
+
+
+def java(directory: Path) -> Iterator[Client]:
+    """Both ask for h2c, as each request of this client does."""
+    source = directory / "Ask.java"
+    source.write_text(JAVA)
+    for file, words in (("get", []), ("post", ["body"])):
+        host = f"{file}.java.test"
+        yield Client(f"java-{file}", ["java", str(source), f"http://{host}/", *words], host)
+
+
 def inside() -> None:
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     with tempfile.TemporaryDirectory() as path:
-        every = [*curl(), *others(Path(path))]
+        every = [*curl(), *others(Path(path)), *java(Path(path))]
         names = set(re.findall(r"[\w.-]+\.test\b\.?", " ".join(" ".join(client.command) for client in every)))
         hosts = Path(path) / "hosts"
         hosts.write_text("".join(f"127.0.0.1 {name}\n" for name in sorted(names)))

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+import gateway.sniff.answers
 import gateway.sniff.http
 import gateway.sniff.requests
 import gateway.sniff.tls
 import matcher.hostname
 
-SNIFFERS = [gateway.sniff.http, gateway.sniff.requests, gateway.sniff.tls]
+SNIFFERS = [gateway.sniff.answers, gateway.sniff.http, gateway.sniff.requests, gateway.sniff.tls]
 MODULES = [*SNIFFERS, matcher.hostname]
 
 SINGLE = (["IN"], ["LITERAL"], ["NOT_LITERAL"], ["ANY"])

@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.sniff import Forbidden, NeedMore, Refused, Requests, Sniffed, requests, sniff, watch
+from gateway.sniff.answers import MAX_ANSWER
 from gateway.sniff.http import MAX_HEAD, sniff_http
-from gateway.sniff.requests import FIRST_LOOK, MAX_ANSWER, MAX_HELD
+from gateway.sniff.requests import FIRST_LOOK, MAX_HELD
 
 HOST, PORT = "allowed.test", 80
 GET = b"GET / HTTP/1.1\r\nHost: allowed.test\r\n\r\n"
@@ -18,6 +19,16 @@ CHUNKED = (
 TRAILED = CHUNKED[:-2] + b"Checksum: abc\r\nOther:\r\n\r\n"
 EVIL = b"GET /stolen HTTP/1.1\r\nHost: evil.test\r\n\r\n"
 SOCKET = b"GET /ws HTTP/1.1\r\nHost: allowed.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+TO_H2C = b"Connection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAEAAEAAAAIAAAAAAAMAAAAAAAQBAAAAAAUAAEAAAAYABgAA\r\nUpgrade: h2c\r\n"
+TO_TLS = b"Upgrade: TLS/1.2\r\nConnection: Upgrade\r\n"
+OK = b"HTTP/1.1 200 OK\r\nServer: x\r\nContent-Length: 2\r\n\r\nok"
+SWITCHES = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"
+
+
+def asking(request: bytes, fields: bytes = TO_H2C) -> bytes:
+    """The same, with what asks for another protocol."""
+    line, _, rest = request.partition(b"\r\n")
+    return line + b"\r\n" + fields + rest
 
 
 def run(data: bytes, cuts: list[int]) -> tuple[bytes, bool]:
@@ -46,6 +57,14 @@ GOOD = {
     "another case": GET + GET.replace(b"allowed.test", b"ALLOWED.test"),
     "absolute form": GET + GET.replace(b"GET /", b"GET http://allowed.test/"),
     "HTTP/1.0": GET.replace(b"1.1", b"1.0") + GET,
+    "absolute form with its port": GET + GET.replace(b"GET /", b"GET http://allowed.test:80/"),
+    "extensions of chunks": CHUNKED.replace(
+        b"\r\n5\r\n", b'\r\n5 ; a = "b;c\t/ d\\"";x\t;y="";chunk-signature=ad80c7\r\n'
+    ),
+    "h2c": asking(GET),
+    "h2c and a body": asking(POST),
+    "TLS and chunks": asking(CHUNKED, TO_TLS),
+    "websocket and trailers": asking(TRAILED, b"Upgrade: websocket\r\n"),
 }
 
 
@@ -75,8 +94,14 @@ BAD = {
     "a negative length": POST.replace(b": 5", b": -5"),
     "a signed length": POST.replace(b": 5", b": +5"),
     "coding with a twist": CHUNKED.replace(b": chunked", b": chunked, identity"),
-    "a late upgrade": SOCKET,
-    "h2c": GET.replace(b"\r\n\r\n", b"\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n\r\n"),
+    "a websocket before the last is answered": SOCKET,
+    "h2c before the last is answered": asking(GET),
+    "h2 settings before the last is answered": asking(GET, b"HTTP2-Settings: AA\r\n"),
+    "a tab before the host": GET.replace(b"Host: ", b"Host:\t"),
+    "a tab behind the host": GET.replace(b"test\r\n", b"test\t\r\n"),
+    "a tab before the coding": CHUNKED.replace(b": chunked", b":\tchunked"),
+    "a tab before the length": POST.replace(b": 5", b":\t5"),
+    "absolute form, another port": GET.replace(b"GET /", b"GET http://allowed.test:8080/"),
     "a folded line": GET.replace(b"\r\n\r\n", b"\r\nA: b\r\n c\r\n\r\n"),
     "bare line feeds": GET.replace(b"\r\n", b"\n"),
 }
@@ -107,6 +132,17 @@ ODD_CHUNKS = {
     "bare line feed": b"5\nhello\r\n",
     "bare carriage return": b"5\rhello\r\n",
     "control in the extension": b"5;\x00\r\nhello\r\n",
+    "a request line for an extension": b"18;x / HTTP/1.1\r\n" + EVIL[:0x18] + b"\r\n",
+    "a request line in a quoted one": b'5;x=" / HTTP/1.1"\r\nhello\r\n',
+    "half a request line in a quoted one": b'5;x="a / http/1.1"\r\nhello\r\n',
+    "an extension without a name": b"5;\r\nhello\r\n",
+    "an extension of nothing": b"5;a=\r\nhello\r\n",
+    "two names": b"5;a b\r\nhello\r\n",
+    "two values": b"5;a=b=c\r\nhello\r\n",
+    "a quote without end": b'5;a="b\r\nhello\r\n',
+    "something behind a quote": b'5;a="b"c\r\nhello\r\n',
+    "a blank at the end": b"5;a=b \r\nhello\r\n",
+    "a high byte in the extension": b'5;a="\xff"\r\nhello\r\n',
     "too many digits": b"0000000000000005\r\nhello\r\n",
     "a line without end": b"5;" + b"a" * 2000,
     "too long by one": b"5\r\nhello!\r\n",
@@ -207,11 +243,6 @@ def test_a_watch_never_begins_where_the_first_bytes_name_something_else(first: b
     assert isinstance(seen, Sniffed)
     with pytest.raises(Forbidden):
         watch(seen, first, port)
-
-
-def test_a_body_with_an_upgrade_ends_it() -> None:
-    with pytest.raises(Forbidden):
-        Requests(HOST, PORT).up(SOCKET.replace(b"\r\n\r\n", b"\r\nContent-Length: 3\r\n\r\nabc"))
 
 
 def test_what_the_server_says_is_of_no_interest_otherwise() -> None:
@@ -355,5 +386,158 @@ def test_many_interim_answers_at_once() -> None:
     watching.up(SOCKET + b"early")
     interim = b"HTTP/1.1 100 \r\n\r\n"
     assert watching.down(interim * 3000 + interim[:5]) == b""
-    assert watching._answer == interim[:5]
+    assert watching._answers._held == interim[:5]
     assert watching.down(interim[5:] + b"HTTP/1.1 101 \r\n") == b"early"
+
+
+# -- who asks for another protocol
+
+OTHERS = {
+    "h2c": TO_H2C,
+    "TLS": TO_TLS,
+    "a list": b"Upgrade: websocket, h2c\r\n",
+    "nothing": b"Upgrade:\r\n",
+    "nobody knows": b"Upgrade: foo/1\r\n",
+    "h2 settings alone": b"HTTP2-Settings: AA\r\n",
+    "websocket and h2 settings": b"Upgrade: websocket\r\nHTTP2-Settings: AA\r\n",
+}
+ASKED = [asking(request, fields) for request in (GET, POST, CHUNKED, TRAILED) for fields in OTHERS.values()]
+CHUNKED_OK = b"HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked\r\n\r\n3;a=b\r\nabc\r\n1\r\nx\r\n0\r\n\r\n"
+CONTINUES = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+def pieces(data: bytes, size: int) -> list[bytes]:
+    return [data[at : at + size] for at in range(0, len(data), size)]
+
+
+@pytest.mark.parametrize("asked", ASKED, ids=[f"{name}-{at}" for at in range(4) for name in OTHERS])
+@pytest.mark.parametrize("size", [1, 2, 7, 10_000])
+def test_a_server_that_does_not_heed_it_gets_one_request_after_another(asked: bytes, size: int) -> None:
+    """As often as the client likes (Java asks with each request), however all of it arrives."""
+    watching = Requests(HOST, PORT)
+    for answer in (OK, CHUNKED_OK, CONTINUES + OK, OK.replace(b"200 OK", b"404")):
+        assert b"".join(watching.up(piece) for piece in pieces(asked, size)) == asked
+        assert not b"".join(watching.down(piece) for piece in pieces(answer, size))
+        assert watching.up(GET) == GET
+        assert watching.down(OK) == b""
+    assert not watching.settled
+    with pytest.raises(Forbidden):
+        watching.up(EVIL)
+
+
+@pytest.mark.parametrize("asked", ASKED, ids=[f"{name}-{at}" for at in range(4) for name in OTHERS])
+@pytest.mark.parametrize("before", [b"", CONTINUES, OK], ids=["at once", "interim", "later"])
+def test_a_server_that_switches_to_what_cannot_be_read_is_left(asked: bytes, before: bytes) -> None:
+    """With nothing of what was said too early, in whichever pieces the answer comes."""
+    for size in (1, 5, 1000):
+        watching = Requests(HOST, PORT)
+        if before == OK:
+            watching.up(GET)
+            watching.down(OK)
+        assert watching.up(asked) == asked
+        assert watching.up(b"PRI * HTTP/2.0\r\n") == b""
+        passed = b""
+        with pytest.raises(Forbidden):
+            for piece in pieces(before.replace(OK, b"") + SWITCHES, size):
+                passed += watching.down(piece)
+        assert not passed and not watching.settled
+
+
+def test_what_follows_waits_for_the_answer_and_is_read_then() -> None:
+    for asked in ASKED:
+        watching = Requests(HOST, PORT)
+        assert watching.up(asked + GET) == asked
+        assert watching.down(CONTINUES) == b""
+        assert watching.down(OK) == GET
+        watching = Requests(HOST, PORT)
+        assert watching.up(asked + EVIL) == asked
+        with pytest.raises(Forbidden):
+            watching.down(OK)
+
+
+@pytest.mark.parametrize("fields", [TO_H2C, b"Upgrade: websocket\r\n"], ids=["h2c", "websocket"])
+@pytest.mark.parametrize("request_", [POST, CHUNKED], ids=["length", "chunked"])
+def test_a_switch_before_the_request_is_whole_ends_it(request_: bytes, fields: bytes) -> None:
+    """Not even a websocket begins in the middle of a request (RFC 9110 section 7.8)."""
+    asked = asking(request_, fields)
+    for end in range(asked.index(b"\r\n\r\n") + 4, len(asked)):
+        watching = Requests(HOST, PORT)
+        watching.up(asked[:end])
+        with pytest.raises(Forbidden):
+            watching.down(SWITCHES)
+
+
+@pytest.mark.parametrize("request_", [POST, CHUNKED, TRAILED], ids=["length", "chunked", "trailers"])
+def test_an_answer_before_the_request_is_whole(request_: bytes) -> None:
+    """A server may refuse a body, or ask for it; the rest is framed as it was, and the next request is read."""
+    asked = asking(request_)
+    for end in range(asked.index(b"\r\n\r\n") + 4, len(asked)):
+        watching = Requests(HOST, PORT)
+        passed = watching.up(asked[:end])
+        assert watching.down(CONTINUES) == b""
+        assert watching.down(OK) == b""
+        assert passed + watching.up(asked[end:] + GET) == asked + GET
+        with pytest.raises(Forbidden):
+            watching.up(EVIL)
+
+
+def test_a_websocket_later_on_a_connection() -> None:
+    watching = Requests(HOST, PORT)
+    for request, answer in ((POST, OK), (asking(GET), CHUNKED_OK), (SOCKET, OK)):
+        assert watching.up(request) == request
+        assert watching.down(answer) == b""
+    assert watching.up(SOCKET + b"early") == SOCKET
+    assert watching.down(SWITCHES + b"late") == b"early"
+    assert watching.settled
+
+
+def test_a_websocket_that_was_asked_for_with_a_body() -> None:
+    asked = asking(POST, b"Upgrade: websocket\r\n")
+    watching = Requests(HOST, PORT)
+    assert watching.up(asked + b"early") == asked
+    assert watching.down(SWITCHES) == b"early"
+    assert watching.settled
+
+
+@pytest.mark.parametrize("asked", [SOCKET, asking(GET)], ids=["websocket", "h2c"])
+def test_the_body_of_an_earlier_answer_is_no_answer(asked: bytes) -> None:
+    """Who asks while one is still coming is not answered by it, whatever it holds."""
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(SWITCHES), SWITCHES)
+    for end in range(len(answer)):
+        watching = Requests(HOST, PORT)
+        watching.up(GET)
+        watching.down(answer[:end])
+        with pytest.raises(Forbidden):
+            watching.up(asked)
+
+
+@pytest.mark.parametrize("method", [b"GET", b"OPTIONS", b"HEAD"])
+def test_apache_asks_with_these_methods(method: bytes) -> None:
+    asked = asking(GET.replace(b"GET", method), TO_TLS)
+    answer = OK.removesuffix(b"ok") if method == b"HEAD" else OK
+    watching = Requests(HOST, PORT)
+    for request, answered in ((POST, OK), (asked, answer), (asked, answer), (POST, OK), (asked, answer)):
+        assert watching.up(request) == request
+        assert watching.down(answered) == b""
+
+
+@pytest.mark.parametrize(
+    "answer", [b"HTTP/1.1 200 OK\r\n\r\n", OK + b"x", OK.replace(b"\r\n", b"\n"), SWITCHES, b"x" * 13]
+)
+def test_where_answers_cannot_be_told_apart_nobody_may_ask(answer: bytes) -> None:
+    """All else goes on."""
+    watching = Requests(HOST, PORT)
+    watching.up(GET)
+    assert watching.down(answer) == b""
+    assert watching.up(POST + GET) == POST + GET
+    assert watching.down(OK) == b""
+    with pytest.raises(Forbidden):
+        watching.up(asking(GET))
+
+
+def test_who_sends_requests_without_waiting_may_not_ask_any_more() -> None:
+    watching = Requests(HOST, PORT)
+    watching.up(GET + GET)
+    watching.down(OK + OK)
+    with pytest.raises(Forbidden):
+        watching.up(SOCKET)
