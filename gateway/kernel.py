@@ -150,7 +150,7 @@ class KernelRecords:
             if missing := group.missing(told.seq):
                 self._missed(group, missing)
             if told.packet is not None:
-                self._note(told.packet, left=group.left)
+                self._note(told.packet, left=group.left, limited=told.limited)
         return True
 
     def _pause(self, group: "_Group") -> None:
@@ -169,9 +169,11 @@ class KernelRecords:
             alike = _Alike(str(Reason.FLOOD))
             self._sums.add(alike, _sum_record(alike, None), count)
 
-    def _note(self, packet: Packet, *, left: bool) -> None:
+    def _note(self, packet: Packet, *, left: bool, limited: bool) -> None:
         flow = self._flow_of(packet)
-        if packet.source in SANDBOX:
+        if limited:
+            made = refuse(Reason.LIMIT)
+        elif packet.source in SANDBOX:
             made = self._judge(flow, left)
         else:
             made = refuse(Reason.FORGED_SOURCE)

@@ -12,8 +12,11 @@ from gateway.flow import IPAddress
 
 # linux/netfilter/nfnetlink_log.h
 NFULNL_MSG_PACKET: Final = 4 << 8 | 0
+NFULA_MARK: Final = 2
 NFULA_PAYLOAD: Final = 9
 NFULA_SEQ: Final = 12
+LIMITED: Final = 0x2
+"""The low bits of the mark (``rules.words.LIMIT_MARK``) of what was one too many."""
 PROTOCOLS: Final = {
     1: "icmp",
     2: "igmp",
@@ -58,6 +61,8 @@ class Told(NamedTuple):
     """Of the group, from 0, modulo 2**32: a gap is what the kernel could not tell."""
     packet: Packet | None
     """None where there is no IP header to be read."""
+    limited: bool = False
+    """Whether it was refused because the sandbox has as many flows as it may have."""
 
 
 def messages(data: bytes) -> Iterator[Told]:
@@ -74,6 +79,7 @@ def messages(data: bytes) -> Iterator[Told]:
 
 def _told(data: bytes, at: int, end: int) -> Told:
     seq = packet = None
+    limited = False
     while at + 4 <= end:
         length, kind = _ATTRIBUTE.unpack_from(data, at)
         if length < 4 or at + length > end:
@@ -81,10 +87,12 @@ def _told(data: bytes, at: int, end: int) -> Told:
         kind &= 0x3FFF
         if kind == NFULA_SEQ and length == 8:
             (seq,) = _U32.unpack_from(data, at + 4)
+        elif kind == NFULA_MARK and length == 8:
+            limited = _U32.unpack_from(data, at + 4)[0] & 0xF == LIMITED
         elif kind == NFULA_PAYLOAD:
             packet = read(data[at + 4 : at + length])
         at += length + 3 & ~3
-    return Told(seq, packet)
+    return Told(seq, packet, limited)
 
 
 def read(data: bytes) -> Packet | None:

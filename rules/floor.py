@@ -7,13 +7,18 @@ a pattern of bits, which netfilter takes as it is: a mask need not be a prefix.
 from collections.abc import Iterator
 from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from rules.link import Family
 from rules.ranges import EMBEDDINGS, FLOOR, Embedding
 
 MAPPED = "::ffff:0:0/96"
 """IPv4-mapped: an IPv4 address in a program's hands, and on no wire (RFC 4291 section 2.5.5.2). The kernel refuses it whole."""
+
+UNROUTED: Final = frozenset(("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "fe80::/10", "ff00::/8"))
+"""Of the floor, what the kernel's routing drops so that INPUT never sees it: destinations that it calls martian, groups that nobody joined, and what
+IPv6 knows as another link's."""
+MULTICAST: Final[dict[Family, str]] = {4: "224.0.0.0/4", 6: "ff00::/8"}
 
 
 class Bits(NamedTuple):

@@ -1,6 +1,6 @@
 """The host's half of every uplink: what keeps a cell from the host itself and from its neighbours, and lets the rest through. Pure.
 
-Three chains of our own, each jumped to first, so that nobody else's rule is touched and all of ours are found again. They speak of devices by a
+Four chains of our own, each jumped to first, so that nobody else's rule is touched and all of ours are found again. They speak of devices by a
 wildcard: their number does not grow with sandboxes.
 """
 
@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from rules.link import Family
+from rules.terms import PORT_PROTOCOLS
 
 DEVICES: Final = "egress-+"
 """The host's end of every uplink."""
 POOLS: Final[dict[Family, str]] = {4: "169.254.64.0/18", 6: "fd65:6772:6573:7570::/64"}
 """The cells' addresses on their uplinks. Link-local for IPv4 (RFC 3927): no route of a host's leads there, it holds no address that a cloud is known
 to use, and a sandbox can dial none of it, for it is in the floor."""
+PORTS: Final = "1024-32767"
+"""Of the host's address, for what cells send. Its own programs are given others (ip_local_port_range, from 32768 where nobody changed it): those no
+cell is to use up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,7 @@ class OwnChain:
 
 def host_chains(family: Family, *, closed: bool) -> tuple[OwnChain, ...]:
     """Everything of ours in the host's tables. ``closed``: the host forwarded nothing before, and is to forward nothing else now."""
-    return guard_chain(family), forward_chain(closed=closed), masquerade_chain(family)
+    return guard_chain(family), input_chain(), forward_chain(closed=closed), masquerade_chain(family)
 
 
 def guard_chain(family: Family) -> OwnChain:
@@ -46,6 +50,11 @@ def guard_chain(family: Family) -> OwnChain:
     kinds = ("LOCAL", "ANYCAST", "MULTICAST", *(("BROADCAST",) if family == 4 else ()))
     rules = ("-m rpfilter --invert -j DROP", *(f"-m addrtype --dst-type {kind} -j DROP" for kind in kinds))
     return OwnChain("raw", "PREROUTING", "EGRESS-GUARD", f"-i {DEVICES}", rules)
+
+
+def input_chain() -> OwnChain:
+    """To the host itself, nothing: what others' DNAT has turned to it since the guard saw it, as kube-proxy does with a service's address."""
+    return OwnChain("filter", "INPUT", "EGRESS-INPUT", f"-i {DEVICES}", ("-j DROP",))
 
 
 def forward_chain(*, closed: bool) -> OwnChain:
@@ -62,9 +71,10 @@ def forward_chain(*, closed: bool) -> OwnChain:
 
 
 def masquerade_chain(family: Family) -> OwnChain:
-    """The host's own address for what a cell sends."""
-    rule = f"-s {POOLS[family]} ! -o {DEVICES} -j MASQUERADE"
-    return OwnChain("nat", "POSTROUTING", "EGRESS-MASQUERADE", "", (rule,))
+    """The host's own address for what a cell sends, and of its ports those that no program of the host's is given."""
+    ours = f"-s {POOLS[family]} ! -o {DEVICES}"
+    ported = (f"{ours} -p {protocol} -j MASQUERADE --to-ports {PORTS}" for protocol in PORT_PROTOCOLS)
+    return OwnChain("nat", "POSTROUTING", "EGRESS-MASQUERADE", "", (*ported, f"{ours} -j MASQUERADE"))
 
 
 def restore_text(chains: tuple[OwnChain, ...], held: dict[str, list[str]]) -> str:

@@ -52,7 +52,7 @@ class Iptables:
                 continue
             try:
                 self._replace(kinds[0](name), chains, kinds[1])
-            except (iptc.IPTCError, ValueError) as error:
+            except (iptc.IPTCError, iptc.XTablesError, ValueError) as error:
                 raise FirewallError(f"iptables would not take table {name}: {error}") from error
 
     @staticmethod
@@ -127,5 +127,10 @@ def _add_matches(rule: Rule, out: "iptc.Rule") -> None:
         conntrack.ctstate = rule.ctstate
         if rule.not_ctstatus is not None:
             conntrack.ctstatus = f"!{rule.not_ctstatus}"
+    if rule.flows_above is not None:
+        flows = out.create_match("connlimit")
+        flows.connlimit_above, flows.connlimit_mask = str(rule.flows_above), "0"
+    if rule.socket is not None:
+        setattr(out.create_match("socket"), rule.socket, "")
     if rule.rpfilter is not None:
         out.create_match("rpfilter").invert = ""

@@ -2,11 +2,13 @@
 
 A packet of the sandbox meets ``mangle PREROUTING`` first. There it is either redirected (TPROXY, which marks it) or left alone; what was left
 alone lands in ``filter INPUT``, whose last rules refuse it at once, from the address that was dialled. So "refuse" needs no rule of its own: it is
-what happens to everything that nothing else took. Addresses are decided by the proxy, whatever the policy: there is no other way out.
+what happens to everything that nothing else took. Dropped before is what would not land there, or whose refusal would come to nobody. Addresses are
+decided by the proxy, whatever the policy: there is no other way out.
 """
 
 from collections.abc import Iterator
 
+from rules.floor import MULTICAST
 from rules.link import Family, Link
 from rules.rule import Chain, Rule, recorded
 from rules.words import PROXY_MARK, Words, spell
@@ -16,21 +18,28 @@ def chains(link: Link, resolver: str | None, family: Family) -> tuple[Chain, ...
     """Everything that iptables holds for it in one family."""
     words = spell(link, family)
     return (
-        Chain("mangle", "PREROUTING", tuple(_redirect(link, words, resolver))),
+        Chain("mangle", "PREROUTING", tuple(_redirect(link, family, resolver))),
         Chain("filter", "INPUT", tuple(_admit(link, words, resolver)), "DROP"),
         Chain("filter", "FORWARD", (), "DROP"),
         Chain("filter", "OUTPUT", (Rule("ACCEPT", out_interface=link.device),), "DROP"),
     )
 
 
-def _redirect(link: Link, words: Words, resolver: str | None) -> Iterator[Rule]:
-    lo = link.device
+def _redirect(link: Link, family: Family, resolver: str | None) -> Iterator[Rule]:
+    lo, words = link.device, spell(link, family)
     # A direct dial of the listener would arrive with the listener's own address as the "original" destination.
     dialled = Rule("DROP", lo, destination=words.listen_ip, protocol="tcp", dport=link.listen_port)
     yield recorded(dialled)
     yield dialled
+    group = Rule("DROP", lo, destination=MULTICAST[family])
+    yield recorded(group)
+    yield group
     yield Rule("RETURN", lo, destination=words.loopback)
     yield Rule("RETURN", lo, destination=words.address)
+    # Every address is local here, so any can be bound. What the gateway answers, in whoever's name, is to the sandbox's own and has gone by.
+    forged = Rule("DROP", lo, not_source=words.address)
+    yield recorded(forged)
+    yield forged
     if resolver is not None:
         yield Rule("RETURN", lo, destination=resolver, protocol="tcp", dport=53)
     yield Rule(

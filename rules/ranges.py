@@ -22,7 +22,7 @@ FLOOR: Final = (
     Range("127.0.0.0/8", "loopback"),  # RFC 1122 section 3.2.1.3
     Range("169.254.0.0/16", "link-local"),  # RFC 3927; 169.254.169.254 is metadata on most clouds
     Range("100.100.100.200/32", "metadata"),  # Alibaba Cloud
-    Range("192.0.0.192/32", "metadata"),  # Oracle Cloud
+    Range("192.0.0.192/32", "metadata"),  # Oracle Cloud Classic
     Range("168.63.129.16/32", "metadata"),  # Azure's host
     Range("224.0.0.0/4", "multicast"),  # RFC 5771
     Range("240.0.0.0/4", "reserved"),  # RFC 1112 section 4
@@ -30,8 +30,12 @@ FLOOR: Final = (
     Range("::/128", "unspecified"),  # RFC 4291 section 2.5.2; Linux connects it to itself
     Range("::1/128", "loopback"),  # RFC 4291 section 2.5.3
     Range("fe80::/10", "link-local"),  # RFC 4291 section 2.5.6
-    Range("fd00:ec2::254/128", "metadata"),  # AWS
+    Range("fd00:ec2::/32", "metadata"),  # AWS: 254 is its metadata, 253 DNS, 123 time, 23 EKS Pod Identity
     Range("fd20:ce::254/128", "metadata"),  # Google Cloud
+    Range("fd00:42::42/128", "metadata"),  # Scaleway
+    Range("fd00:a9fe:a9fe::1/128", "metadata"),  # Akamai (Linode)
+    Range("fd00:c1::a9fe:a9fe/128", "metadata"),  # Oracle Cloud
+    Range("fd00:100::100:200/128", "metadata"),  # Alibaba Cloud
     Range("ff00::/8", "multicast"),  # RFC 4291 section 2.7
 )
 """Nothing can allow these (docs/policy.md)."""

@@ -66,6 +66,10 @@ class Rule:
     ctstate: str | None = None
     not_ctstatus: str | None = None
     """With ``ctstate`` only."""
+    flows_above: int | None = None
+    """Only where that rule has met more flows that live, whoever's they are."""
+    socket: Literal["transparent"] | None = None
+    """Only where a socket of that kind is at it already."""
     rpfilter: Literal["invert"] | None = None
     """Only what the reverse path filter would drop."""
     reject_with: str | None = None
@@ -91,6 +95,8 @@ class Rule:
             (self.mark, "-m mark --mark {}"),
             (self.ctstate, "-m conntrack --ctstate {}"),
             (self.not_ctstatus, "! --ctstatus {}"),
+            (self.flows_above, "-m connlimit --connlimit-above {} --connlimit-mask 0 --connlimit-saddr"),
+            (self.socket, "-m socket --{}"),
             (self.rpfilter, "-m rpfilter --{}"),
             (self.target, "-j {}"),
             (self.reject_with, "--reject-with {}"),

@@ -2,20 +2,21 @@
 
 Everything that enters the cell is local, by a route, and a packet leaves only by a mark, into a routing table of its own. ``mangle PREROUTING``
 goes through the rows of the decision in their order, and gives each packet one of three ends: TPROXY hands it to the proxy; MARK and ACCEPT send it
-on; ACCEPT without a mark leaves it to ``filter INPUT``, where the gateway's DNS takes what is its own and everything else is refused at once.
+on; ACCEPT without a mark leaves it to ``filter INPUT``, where the gateway's DNS takes what is its own and everything else is refused at once. What
+would not come as far as that is told of and dropped.
 """
 
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final, NamedTuple
 
-from rules.floor import floor
+from rules.floor import UNROUTED, floor
 from rules.link import Family, Link
 from rules.policy import DNS_PORT, QUIC_PORTS
 from rules.ranges import SINKHOLE
 from rules.rule import Chain, Rule, recorded
 from rules.terms import Terms, set_name
-from rules.words import ALLOWED_GROUP, FORWARD_MARK, PROXY_MARK, spell
+from rules.words import ALLOWED_GROUP, FORWARD_MARK, LIMIT_MARK, PROXY_MARK, spell
 
 NEIGHBOUR_DISCOVERY: Final = (135, 136)
 """Solicitation and advertisement (RFC 4861 sections 4.3 and 4.4)."""
@@ -25,6 +26,8 @@ neighbours, redirects (RFC 4861). No attempt to reach anything: it is on no reco
 UNFORWARDED: Final = 255
 """The hop limit of what no router passed on (RFC 4861 section 11.2)."""
 NEIGHBOURS_PER_S: Final = 20
+MAX_FLOWS: Final = 4096
+"""That leave the cell at once, in one family: the ports of the host's address, and the room of its conntrack, are everybody's."""
 
 
 class _Cell(NamedTuple):
@@ -101,7 +104,7 @@ def _decide(cell: _Cell) -> Iterator[Rule]:
     # Row 1. Where the listener listens is as little to be dialled as the cell itself.
     own = [words.gateway, words.address, *([words.listen_ip] if cell.family == 6 else [])]
     for destination in (*floor(cell.family), *own):
-        yield replace(rule, destination=destination)
+        yield from _out_of_reach(replace(rule, destination=destination))
     # Before row 2: an entry that allows the resolver's address must not open a way around the gateway's DNS.
     if terms.resolver is not None:
         yield from _to_resolver(cell, terms.resolver)
@@ -109,6 +112,16 @@ def _decide(cell: _Cell) -> Iterator[Rule]:
     yield from _name(cell)
     if terms.denied is not None:
         yield from _deny(cell)
+
+
+def _out_of_reach(rule: Rule) -> Iterator[Rule]:
+    """What nothing can allow is INPUT's to refuse, where it gets there."""
+    if rule.destination not in UNROUTED:
+        yield rule
+        return
+    dropped = replace(rule, target="DROP")
+    yield recorded(dropped)
+    yield dropped
 
 
 def _to_resolver(cell: _Cell, resolver: str) -> Iterator[Rule]:
@@ -130,6 +143,9 @@ def _allow(cell: _Cell) -> Iterator[Rule]:
     """Row 2."""
     if cell.uplink is None:
         return
+    # A policy that now allows the address too must not take a connection from the proxy that carries it: the kernel would find its socket, and INPUT
+    # not the proxy's mark. By TPROXY, which makes of a SYN that meets what is left of one (TIME_WAIT) the proxy's next.
+    yield replace(_redirection(cell), socket="transparent")
     for rule in _matching(cell, "allow"):
         yield replace(rule, target="MARK", set_xmark=FORWARD_MARK)
     yield replace(cell.from_sandbox, mark=FORWARD_MARK)
@@ -188,9 +204,14 @@ def _forward(cell: _Cell) -> Iterator[Rule]:
     invalid = Rule("DROP", device, uplink, ctstate="INVALID")
     yield recorded(invalid)
     yield invalid
+    # NEW is a flow until it is answered; confirmed it is once its first packet has left. Those that have go on, however many there are.
+    first = Rule("MARK", device, uplink, ctstate="NEW", not_ctstatus="CONFIRMED")
+    yield replace(first, flows_above=MAX_FLOWS, set_xmark=LIMIT_MARK)
+    too_many = Rule("DROP", device, uplink, mark=LIMIT_MARK)
+    yield recorded(too_many)
+    yield too_many
     leaving = Rule("ACCEPT", device, uplink, mark=FORWARD_MARK)
-    # NEW is a flow until it is answered; confirmed it is once its first packet has left.
-    yield recorded(replace(leaving, ctstate="NEW", not_ctstatus="CONFIRMED"), ALLOWED_GROUP)
+    yield recorded(replace(first, target="NFLOG", mark=FORWARD_MARK), ALLOWED_GROUP)
     yield leaving
     yield Rule("ACCEPT", uplink, device, ctstate="RELATED,ESTABLISHED")
 

@@ -8,6 +8,8 @@ PROXY_MARK: Final = "0x4/0xf"
 """Set by TPROXY on every packet that it gives to the listener; a workload cannot set marks (CAP_NET_ADMIN)."""
 FORWARD_MARK: Final = "0x1/0xf"
 """Set on what leaves the cell: the one thing by which a packet finds the uplink's routes."""
+LIMIT_MARK: Final = "0x2/0xf"
+"""Set in its place on the first packet of one flow too many, to be told of and dropped."""
 
 REFUSED_GROUP: Final = 1
 """NFLOG group of what the kernel refuses or drops: every packet."""

@@ -86,6 +86,15 @@ def test_several_messages_in_one_read() -> None:
     assert list(messages(data)) == [Told(7, read(one)), Told(9, read(two)), Told(10, None)]
 
 
+@pytest.mark.parametrize(("mark", "limited"), [(0x2, True), (0x12, True), (0x1, False), (0x6, False)])
+def test_what_was_one_too_many_is_told_by_its_mark(mark: int, limited: bool) -> None:
+    raw = message(packet("203.0.113.9", "udp"), 7)
+    attribute = struct.pack("=HHBBBB", 8, 2, 0, 0, 0, mark)
+    length = len(raw) + len(attribute)
+    (told,) = messages(struct.pack("=I", length) + raw[4:] + attribute)
+    assert (told.seq, told.limited) == (7, limited)
+
+
 def test_no_bytes_raise() -> None:
     rng = random.Random(5)
     seeds = [

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.lab.lab import Lab
-from tests.lab.places import ATTACKER_IP, BLOCKED_IP, GOOD_IP, OTHER_IP, WILD_IP, Port
+from tests.lab.places import ATTACKER_IP, BLOCKED_IP, GOOD_IP, GOOD_IP6, OTHER_IP, WILD_IP, Port
 from tests.netns.test_sandbox import Told
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
@@ -148,6 +148,50 @@ def test_what_is_no_longer_allowed_ends(lab: Lab, starter: int | None) -> None:
     assert {record["domain"] for record in by_policy} == (
         {"allowed.test"} if starter is None else {"allowed.test", None}
     )
+
+
+ASKS_TWICE = """
+import http.client, os, sys, time
+connections = [http.client.HTTPConnection(ip, 80, timeout=5) for ip in sys.argv[1:]]
+def ask(connection):
+    connection.request("GET", "/", headers={"Host": "allowed.test"})
+    return connection.getresponse().read() != b""
+said = [ask(one) for one in connections]
+sockets = [one.sock for one in connections]
+print("asked", flush=True)
+while not os.path.exists("go"):
+    time.sleep(0.02)
+for connection, sock in zip(connections, sockets):
+    try:
+        said.append(ask(connection) and connection.sock is sock)
+    except OSError as error:
+        said.append(type(error).__name__)
+print(said)
+"""
+
+
+def test_an_address_that_is_now_allowed_too_ends_nothing(lab: Lab, starter: int | None) -> None:
+    """The proxy has the connection, and keeps it, though the kernel would let the next one out."""
+    told = Told(
+        lab,
+        f"""
+        said = []
+        with Sandbox.create(security=only("allowed.test", "{WILD_IP}")) as sbx:
+            running = sbx.commands.run(["/usr/bin/python3", "-c", {ASKS_TWICE!r}, "{GOOD_IP}", "{GOOD_IP6}"], background=True, on_stdout=said.append)
+            waiting = threading.Thread(target=running.wait)
+            waiting.start()
+            while waiting.is_alive() and "asked" not in "".join(said):
+                time.sleep(0.01)
+            sbx.update_network(NetworkPolicy(allow_out=["allowed.test", "{WILD_IP}", "{GOOD_IP}", "{GOOD_IP6}"], deny_out=[ALL_TRAFFIC]))
+            sbx.commands.run("touch go")
+            waiting.join()
+            tell("".join(said).split("\\n")[1])
+        """,
+        starter,
+    )
+    assert told.lines == [["[True, True, True, True]"]]
+    assert not any(record["event"] == "egress_blocked" for record in told.records)
+    assert not any(record.get("ended_by") == "policy" for record in told.records)
 
 
 STREAM = """

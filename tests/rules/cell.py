@@ -12,16 +12,20 @@ import os
 import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
+from gateway.netd.nflog import open_logs
 from gateway.netd.sockets import open_sockets
+from gateway.packets import messages
 from rules import NetworkPolicy
 from rules.backend import Backend
 from rules.plan import VETH, build_plan
+from rules.words import ALLOWED_GROUP, REFUSED_GROUP
 from tests.lab.lab import ROOT
-from tests.rules.frames import Flow, Seen, frame, read
+from tests.rules.frames import ACK, SYN, Flow, Seen, frame, numbers, read, segment
 
 IPAddress = IPv4Address | IPv6Address
 Sources = Mapping[int, IPAddress]
@@ -60,6 +64,9 @@ class Cell:
         name = f"egcell{os.getpid()}-{next(_numbers)}"
         self.sandbox, self.cell, self.far = (f"{name}-{end}" for end in ("sandbox", "cell", "far"))
         self._stack = contextlib.ExitStack()
+        self._logs: dict[int, socket.socket] = {}
+        self._told: dict[int, Counter[Flow]] = {}
+        self.listeners: dict[int, socket.socket] = {}
 
     def __enter__(self) -> "Cell":
         with contextlib.ExitStack() as stack:
@@ -83,6 +90,18 @@ class Cell:
 
     def install(self, policy: NetworkPolicy | None, backend: Backend) -> None:
         """Both families' plans, and the gateway's sockets, which nobody reads: the kernel answers for the listening ones."""
+        self.set_rules(policy, backend)
+        with inside(self.cell):
+            logs = open_logs()
+            for plan in (build_plan(policy, "veth", 4), build_plan(policy, "veth", 6)):
+                sockets = [self._stack.enter_context(sock) for sock in open_sockets(plan).values()]
+                self.listeners[plan.family] = sockets[0]
+        for group, sock in zip((REFUSED_GROUP, ALLOWED_GROUP), logs.values(), strict=True):
+            self._logs[group] = self._stack.enter_context(sock)
+            self._told[group] = Counter()
+
+    def set_rules(self, policy: NetworkPolicy | None, backend: Backend) -> None:
+        """Both families' plans alone."""
         for family in (4, 6):
             script = (
                 "import json, sys\nfrom rules import NetworkPolicy, build_plan\nfrom rules.choose import choose\n"
@@ -91,10 +110,17 @@ class Cell:
             )
             argv = ["ip", "netns", "exec", self.cell, sys.executable, "-c", script]
             _run(*argv, given=json.dumps(policy and policy.to_dict()))
-        with inside(self.cell):
-            for plan in (build_plan(policy, "veth", 4), build_plan(policy, "veth", 6)):
-                for sock in open_sockets(plan).values():
-                    self._stack.enter_context(sock)
+
+    def told(self, group: int = REFUSED_GROUP) -> Counter[Flow]:
+        """What the kernel has told a group of since it was last asked, packet by packet."""
+        self._listen()
+        found, self._told[group] = self._told[group], Counter()
+        return found
+
+    def expire_after(self, *, udp_s: int) -> None:
+        """How long conntrack remembers what nobody answers."""
+        script = f"echo {udp_s} > /proc/sys/net/netfilter/nf_conntrack_udp_timeout"
+        _run("ip", "netns", "exec", self.cell, "sh", "-ec", script)
 
     def flush(self, *tables: str) -> None:
         """As if somebody had: no rule of theirs is left, and their policies accept."""
@@ -117,8 +143,45 @@ class Cell:
         for flow in flows:
             wire.send(frame(flow, sources[flow.destination.version], to=OF_CELL, by=OF_SANDBOX))
             back |= set(_taken(wire))
+            self._listen()
         back |= self._settle(self.sandbox, ARP_SANDBOX)
         return back, set(_taken(self._wires[self.far]))
+
+    def send_from(self, flow: Flow, sports: Iterable[int]) -> int:
+        """The same from each port; how many arrived at the far end."""
+        for sport in sports:
+            one = frame(flow, OWN[flow.destination.version], sport, to=OF_CELL, by=OF_SANDBOX)
+            self._wires[self.sandbox].send(one)
+            self._listen()
+        self._settle(self.sandbox, ARP_SANDBOX)
+        return sum(seen.flow == flow for seen in _taken(self._wires[self.far]))
+
+    def connect(self, flow: Flow, sport: int) -> tuple[int, int]:
+        """By TCP, by hand; the numbers of what comes next."""
+        syn = segment(flow, OWN[flow.destination.version], sport, (7, 0), SYN, to=OF_CELL, by=OF_SANDBOX)
+        theirs = next(
+            numbers(raw) for raw in self.exchange(syn) if read(raw) == Seen("syn-ack", flow.destination, flow)
+        )
+        return 8, theirs[0] + 1
+
+    def say(
+        self, flow: Flow, sport: int, ours: tuple[int, int], data: bytes, flags: int = ACK
+    ) -> list[tuple[str, int]]:
+        """Go on; what each answer is, and what it acknowledges."""
+        raw = segment(
+            flow, OWN[flow.destination.version], sport, ours, flags, data, to=OF_CELL, by=OF_SANDBOX
+        )
+        heard = [(read(one), numbers(one)) for one in self.exchange(raw)]
+        return [(seen.what, acked) for seen, (_, acked) in heard if seen is not None]
+
+    def exchange(self, raw: bytes) -> list[bytes]:
+        """Put a frame on the sandbox's wire; the frames that came back."""
+        wire = self._wires[self.sandbox]
+        list(_frames(wire))
+        wire.send(raw)
+        back = list(_frames(wire))
+        self._settle(self.sandbox, ARP_SANDBOX, back)
+        return back
 
     def answer(self, flows: Iterable[tuple[Flow, IPAddress, int]]) -> set[Seen]:
         """Put packets on the far end's wire: to where, from where, from which port. What arrived at the sandbox."""
@@ -128,7 +191,17 @@ class Cell:
         self._settle(self.far, ARP_FAR)
         return set(_taken(self._wires[self.sandbox]))
 
-    def _settle(self, end: str, request: str) -> set[Seen]:
+    def _listen(self) -> None:
+        """Before a log is full."""
+        for group, sock in self._logs.items():
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    for one in messages(sock.recv(1 << 16)):
+                        assert one.packet is not None
+                        protocol = one.packet.proto.replace("icmpv6", "icmp")
+                        self._told[group].update([Flow(one.packet.dest, protocol, one.packet.dest_port)])
+
+    def _settle(self, end: str, request: str, frames: list[bytes] | None = None) -> set[Seen]:
         """Wait until what was sent is through: the cell answers ARP for its own addresses, and one after the other. What came meanwhile."""
         wire = self._wires[end]
         wire.send(b"\xff" * 6 + bytes.fromhex(request[16:28] + "0806" + request))
@@ -136,6 +209,8 @@ class Cell:
         seen: set[Seen] = set()
         while (raw := wire.recv(2048))[12:14] != b"\x08\x06":
             seen |= {one for one in [read(raw)] if one}
+            if frames is not None:
+                frames.append(raw)
         wire.settimeout(0)
         for one in self._wires.values():
             _, lost = memoryview(one.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)).cast("I")
@@ -193,15 +268,22 @@ rule del pref 32766
 
 
 def _taken(wire: socket.socket) -> Iterator[Seen]:
-    """Everything that has come in but the links' own multicast reports; of what went out on the same wire, nothing."""
+    """Everything that has come in but the links' own multicast reports."""
+    for raw in _frames(wire):
+        seen = read(raw)
+        if seen is not None and seen.flow.destination != MLD_ROUTERS:
+            yield seen
+
+
+def _frames(wire: socket.socket) -> Iterator[bytes]:
+    """What has come in; of what went out on the same wire, nothing."""
     while True:
         try:
             raw, (_, _, direction, *_) = wire.recvfrom(2048)
         except BlockingIOError:
             return
-        seen = None if direction == socket.PACKET_OUTGOING else read(raw)
-        if seen is not None and seen.flow.destination != MLD_ROUTERS:
-            yield seen
+        if direction != socket.PACKET_OUTGOING:
+            yield raw
 
 
 def inside(name: str) -> contextlib.AbstractContextManager[None]:

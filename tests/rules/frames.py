@@ -9,7 +9,7 @@ IPAddress = IPv4Address | IPv6Address
 PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "gre": 47, "icmpv6": 58, "sctp": 132}
 NAMES = {number: name for name, number in PROTOCOLS.items()}
 SPORT = 40000
-SYN, RST, SYN_ACK = 0x02, 0x14, 0x12
+FIN, SYN, ACK, SYN_ACK, RST = 0x01, 0x02, 0x10, 0x12, 0x14
 
 
 class Flow(NamedTuple):
@@ -34,17 +34,38 @@ def frame(flow: Flow, source: IPAddress, sport: int = SPORT, *, to: bytes, by: b
     if flow.protocol == "icmp" and flow.destination.version == 6:
         number = PROTOCOLS["icmpv6"]
     pseudo = _pseudo(source, flow.destination, number)
-    body = _BODIES[number](sport, flow.port, pseudo)
+    return to + by + _packet(flow, source, number, _BODIES[number](sport, flow.port, pseudo))
+
+
+def segment(
+    flow: Flow, source: IPAddress, sport: int, numbers: tuple[int, int], flags: int, data: bytes = b"",
+    *, to: bytes, by: bytes,
+) -> bytes:  # fmt: skip
+    """One of TCP's; ``numbers``: its own, and what it acknowledges."""
+    head = struct.pack("!HHIIBBHHH", sport, flow.port, *numbers, 0x50, flags, 8192, 0, 0)
+    body = _summed(head + data, 16, _pseudo(source, flow.destination, PROTOCOLS["tcp"]))
+    return to + by + _packet(flow, source, PROTOCOLS["tcp"], body)
+
+
+def numbers(raw: bytes) -> tuple[int, int]:
+    """Those of a segment in a frame."""
+    _, _, body = _read_ip(raw[14:])
+    first, second = struct.unpack_from("!II", body, 4)
+    return first, second
+
+
+def _packet(flow: Flow, source: IPAddress, number: int, body: bytes) -> bytes:
+    """With what Ethernet calls it."""
     if flow.destination.version == 4:
         head = struct.pack(
             "!BBHHHBBH4s4s", 0x45, 0, 20 + len(body), 1, 0, 64, number, 0, source.packed, flow.destination.packed
         )  # fmt: skip
         head = head[:10] + checksum(head) + head[12:]
-        return to + by + b"\x08\x00" + head + body
+        return b"\x08\x00" + head + body
     head = struct.pack(
         "!IHBB16s16s", 0x60000000, len(body), number, 64, source.packed, flow.destination.packed
     )
-    return to + by + b"\x86\xdd" + head + body
+    return b"\x86\xdd" + head + body
 
 
 def checksum(data: bytes) -> bytes:

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 from rules import NetworkPolicy
 from rules.backend import Backend
@@ -144,5 +144,11 @@ def _sets(text: str) -> Rules:
             found[name] = [re.sub(r" (hashsize|bucketsize|initval) \S+", "", rest)]
         else:
             assert verb == "add", line
-            found[name].append(rest)
+            found[name].append(_entry(rest))
     return {name: [held[0], *sorted(held[1:])] for name, held in found.items()}
+
+
+def _entry(text: str) -> str:
+    """ipset writes some IPv6 addresses with an IPv4 address at their end."""
+    network, comma, port = text.partition(",")
+    return f"{ip_network(network)}{comma}{port}"

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from glob import glob
+from pathlib import Path
 
 import pytest
 
@@ -109,6 +111,31 @@ except FirewallError as error:
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "would not take" in done.stdout
     assert "mangle" in done.stdout or "deny4-port" in done.stdout
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("family", [4, 6])
+def test_an_extension_that_is_not_there_is_an_error_that_names_it(
+    family: Family, backend: Backend, tmp_path: Path
+) -> None:
+    """Its half in the programs, as a package may leave it out; where the kernel's is missing, the kernel says so."""
+    for file in glob("/usr/lib/*/xtables/*.so") + glob("/usr/lib*/xtables/*.so"):
+        if not file.endswith("libxt_connlimit.so"):
+            (tmp_path / Path(file).name).symlink_to(file)
+    script = f"""
+from rules.backend import FirewallError
+from rules.choose import choose
+from rules.plan import build_plan
+plan = build_plan(None, "veth", {family})
+try:
+    choose([plan], {backend!r}).install(plan)
+except FirewallError as error:
+    print(error)
+"""
+    argv = ["unshare", "--net", sys.executable, "-c", script]
+    environment = {**os.environ, "XTABLES_LIBDIR": str(tmp_path)}
+    done = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert "connlimit" in done.stdout, done.stderr
 
 
 # -- which one

@@ -15,7 +15,7 @@ from gateway.decide import Verdict, compile_policy, settle
 from gateway.flow import Endpoint, Flow, IPAddress
 from gateway.forecast import Forecaster, Question
 from rules import NetworkPolicy
-from rules.floor import floor
+from rules.floor import UNROUTED, floor
 from rules.plan import VETH, Family, build_plan, faults
 from rules.ranges import EMBEDDINGS, FLOOR, SINKHOLE
 from tests.rules.walking import Fate, Kernel, Packet, in_network
@@ -110,6 +110,8 @@ compiled = cache(compile_policy)
 
 def expected(policy: NetworkPolicy | None, ip: IPAddress, protocol: str, port: int) -> Fate:
     """What ``gateway.decide`` says must become of it."""
+    if any(in_network(ip, text) for text in UNROUTED if (":" in text) is (ip.version == 6)):
+        return Fate.DROPPED
     if classify(ip, LOCAL) is AddressKind.FLOOR:
         return Fate.REFUSED
     source = NetworkPolicy() if policy is None else policy
@@ -144,7 +146,13 @@ def test_the_forecast_names_the_layer_that_decides(name: str) -> None:
     policy = POLICIES[name]
     forecaster = Forecaster(policy, "veth", LOCAL)
     kernels = kernels_of(policy)
-    layers = {Fate.REFUSED: "kernel", Fate.FORWARDED: "kernel", Fate.PROXY: "proxy", Fate.DNS: "dns"}
+    layers = {
+        Fate.DROPPED: "kernel",
+        Fate.REFUSED: "kernel",
+        Fate.FORWARDED: "kernel",
+        Fate.PROXY: "proxy",
+        Fate.DNS: "dns",
+    }
     wrong = []
     for ip, port in product(PLACES, PORTS):
         if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
@@ -159,7 +167,7 @@ def test_the_forecast_names_the_layer_that_decides(name: str) -> None:
 def test_every_fate_is_met() -> None:
     """Or the tables above compare nothing."""
     met = {expected(policy, ip, *kind) for policy in POLICIES.values() for ip in PLACES for kind in KINDS}
-    assert met == {Fate.REFUSED, Fate.FORWARDED, Fate.PROXY, Fate.DNS}
+    assert met == {Fate.DROPPED, Fate.REFUSED, Fate.FORWARDED, Fate.PROXY, Fate.DNS}
 
 
 # -- the floor
@@ -191,6 +199,35 @@ def test_every_spelling_is_met() -> None:
         if ip in ip_network(embedding.network)
     }
     assert len(kinds) == 2 * len(EMBEDDINGS)
+
+
+def test_what_routing_drops_is_of_the_floor() -> None:
+    """As the floor spells it: what the rules look up is text."""
+    assert {*floor(4), *floor(6)} >= UNROUTED
+
+
+# -- what goes on, and what is too much
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_connection_stays_with_the_proxy_that_has_it(name: str) -> None:
+    """Where its address is not in the floor: whatever an IP entry says now of it."""
+    kernels = kernels_of(POLICIES[name])
+    for ip, port in product(PLACES, PORTS):
+        fate = kernels[ip.version].walk(Packet(ip, "tcp", port))
+        if fate in (Fate.PROXY, Fate.FORWARDED):
+            assert kernels[ip.version].walk(Packet(ip, "tcp", port, carried=True)) is Fate.PROXY
+        elif fate in (Fate.DROPPED, Fate.DNS):
+            assert kernels[ip.version].walk(Packet(ip, "tcp", port, carried=True)) is fate
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_flow_too_many_is_dropped_and_nothing_else_is_told_otherwise(name: str) -> None:
+    kernels = kernels_of(POLICIES[name])
+    for ip, kind in product(PLACES, KINDS):
+        fate = kernels[ip.version].walk(Packet(ip, *kind))
+        crowded = kernels[ip.version].walk(Packet(ip, *kind, crowded=True))
+        assert crowded is (Fate.DROPPED if fate is Fate.FORWARDED else fate)
 
 
 # -- what is not TCP or UDP to somewhere
@@ -278,7 +315,7 @@ def test_without_its_sets_an_allowlist_refuses() -> None:
         plan = build_plan(policy, "veth")
         kernel = Kernel(replace(plan, sets=tuple(replace(one, entries=()) for one in plan.sets)))
         for ip, kind in product((ip for ip in PLACES if ip.version == 4 and ip != SINKHOLE), KINDS):
-            assert kernel.walk(Packet(ip, *kind)) in (Fate.REFUSED, Fate.DNS)
+            assert kernel.walk(Packet(ip, *kind)) in (Fate.DROPPED, Fate.REFUSED, Fate.DNS)
 
 
 @pytest.mark.parametrize("link", ["veth", "iface"])

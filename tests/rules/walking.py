@@ -34,6 +34,10 @@ class Packet:
     icmpv6_type: int | None = None
     hop_limit: int = 64
     mark: int = 0
+    carried: bool = False
+    """A later packet instead, of a connection that the proxy has."""
+    crowded: bool = False
+    """The first of a flow beside which there are as many as may be."""
 
 
 class Kernel:
@@ -103,6 +107,8 @@ class Kernel:
             and (rule.mark is None or packet.mark & _mark(rule.mark)[1] == _mark(rule.mark)[0])
             and (rule.match_set is None or self._in_set(packet, *rule.match_set.split()))
             and (rule.ctstate is None or "NEW" in rule.ctstate)
+            and (rule.socket is None or packet.carried)
+            and (rule.flows_above is None or packet.crowded)
             and (rule.rpfilter is None or source != self._own)
         )
 

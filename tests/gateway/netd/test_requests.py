@@ -88,7 +88,7 @@ def test_of_mutated_plans_for_a_device_what_passes_is_still_a_wall() -> None:
         passed += 1
         others += plan.sets not in SEEDED
         kernel = Kernel(plan)
-        assert {kernel.walk(replace(packet)) for packet in WALL} == {Fate.REFUSED}
+        assert {kernel.walk(replace(packet)) for packet in WALL} <= {Fate.REFUSED, Fate.DROPPED}
         assert kernel.walk(replace(FORGED)) is Fate.DROPPED
     assert passed < 0.2 * MUTATIONS // 10
     assert others > 0, "other lists pass"

@@ -249,6 +249,32 @@ def test_the_host_is_out_of_reach_whatever_is_allowed(
         assert service.stdout.read() == ""
 
 
+def test_the_host_is_not_reached_by_its_own_service_addresses(lab: Lab, before: dict[str, str]) -> None:
+    """As kube-proxy makes them: nobody's until the host's DNAT makes them its own."""
+    services = {"iptables": ("203.0.113.77", HOST_IP), "ip6tables": ("2001:db8:77::77", f"[{HOST_IP6}]")}
+    rules = [
+        f"{program}-legacy -t nat -%s PREROUTING -d {service} -p {protocol} -j DNAT --to-destination {own}:9911"
+        for program, (service, own) in services.items()
+        for protocol in ("tcp", "udp")
+    ]
+    path = lab.work / "dials.py"
+    path.write_text(DIALS)
+    lab.run(["sh", "-ec", "; ".join(rule % "A" for rule in rules)])
+    try:
+        with (
+            lab.popen([sys.executable, "-c", SERVICE]) as service,
+            Standing(
+                lab, allow=["203.0.113.0/24", "2001:db8:77::/48"], deny=["0.0.0.0/0", "::/0"]
+            ) as sandbox,
+        ):
+            assert service.stdout is not None and service.stdout.readline() == "ready\n"
+            sandbox.in_sandbox(f"/usr/bin/python3 {path} {' '.join(place for place, _ in services.values())}")
+            service.kill()
+            assert service.stdout.read() == ""
+    finally:
+        lab.run(["sh", "-ec", "; ".join(rule % "D" for rule in rules)])
+
+
 def test_two_cells_do_not_reach_each_other(lab: Lab, before: dict[str, str]) -> None:
     with Standing(lab) as one, Standing(lab) as other:
         (address,) = {

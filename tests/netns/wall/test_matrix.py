@@ -2,7 +2,7 @@
 is refused hears of it at once, and each attempt is on record."""
 
 from collections import Counter
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from itertools import product
 
 import pytest
@@ -12,6 +12,7 @@ from gateway.decide import Verdict, compile_policy, settle
 from gateway.flow import Endpoint
 from gateway.flow import Flow as Attempted
 from rules import NetworkPolicy
+from rules.floor import UNROUTED
 from rules.link import VETH
 from tests.lab.lab import Lab
 from tests.lab.places import (
@@ -27,6 +28,7 @@ from tests.lab.places import (
     NET_IP,
     NET_IP6,
 )
+from tests.lab.sandboxed import egress_run
 from tests.netns.wall.standing import Standing
 from tests.rules.frames import Flow, Seen
 from tests.rules.test_cell import QUIET
@@ -45,6 +47,16 @@ OWN = {
     str(ip_address(text))
     for text in (VETH.address, str(VETH.gateway), VETH.address6, str(VETH.gateway6), VETH.listen_ip6)
 }
+SILENT = [*QUIET, *map(ip_network, UNROUTED)]
+"""What is dropped, besides what nobody can answer to."""
+GROUPS = [
+    ("239.1.2.3", 9),
+    ("239.255.255.250", 1900),
+    ("224.0.0.251", 5353),
+    ("ff05::1:3", 5355),
+    ("ff05::c", 1900),
+    ("ff0e::1234", 9),
+]
 HOSTS = [HOST_IP, HOST_IP6, "127.86.0.1"]
 POLICIES = {
     "an address, a network, an address at a port": (
@@ -132,7 +144,7 @@ def unanswered(policy: NetworkPolicy, flows: list[Flow], meant: set[Flow], back:
     missing = []
     for flow in flows:
         ip = str(flow.destination)
-        if flow in meant or ip in {HOST_IP, HOST_IP6} | OWN or any(flow.destination in net for net in QUIET):
+        if flow in meant or ip in {HOST_IP, HOST_IP6} | OWN or any(flow.destination in net for net in SILENT):
             continue
         if (flow.protocol, flow.port, ip) == ("udp", 53, str(policy.resolver_ip)):
             continue
@@ -140,6 +152,36 @@ def unanswered(policy: NetworkPolicy, flows: list[Flow], meant: set[Flow], back:
         if not any((word, flow) in heard for word in words):
             missing.append(str(flow))
     return missing
+
+
+@pytest.mark.parametrize("link", ["veth", "lo"])
+def test_what_routing_would_drop_is_on_record(lab: Lab, link: str) -> None:
+    """Groups that nobody joined; on ``lo``, a source that is not the sandbox's, in whose name the gateway answers nobody."""
+    script = f"""
+import socket
+for dest, port in {GROUPS!r}:
+    sock = socket.socket(socket.AF_INET6 if ":" in dest else socket.AF_INET, socket.SOCK_DGRAM)
+    sock.sendto(b"x", (dest, port))
+for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM) if {link!r} == "lo" else ():
+    sock = socket.socket(socket.AF_INET, kind)
+    sock.bind(("1.2.3.4", 0))
+    sock.settimeout(0.5)
+    try:
+        sock.connect(("{BLOCKED_IP}", 443))
+        sock.send(b"x")
+    except TimeoutError:
+        pass
+"""
+    outcome = egress_run(
+        lab, ["/usr/bin/python3", "-c", script], allow=["allowed.test"], options=["--link", link]
+    )
+    assert (outcome.status, outcome.stderr) == (0, ""), outcome
+    found = {(one["dest_ip"], one["dest_port"], one["proto"], one["reason"]) for one in outcome.decisions}
+    forged = (
+        {(BLOCKED_IP, 443, proto, "forged_source") for proto in ("udp", "tcp")} if link == "lo" else set()
+    )
+    assert found == {(*group, "udp", "floor") for group in GROUPS} | forged
+    assert {record["layer"] for record in outcome.decisions} == {"kernel"}
 
 
 def test_each_refusal_is_one_record_or_one_of_a_sum(lab: Lab) -> None:
