@@ -23,7 +23,7 @@ from gateway.journal import Attempt
 from gateway.net.connect import connect
 from gateway.net.poller import NEVER, Expired, current, deadline, lately, now, now_ns
 from gateway.net.relay import relay
-from gateway.net.resolve import ResolveError, Resolver, ResolveTimeout
+from gateway.net.resolve import ResolveError, ResolveLimit, Resolver, ResolveTimeout
 from gateway.net.sockets import Sock, received, reset_on_close
 from gateway.net.waits import arrival, receive
 from gateway.reasons import Reason
@@ -258,6 +258,8 @@ async def _bind(flow: Flow, gate: Gate, decision: Decision) -> Decision:
         answers = await gate.resolver.resolve(decision.host)
     except ResolveTimeout:
         return unresolved(decision, Reason.RESOLVE_TIMEOUT)
+    except ResolveLimit:
+        return unresolved(decision, Reason.LIMIT)
     except ResolveError:
         return unresolved(decision, Reason.RESOLVE_FAILED)
     return gate.rulings.bind(decision, flow, answers)

@@ -10,24 +10,24 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import dns.edns
-import dns.message
-import dns.name
 import dns.opcode
 import dns.rcode
-import dns.rdataclass
 import dns.rdatatype
 
 from gateway.dns import reply
 from gateway.flow import IPAddress
+from gateway.net.message import IN, MAX_NAME_BYTES, OPT, RECORD, TYPE_CLASS, Malformed, labels, name_at
 from gateway.reasons import Reason
 from matcher import canonical
 
 MIN_QUERY_BYTES: Final = 12  # RFC 1035 section 4.1.1
 QR: Final = 0x80  # third octet
 COUNTS: Final = struct.Struct("!4H")  # RFC 1035 section 4.1.1, from the fifth octet on
-MAX_QUERY_BYTES: Final = 4096
-"""One question and one OPT record, generously padded (RFC 8467); what is longer is a client's error, and dear to read."""
-META: Final = frozenset((dns.rdatatype.OPT, *range(128, 256)))
+MAX_QUERY_BYTES: Final = 1232
+"""One question and one OPT record, generously padded (RFC 8467), within a datagram of DNS flag day 2020; what is longer is a client's error."""
+OPTION: Final = struct.Struct("!HH")  # RFC 6891 section 6.1.2
+TSIG: Final = 250
+META: Final = frozenset((OPT, *range(128, 256)))
 """RFC 6895 section 3.1: QTYPEs and meta-types (ANY, AXFR, IXFR, TSIG, ...), which are no data of a name."""
 ASKABLE: Final = frozenset(int(kind) for kind in dns.rdatatype.RdataType if kind) - META
 """Types that have a meaning. The others would carry sixteen bits of the client's choice with each query."""
@@ -58,7 +58,7 @@ class Ruling(NamedTuple):
 
     rule: Rule
     question: Question
-    query: dns.message.Message | None = None
+    query: reply.Query | None = None
     """To be asked in our own words: what else a query can carry (case, flags, options, records) would be a channel of its own."""
     forward: bytes = b""
     """To be passed on as it is."""
@@ -103,7 +103,7 @@ class Guard:
             return Ruling(rule if rule.allowed else OPEN, question, forward=wire)
         try:
             return self._judge(wire, question)
-        except Exception:  # of whatever kind: dnspython was not made to be total, and this must be
+        except Malformed:
             return Ruling(BAD_QUERY, question, answer=_bare(wire, dns.rcode.FORMERR))
 
     def _judge(self, wire: bytes, question: Question) -> Ruling:
@@ -114,39 +114,39 @@ class Guard:
             return Ruling(BAD_QUERY, question, answer=_bare(wire, dns.rcode.REFUSED))
         if answers or authorities or additionals > 1 or len(wire) > MAX_QUERY_BYTES:
             return Ruling(BAD_QUERY, question, answer=_bare(wire, dns.rcode.FORMERR))
-        query = dns.message.from_wire(wire)
-        (asked,) = query.question
-        question = _question(asked.name, asked.rdtype)
-        if asked.rdclass != dns.rdataclass.IN or asked.rdtype in META:
+        query = read_query(wire)
+        question = _question(query.name, query.kind)
+        if query.rdclass != IN or query.kind in META:
             return Ruling(BAD_QUERY, question, answer=self._refused(query))
         rule = BAD_NAME if question.name is None else self._rules(question.name)
         if not rule.allowed:
             return Ruling(rule, question, answer=self._elsewhere(query))
-        if asked.rdtype not in ASKABLE:
+        if query.kind not in ASKABLE:
             return Ruling(BAD_QUERY, question, answer=self._refused(query))
-        if asked.rdtype == dns.rdatatype.AAAA and not self._ipv6:
+        if query.kind == dns.rdatatype.AAAA and not self._ipv6:
             return Ruling(rule, question, answer=reply.nothing(query))
         return Ruling(rule, question, query)
 
-    def tells(self, address: IPAddress) -> bool:
-        """Whether the sandbox is told of it where an answer has it."""
-        return self._keeps(address)
+    @property
+    def open(self) -> bool:
+        """Any name may be asked for: none is a secret from the resolver."""
+        return self._open
 
-    def hand_on(self, query: dns.message.Message, found: bytes, ttl_s: int, *, tcp: bool) -> reply.Reply:
-        """What of the resolver's answer ``found`` the sandbox gets; SERVFAIL where that cannot be told. Raises nothing."""
+    def telling(self, found: bytes) -> reply.Telling:
+        """What of the resolver's answer ``found`` the sandbox is told; a failure where it cannot be read. Raises nothing."""
         try:
-            return reply.reply(query, found, ttl_s, self._keeps, tcp=tcp)
-        except Exception:  # as in judge
-            return reply.Reply(failed(query), False)
+            return reply.tell(found, self._keeps)
+        except Exception:  # of whatever kind: dnspython was not made to be total, and this must be
+            return reply.FAILURE
 
-    def _elsewhere(self, query: dns.message.Message) -> bytes:
+    def _elsewhere(self, query: reply.Query) -> bytes:
         """A name that is not allowed."""
         if self._strict:
             text = "not in this sandbox's egress policy"
             return reply.error(query, dns.rcode.NXDOMAIN, dns.edns.EDECode.BLOCKED, text)
         return reply.sinkhole(query)
 
-    def _refused(self, query: dns.message.Message) -> bytes:
+    def _refused(self, query: reply.Query) -> bytes:
         """A question that is never asked, whatever the name."""
         if self._strict:
             text = "no such question may leave this sandbox"
@@ -154,22 +154,58 @@ class Guard:
         return reply.nothing(query, dns.rcode.REFUSED)
 
 
-def failed(query: dns.message.Message) -> bytes:
+def failed(query: reply.Query) -> bytes:
     """No answer could be had."""
     return reply.nothing(query, dns.rcode.SERVFAIL)
 
 
-def hostname(name: dns.name.Name) -> str | None:
-    """Canonical text of a name, or None where it is no hostname. Label by label: ``a\\.b.com`` has a first label of three octets."""
-    labels = name.labels[:-1]
-    if any(b"." in label for label in labels):
+def read_query(wire: bytes) -> reply.Query:
+    """A query of one question and at most one record, which may be an OPT record and then says how much its sender takes. Malformed."""
+    try:
+        name, at = name_at(wire, MIN_QUERY_BYTES)
+        kind, rdclass = TYPE_CLASS.unpack_from(wire, at)
+        at += TYPE_CLASS.size
+        payload = -1
+        if wire[10:12] != b"\0\0":
+            payload, at = _additional(wire, at)
+    except (struct.error, IndexError):
+        raise Malformed("it ends early") from None
+    if at != len(wire):
+        raise Malformed("octets behind its end")
+    return reply.Query(wire[:4], name, kind, rdclass, payload)
+
+
+def _additional(wire: bytes, at: int) -> tuple[int, int]:
+    """What its sender takes where an OPT record is there, else -1; and where the record ends."""
+    owner, at = name_at(wire, at)
+    kind, payload, _, size = RECORD.unpack_from(wire, at)
+    at += RECORD.size
+    end = at + size
+    if end > len(wire) or kind == TSIG:
+        raise Malformed("a record that nobody can make use of")
+    if kind != OPT:
+        return -1, end
+    if owner != b"\0":
+        raise Malformed("an OPT record of a name")
+    while at < end:
+        _, size = OPTION.unpack_from(wire, at)
+        at += OPTION.size + size
+    if at != end:
+        raise Malformed("an option's length")
+    return payload, end
+
+
+def hostname(parts: list[bytes]) -> str | None:
+    """Canonical text of a name's labels, or None where it is no hostname. Label by label: ``a\\.b.com`` has a first label of three octets."""
+    if any(b"." in part for part in parts):
         return None
-    return canonical(b".".join(labels), single=True)
+    return canonical(b".".join(parts), single=True)
 
 
-def _question(name: dns.name.Name, kind: int) -> Question:
-    host = hostname(name)
-    return Question(host, b"" if host is not None else b".".join(name.labels[:-1]) or b".", kind)
+def _question(name: bytes, kind: int) -> Question:
+    parts = labels(name)
+    host = hostname(parts)
+    return Question(host, b"" if host is not None else b".".join(parts) or b".", kind)
 
 
 def read_question(wire: bytes) -> Question:
@@ -177,13 +213,8 @@ def read_question(wire: bytes) -> Question:
     end = question_end(wire)
     if end == MIN_QUERY_BYTES or wire[4:6] == b"\0\0":
         return UNASKED
-    labels, at = [], MIN_QUERY_BYTES
-    while size := wire[at]:
-        labels.append(wire[at + 1 : at + 1 + size])
-        at += 1 + size
-    try:
-        name = dns.name.Name([*labels, b""])
-    except dns.name.NameTooLong:
+    name = wire[MIN_QUERY_BYTES : end - 4]
+    if len(name) > MAX_NAME_BYTES:
         return UNASKED
     return _question(name, int.from_bytes(wire[end - 4 : end - 2], "big"))
 

@@ -1,48 +1,31 @@
-"""Queries that are passed on as they are, where the policy asks for it, and how messages travel over TCP.
+"""Queries that are passed on as they are, where the policy asks for it.
 
 A query leaves from a fresh socket, so with a random port, under a random id; only an answer from the resolver with that id and that question is
 handed back, under the sandbox's own id and spelling.
 """
 
-import asyncio
 import os
-import socket
+from functools import partial
 
 from gateway.dns.guard import MIN_QUERY_BYTES, QR, question_end
 from gateway.flow import Endpoint
-from gateway.net.sockets import readable, send_all
+from gateway.net.asking import by_tcp, by_udp
+from gateway.net.pace import Pace
 
 
-async def pass_on(query: bytes, resolver: Endpoint, *, tcp: bool) -> bytes:
+async def pass_on(query: bytes, resolver: Endpoint, pace: Pace, *, tcp: bool) -> bytes:
     """The resolver's answer to ``query``, over the same transport. OSError or EOFError; the caller sets the deadline."""
     ours = os.urandom(2) + query[2:]
-    return _as_asked(query, await (_ask_tcp(ours, resolver) if tcp else _ask_udp(ours, resolver)))
-
-
-async def _ask_udp(query: bytes, resolver: Endpoint) -> bytes:
-    family = socket.AF_INET if resolver.ip.version == 4 else socket.AF_INET6
-    with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
-        sock.connect((str(resolver.ip), resolver.port))
-        sock.send(query)
-        while True:
-            await readable(sock)
-            try:
-                answer = sock.recv(0xFFFF)
-            except BlockingIOError:
-                continue
-            if _answers(query, answer):
-                return answer
-
-
-async def _ask_tcp(query: bytes, resolver: Endpoint) -> bytes:
-    family = socket.AF_INET if resolver.ip.version == 4 else socket.AF_INET6
-    with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as sock:
-        await asyncio.get_running_loop().sock_connect(sock, (str(resolver.ip), resolver.port))
-        await send_all(sock, framed(query))
-        answer = await read_message(sock)
-    if not _answers(query, answer):
+    if not tcp:
+        return _as_asked(query, await by_udp(ours, resolver, pace, partial(_answer, ours)))
+    answer = await by_tcp(ours, resolver, pace)
+    if not _answers(ours, answer):
         raise EOFError("that was no answer to the query")
-    return answer
+    return _as_asked(query, answer)
+
+
+def _answer(query: bytes, answer: bytes) -> bytes | None:
+    return answer if _answers(query, answer) else None
 
 
 def _answers(query: bytes, answer: bytes) -> bool:
@@ -73,30 +56,3 @@ def _as_asked(query: bytes, answer: bytes) -> bytes:
         return query[:2] + answer[2:]
     end = question_end(query)
     return query[:2] + answer[2:MIN_QUERY_BYTES] + query[MIN_QUERY_BYTES:end] + answer[end:]
-
-
-def framed(message: bytes) -> bytes:
-    """RFC 1035 section 4.2.2: two octets of length before each message."""
-    return len(message).to_bytes(2, "big") + message
-
-
-async def read_message(sock: socket.socket) -> bytes:
-    """One framed message; empty at an end of file between messages, EOFError within one."""
-    head = await _read_exactly(sock, 2, at_start=True)
-    return await _read_exactly(sock, int.from_bytes(head, "big"), at_start=False) if head else b""
-
-
-async def _read_exactly(sock: socket.socket, size: int, *, at_start: bool) -> bytes:
-    got = bytearray()
-    while len(got) < size:
-        try:
-            chunk = sock.recv(size - len(got))
-        except BlockingIOError:
-            await readable(sock)
-            continue
-        if not chunk:
-            if at_start and not got:
-                return b""
-            raise EOFError("the connection ended within a message")
-        got += chunk
-    return bytes(got)

@@ -6,16 +6,20 @@ import asyncio
 import errno
 import math
 import socket
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, Final
 
 from gateway.dns.budget import ASKED, Budget
-from gateway.dns.guard import Guard, Question, Rule, Ruling, failed
-from gateway.dns.passing import framed, pass_on, read_message
+from gateway.dns.guard import Guard, Rule, Ruling, failed
+from gateway.dns.passing import pass_on
 from gateway.dns.records import QueryRecords
+from gateway.dns.reply import Query, say
+from gateway.dns.tellings import Tellings
 from gateway.dns.told import Told
 from gateway.flow import Endpoint
 from gateway.net.answers import Answer
+from gateway.net.asking import framed, read_message
 from gateway.net.resolve import ResolveError, Resolver
 from gateway.net.sockets import endpoint, send_all
 from gateway.reasons import Reason
@@ -26,6 +30,8 @@ TIMEOUT_S: Final = 5.0
 MAX_IN_FLIGHT: Final = 256
 """Queries of one sandbox under way at once; those beyond are dropped, as a full queue would, and clients ask again."""
 QUERIES_A_TURN: Final = 32
+READING_S: Final = 0.0005
+"""Of a turn in which queries are taken over UDP: no further one is taken then. What they lead to has its own part (gateway.net.pace)."""
 DRAINED_TURNS: Final = 64
 """At a stop: more than the socket's queue holds."""
 TCP_IDLE_S: Final = 10.0
@@ -33,6 +39,9 @@ PAUSE_S: Final = 0.1
 """How long accepting rests when it fails."""
 
 LIMIT: Final = Rule(False, "limit", Reason.LIMIT)
+
+Due = tuple[bytes, Callable[[], Awaitable[bytes]] | None]
+"""The answer to a query, or what brings it; neither where it gets none."""
 
 
 class DnsForwarder:
@@ -46,7 +55,9 @@ class DnsForwarder:
         guard: Guard,
         records: QueryRecords,
     ) -> None:
-        """``resolver``: the one that names are bound by, so that the sandbox is told what would be dialled."""
+        """``resolver``: the one that names are bound by, so that the sandbox is told what would be dialled. What it asks for either is
+        budgeted here.
+        """
         self._guard = guard
         self._udp = udp
         self._tcp = tcp
@@ -54,6 +65,9 @@ class DnsForwarder:
         self._records = records
         self.told = Told()
         self._budget = Budget(*ASKED)
+        resolver.admits = self._admits
+        self._pace = resolver.pace
+        self._tellings = Tellings(guard, resolver.clock)
         self._in_flight = 0
         self._stopped = False
 
@@ -67,6 +81,7 @@ class DnsForwarder:
         """Judge by another policy from now on; what was counted under the one before is written down."""
         self._records.flush()
         self._guard = guard
+        self._tellings = Tellings(guard, self._resolver.clock)
 
     def stop(self) -> None:
         """Judge what has arrived, take no more, and write down what was counted; what is under way ends by its deadline."""
@@ -81,77 +96,87 @@ class DnsForwarder:
 
     # -- what becomes of one query
 
-    def _judge(self, wire: bytes, client: Endpoint, proto: str) -> Ruling:
-        """The ruling, on record. One that would let a query leave which has no room, or cannot be recorded, becomes a failure."""
+    def _admits(self, size: int) -> bool:
+        """Whether one more question may leave for the resolver, with a name of so many octets."""
+        return self._guard.open or self._budget.admits(size)
+
+    def _due(self, wire: bytes, client: Endpoint, proto: str, *, room: bool) -> Due:
+        """What becomes of the query ``wire``, which is on record then. ``room``: its answer can be waited for.
+
+        One that would leave, and has no room, or cannot be recorded, becomes a failure.
+        """
         ruling = self._guard.judge(wire)
-        rule, question = ruling.rule, ruling.question
-        if ruling.query is not None and self._known(question) is None:
-            if self._budget.admits(len(question.name or "")) and self._records.offer(
-                rule, question, client, proto
-            ):
-                return ruling
-            ruling = Ruling(LIMIT, question, answer=failed(ruling.query))
-        self._records.note(ruling.rule, question, client, proto)
-        return ruling
+        rule, question, query = ruling.rule, ruling.question, ruling.query
+        if query is None and not ruling.forward:
+            self._records.note(rule, question, client, proto)
+            return ruling.answer, None
+        name, kind = question.name or "", question.kind
+        known = None if query is None else self._resolver.answers.known(name, kind)
+        if query is not None and known is not None and known.wire:
+            self._records.note(rule, question, client, proto)
+            return self._told(query, ruling, known, client, proto), None
+        if not room:
+            self._records.note(LIMIT, question, client, proto)
+            return b"", None
+        if query is None:
+            self._records.note(rule, question, client, proto)
+            return b"", partial(self._passed_on, wire, proto)
+        if self._resolver.under_way(name, kind):
+            self._records.note(rule, question, client, proto)
+        elif not (self._admits(len(name)) and self._records.offer(rule, question, client, proto)):
+            self._records.note(LIMIT, question, client, proto)
+            return failed(query), None
+        answer = self._resolver.asked(name, kind)
+        return b"", partial(self._awaited, answer, query, ruling, client, proto)
 
-    def _known(self, question: Question) -> Answer | None:
-        answer = self._resolver.answers.known(question.name or "", question.kind)
-        return answer if answer is not None and answer.wire else None
+    async def _passed_on(self, wire: bytes, proto: str) -> bytes:
+        """The resolver's own answer. OSError (TimeoutError too) or EOFError where there is none."""
+        async with asyncio.timeout(TIMEOUT_S):
+            return await pass_on(wire, self._resolver.server, self._pace, tcp=proto == "tcp")
 
-    def _immediate(self, ruling: Ruling, client: Endpoint, proto: str) -> bytes:
-        """The answer, where nobody has to be waited for."""
-        if ruling.query is None:
-            return ruling.answer
-        known = self._known(ruling.question)
-        return b"" if known is None else self._told(ruling, known, client, proto)
-
-    async def _awaited(self, wire: bytes, ruling: Ruling, client: Endpoint, proto: str) -> bytes:
-        """The answer of the resolver. OSError (TimeoutError too) or EOFError where a query was passed on as it was and has none."""
-        if ruling.query is None:
-            async with asyncio.timeout(TIMEOUT_S):
-                return await pass_on(wire, self._resolver.server, tcp=proto == "tcp")
+    async def _awaited(
+        self, answer: "asyncio.Future[Answer]", query: Query, ruling: Ruling, client: Endpoint, proto: str
+    ) -> bytes:
         try:
-            answer = await self._resolver.ask(ruling.question.name or "", ruling.question.kind)
+            found = await answer
         except ResolveError:
-            return failed(ruling.query)
-        return self._told(ruling, answer, client, proto)
+            return failed(query)
+        return await self._pace.run(partial(self._told, query, ruling, found, client, proto))
 
-    def _told(self, ruling: Ruling, answer: Answer, client: Endpoint, proto: str) -> bytes:
-        assert ruling.query is not None  # noqa: S101 - what was asked for has a query
+    def _told(self, query: Query, ruling: Ruling, answer: Answer, client: Endpoint, proto: str) -> bytes:
         ttl_s = max(1, math.ceil(answer.until - self._resolver.clock()))
-        handed = self._guard.hand_on(ruling.query, answer.wire, ttl_s, tcp=proto == "tcp")
-        if handed.emptied:
+        name = ruling.question.name or ""
+        telling = self._tellings.of((name, query.kind), answer)
+        if telling.emptied:
             forbidden = Rule(False, ruling.rule.entry, Reason.FORBIDDEN_ANSWER)
             self._records.note(forbidden, ruling.question, client, proto)
         else:
-            self.told.note(ruling.question.name or "", filter(self._guard.tells, answer.addresses))
-        return handed.wire
+            self.told.note(name, telling.addresses)
+        return say(query, telling, ttl_s, tcp=proto == "tcp")
 
     # -- UDP
 
     def _on_udp(self) -> bool:
         """Take what waits, a turn's worth at the most; False where nothing is left."""
+        until = math.inf if self._stopped else self._pace.clock() + READING_S
         for _ in range(QUERIES_A_TURN):
             try:
                 wire, address = self._udp.recvfrom(MAX_UDP_BYTES)
             except OSError:
                 return False
-            client = endpoint(address)
-            ruling = self._judge(wire, client, "udp")
-            answer = self._immediate(ruling, client, "udp")
+            room = self._in_flight < MAX_IN_FLIGHT
+            answer, bringing = self._due(wire, endpoint(address), "udp", room=room)
             if answer:
                 self._reply(answer, address)
-            elif ruling.query is None and not ruling.forward:
-                continue
-            elif self._in_flight < MAX_IN_FLIGHT:
-                self._start(self._answer_udp(wire, ruling, address), "dns udp")
-            else:
-                self._records.note(LIMIT, ruling.question, client, "udp")
+            elif bringing is not None:
+                self._start(self._answer_udp(bringing, address), "dns udp")
+            if self._pace.clock() >= until:
+                break
         return True
 
-    async def _answer_udp(self, wire: bytes, ruling: Ruling, address: tuple[Any, ...]) -> None:
+    async def _answer_udp(self, bringing: Callable[[], Awaitable[bytes]], address: tuple[Any, ...]) -> None:
         try:
-            self._reply(await self._awaited(wire, ruling, endpoint(address), "udp"), address)
+            self._reply(await bringing(), address)
         except (OSError, EOFError):
             pass  # the client asks again, as it would of any resolver that lost a packet
 
@@ -199,13 +224,14 @@ class DnsForwarder:
             with sock:
                 while not self._stopped:
                     async with asyncio.timeout(TCP_IDLE_S):
-                        wire = await read_message(sock)
+                        wire = await read_message(sock, self._pace)
                         if not wire:
                             return
-                        ruling = self._judge(wire, client, "tcp")
-                        answer = self._immediate(ruling, client, "tcp")
-                        if not answer and (ruling.query is not None or ruling.forward):
-                            answer = await self._awaited(wire, ruling, client, "tcp")
+                        answer, bringing = await self._pace.run(
+                            partial(self._due, wire, client, "tcp", room=True)
+                        )
+                        if bringing is not None:
+                            answer = await bringing()
                         if not answer:
                             return
                         await send_all(sock, framed(answer))

@@ -1,7 +1,6 @@
 """Which name the sandbox was last told an address for: what the kernel decides by the address alone is on record with it."""
 
 from collections import OrderedDict
-from collections.abc import Iterable
 from typing import Final
 
 from gateway.flow import IPAddress
@@ -14,9 +13,14 @@ class Told:
 
     def __init__(self) -> None:
         self._names: OrderedDict[IPAddress, str] = OrderedDict()
+        self._last: tuple[str, tuple[IPAddress, ...]] = ("", ())
 
-    def note(self, name: str, addresses: Iterable[IPAddress]) -> None:
+    def note(self, name: str, addresses: tuple[IPAddress, ...]) -> None:
         """``addresses`` were told for ``name``."""
+        before, same = self._last
+        if same is addresses and before == name:
+            return  # a client that asks the same again and again
+        self._last = (name, addresses)
         names = self._names
         for address in addresses:
             names[address] = name

@@ -8,20 +8,23 @@ from gateway.flow import IPAddress
 
 CACHED_ANSWERS: Final = 4096
 CACHED_ADDRESSES: Final = 64 * 1024
-"""In all of them: one message may bring four thousand."""
+"""In all of them."""
+MAX_ADDRESSES: Final = 100
+"""Of one answer, which may bring four thousand: as many are told and dialled, and who asks tries a few."""
 
 
 class Answer(NamedTuple):
     """What a server said to one question."""
 
     wire: bytes
-    """The message; nothing where it is too long to be remembered, or the question was given up in favour of another family."""
+    """The message, or as much of it as holds its addresses; nothing where it is too long to be remembered, or the question was given up in favour of
+    another family."""
     until: float
     """How long it is good, by the resolver's clock: seconds."""
     rcode: int
     """RFC 1035 section 4.1.1, RFC 6895."""
     addresses: tuple[IPAddress, ...]
-    """Where an address was asked for: those at the end of the chain of CNAMEs that begins with the question."""
+    """Where an address was asked for: the first ``MAX_ADDRESSES`` at the end of the chain of CNAMEs that begins with the question."""
 
 
 Question = tuple[str, int]

@@ -308,6 +308,17 @@ async def test_time_that_runs_out_under_the_next_policy_is_a_refusal(
     assert ("refused after an unexpected error" in caplog.text) is (fails == "decide")
 
 
+async def test_a_name_that_is_one_too_many_to_ask_for_is_refused(hasty: Session) -> None:
+    await begin_under_a_name(hasty)
+    resolver = Resolver(Endpoint(ip_address("127.0.0.1"), 9))
+    resolver.admits = lambda size: False
+    policy = compile_policy(NetworkPolicy(allow_out=["named.test"], deny_out=[ALL_TRAFFIC]))
+    hasty.house.gate = Gate(policy, resolver, frozenset())
+    hasty.client.send(REST)
+    record = await hasty.end()
+    assert (record["event"], record["reason"], record["domain"]) == ("egress_blocked", "limit", "named.test")
+
+
 # -- no room for the record
 
 

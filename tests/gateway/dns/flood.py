@@ -14,6 +14,7 @@ import dns.rdata
 import dns.rrset
 
 from gateway.dns.guard import MIN_QUERY_BYTES, Guard
+from gateway.dns.reply import say
 from gateway.net.resolve import import_no_more_types
 from tests.gateway.dns.queries import AAAA, ALLOWED, ECH, HTTPS, OTHER, TXT, guard, name, option, query
 
@@ -75,19 +76,19 @@ def mutated(chosen: random.Random, seeds: tuple[bytes, ...] | list[bytes]) -> by
 def flood(seconds: float, seed: int = 0) -> int:
     """Judge mutated packets for ``seconds``; how many. AssertionError, or whatever was raised, where something is wrong."""
     chosen = random.Random(seed)
+    answers = _answers()
     kept = dns.rdata._rdata_classes, dns.rdata._dynamic_load_allowed
     import_no_more_types()  # as a worker does
     try:
-        return _flood(seconds, chosen)
+        return _flood(seconds, chosen, answers)
     finally:
         dns.rdata._rdata_classes, dns.rdata._dynamic_load_allowed = kept
 
 
-def _flood(seconds: float, chosen: random.Random) -> int:
+def _flood(seconds: float, chosen: random.Random, answers: list[bytes]) -> int:
     for flags in range(1 << 16):
         dns.flags.Flag(flags)  # an enum keeps each combination that it has met
     guards = [guard(), guard("strict"), guard(ipv6=False)]
-    answers = _answers()
     _batch(guards, chosen, answers, 2000)
     gc.collect()
     before, done = len(gc.get_objects()), 0
@@ -108,8 +109,9 @@ def _batch(guards: list[Guard], chosen: random.Random, answers: list[bytes], siz
         if ruling.query is not None:
             assert ruling.rule.allowed and ruling.question.name, wire.hex()
             assert not ruling.answer
-            handed = by.hand_on(ruling.query, mutated(chosen, answers), 5, tcp=chosen.random() < 0.5)
-            assert handed.wire[:2] == wire[:2], wire.hex()
+            told = by.telling(mutated(chosen, answers))
+            handed = say(ruling.query, told, 5, tcp=chosen.random() < 0.5)
+            assert handed[:2] == wire[:2], wire.hex()
         elif ruling.answer:
             assert len(ruling.answer) >= MIN_QUERY_BYTES and ruling.answer[2] & 0x80, wire.hex()
             assert ruling.answer[:2] == wire[:2], wire.hex()

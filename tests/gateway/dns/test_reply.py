@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from ipaddress import ip_address
+from typing import NamedTuple
 
 import dns.flags
 import dns.message
@@ -10,14 +11,30 @@ import dns.rcode
 import dns.rdata
 import dns.rdataclass
 import dns.rdatatype
+import dns.rrset
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.dns.reply import PAYLOAD_BYTES, Reply, reply
+from gateway.dns.data import MAX_SERVICES_BYTES
+from gateway.dns.guard import read_query
+from gateway.dns.reply import PAYLOAD_BYTES, say, tell
+from gateway.flow import IPAddress
+from gateway.net.answers import MAX_ADDRESSES
+from gateway.net.message import Malformed
+from tests.gateway.dns.plain import plain_reply
 from tests.gateway.dns.queries import AAAA, ALLOWED, ECH, HTTPS, SVCB, TXT, A, guard, public, query
 
 TTL_S = 42
+
+
+class Reply(NamedTuple):
+    """What the sandbox gets."""
+
+    wire: bytes
+    emptied: bool
+
+
 GOOD = f"{ALLOWED}. 60 IN A 203.0.113.9"
 SOA = f"{ALLOWED}. 900 IN SOA a.example. b.example. 1 2 3 4 900"
 
@@ -55,7 +72,8 @@ def _found(
 
 
 def _reply(wire: bytes, found: bytes, *, tcp: bool = False) -> Reply:
-    return reply(dns.message.from_wire(wire), found, TTL_S, public, tcp=tcp)
+    told = tell(found, public)
+    return Reply(say(read_query(wire), told, TTL_S, tcp=tcp), told.emptied)
 
 
 def _lines(made: Reply) -> list[str]:
@@ -214,11 +232,101 @@ def test_whatever_the_resolver_says_nothing_raises_and_nothing_forbidden_is_told
         changed[at % len(changed)] = value
     asked = GUARD.judge(wire).query
     assert asked is not None
-    made = dns.message.from_wire(GUARD.hand_on(asked, bytes(changed[:end]), TTL_S, tcp=tcp).wire)
+    made = dns.message.from_wire(say(asked, GUARD.telling(bytes(changed[:end])), TTL_S, tcp=tcp))
     assert made.id == 0x1234
-    assert made.question == asked.question
+    assert made.question == dns.message.from_wire(wire).question
     for rrset in made.answer:
         assert "ech=" not in rrset.to_text()
         for record in rrset:
             if rrset.rdtype in (A, AAAA):
                 assert public(ip_address(record.to_text()))
+
+
+# -- against the plain one
+
+
+HOSTS = [ALLOWED, "a.example", "b.a.example", "c.openai.com"]
+DATA = {
+    "A": ["203.0.113.9", "203.0.113.8", "10.0.0.1", "8.8.8.8"],
+    "AAAA": ["2001:db8::9", "::1", "::ffff:10.0.0.1", "2606:4700::1"],
+    "CNAME": [f"{host}." for host in HOSTS],
+    "TXT": ["x", '"a b" "c"', "y" * 200],
+    "MX": ["10 a.example.", "20 mail.openai.com."],
+    "SRV": ["1 2 443 a.example."],
+    "NS": ["ns.openai.com.", "b.a.example."],
+    "PTR": ["a.example."],
+    "SOA": ["ns.a.example. root.a.example. 1 2 3 4 900"],
+    "NAPTR": ['100 50 "s" "http" "" a.example.'],
+    "CAA": ['0 issue "ca.example"'],
+}
+LINES = st.builds(
+    lambda host, ttl, kind, number: f"{host}. {ttl} IN {kind} {DATA[kind][number % len(DATA[kind])]}",
+    st.sampled_from(HOSTS),
+    st.integers(0, 2**31 - 1),
+    st.sampled_from([*DATA, "A", "CNAME"]),
+    st.integers(0, 10),
+)
+
+
+def _sorted(rrsets: list[dns.rrset.RRset]) -> list[list[str]]:
+    """dnspython shuffles records where it writes them."""
+    return [sorted(rrset.to_text().lower().split("\n")) for rrset in rrsets]
+
+
+@given(
+    lines=st.lists(LINES, max_size=12),
+    authority=st.lists(LINES, max_size=2),
+    qtype=st.sampled_from(list(DATA)),
+    rcode=st.sampled_from([0, 0, 0, 3, 2, 16]),
+    payload=st.sampled_from([None, 0, 512, 600, 1232, 4096]),
+    tcp=st.booleans(),
+)
+def test_it_says_what_the_plain_one_says(
+    lines: list[str], authority: list[str], qtype: str, rcode: int, payload: int | None, tcp: bool
+) -> None:
+    kind = int(dns.rdatatype.from_text(qtype))
+    found = _found(kind, lines, authority=authority, rcode=rcode)
+    wire = query("aPi.openAI.com", kind, edns=None if payload is None else b"", payload=payload or 0)
+    try:
+        expected = plain_reply(wire, found, TTL_S, public, tcp=tcp)
+    except (dns.message.ChainTooLong, dns.message.AnswerForNXDOMAIN):
+        with pytest.raises(Malformed):
+            tell(found, public)
+        return
+    said = _reply(wire, found, tcp=tcp).wire
+    made = dns.message.from_wire(said)
+    assert (made.id, made.flags, made.rcode()) == (expected.id, expected.flags, expected.rcode())
+    assert (made.edns, made.payload) == (expected.edns, expected.payload)
+    assert made.question[0].name.labels == (b"aPi", b"openAI", b"com", b"")
+    for ours, plain in ((made.answer, expected.answer), (made.authority[:1], expected.authority[:1])):
+        assert _sorted(ours) == _sorted(plain)
+
+
+def test_of_many_addresses_a_client_is_told_the_first() -> None:
+    texts = [f"203.0.{n // 250}.{n % 250 + 1}" for n in range(2000)]
+    message = dns.message.make_response(dns.message.from_wire(query()), recursion_available=True)
+    message.answer.append(dns.rrset.from_text(f"{ALLOWED}.", 60, "IN", "A", *texts))
+    found = message.to_wire(max_size=65535)
+    order = [record.address for record in dns.message.from_wire(found).answer[0]]
+    told = dns.message.from_wire(_reply(query(edns=b""), found, tcp=True).wire)
+    assert [record.address for record in told.answer[0]] == order[:MAX_ADDRESSES]
+
+
+def test_of_services_no_more_is_read_than_a_zone_has() -> None:
+    hints = ",".join(f"203.0.113.{last}" for last in range(1, 201))
+    lines = [f"{ALLOWED}. 60 IN HTTPS {n} . ipv4hint={hints}" for n in range(1, 30)]
+    looked_at = []
+
+    def keeps(ip: IPAddress) -> bool:
+        looked_at.append(ip)
+        return True
+
+    told = tell(_found(HTTPS, lines), keeps)
+    assert len(looked_at) == MAX_ADDRESSES
+    assert told.counts == ((MAX_SERVICES_BYTES // 807, 0),)
+
+
+def test_names_that_are_not_the_questions_are_a_failure() -> None:
+    other = tell(_found(A, [GOOD]), public)
+    made = dns.message.from_wire(say(read_query(query("a.anthropic.com")), other, TTL_S, tcp=True))
+    assert (made.rcode(), made.answer) == (dns.rcode.SERVFAIL, [])

@@ -477,6 +477,56 @@ async def test_beyond_the_budget_nothing_leaves_and_what_is_known_is_still_answe
     ]
 
 
+async def test_names_that_are_dialled_have_no_budget_of_their_own(desk: Desk, by: str) -> None:
+    """A hello under an allowed wildcard says as much to its name server as a query does."""
+    front = desk.front(lambda asked: [reply(asked, f"{asked.name} 60 IN A 203.0.113.9")])
+    front.forwarder._budget = Budget((0.001, 4), (0.001, 1000))
+    for number in range(2):
+        assert len(await front.resolver.resolve(f"dialled{number}.anthropic.com")) == 1
+    for number, rcode in enumerate((0, 0, 2)):
+        assert (await _ask(front, by, query(f"asked{number}.anthropic.com"))).rcode() == rcode
+    for known in ("asked0", "dialled0"):
+        assert len(await front.resolver.resolve(f"{known}.anthropic.com")) == 1
+    with pytest.raises(resolve.ResolveLimit):
+        await front.resolver.resolve("dialled9.anthropic.com")
+    assert (await _ask(front, by, query("dialled1.anthropic.com"))).answer, "known"
+    assert len(desk.asked) == 4
+
+
+async def test_octets_of_names_are_budgeted_whoever_asks(desk: Desk) -> None:
+    front = desk.front(lambda asked: [reply(asked, f"{asked.name} 60 IN A 203.0.113.9")])
+    long = ".".join(["a" * 49] * 4) + ".anthropic.com"
+    front.forwarder._budget = Budget((100, 100), (0.001, 3 * len(long) + 10))
+    for number in range(5):
+        try:
+            await front.resolver.resolve(f"b{number}{long[2:]}")
+        except resolve.ResolveLimit:
+            assert number >= 3
+    assert len(desk.asked) == 3
+
+
+async def test_where_any_name_may_be_asked_for_there_is_no_budget(desk: Desk) -> None:
+    front = desk.front(
+        lambda asked: [reply(asked, f"{asked.name} 60 IN A 203.0.113.9")], guard("passthrough")
+    )
+    front.forwarder._budget = Budget((0.001, 0), (0.001, 0))
+    for number in range(3):
+        await front.resolver.resolve(f"n{number}.anthropic.com")
+    front.forwarder.obey(guard())
+    with pytest.raises(resolve.ResolveLimit):
+        await front.resolver.resolve("n4.anthropic.com")
+
+
+async def test_equal_questions_at_once_cost_the_budget_one(desk: Desk, by: str) -> None:
+    """Each is on record; one leaves."""
+    front = desk.front(lambda asked: [reply(asked, f"{asked.name} 60 IN A 203.0.113.9")])
+    front.forwarder._budget = Budget((0.001, 1), (0.001, 1000))
+    answers = await asyncio.gather(*(_ask(front, by, query("a.anthropic.com")) for _ in range(10)))
+    assert {answer.rcode() for answer in answers} == {dns.rcode.NOERROR}
+    assert _seen(front) == [("dns_allowed", "a.anthropic.com", "allowed_name")] * 10
+    assert len(desk.asked) == 1
+
+
 async def test_a_name_that_leads_nowhere_it_may_lead_is_on_record(desk: Desk, by: str) -> None:
     front = desk.front(lambda asked: [reply(asked, f"{ALLOWED}. 60 IN A 10.0.0.1")])
     for _ in range(2):
