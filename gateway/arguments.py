@@ -1,6 +1,7 @@
 """What a sandbox and its commands are asked for with. A mistake is found here, before anything is started: the text names the argument and
 the mend."""
 
+import math
 import os
 import reprlib
 import secrets
@@ -19,6 +20,7 @@ from rules.policy import NetworkPolicy, SecurityPolicy, without_internet
 
 TEMPLATES: Final = ("base",)
 MAX_NAME_BYTES: Final = 128
+MAX_TIMEOUT_S: Final = 1e9
 AT_THE_CALLER: Final = 4
 """``_warn``, who calls it, the method of a sandbox, and then the program."""
 
@@ -77,15 +79,30 @@ def ordered(
     envs: Mapping[str, str],
     more: Mapping[str, str] | None,
     user: str | None,
+    timeout: float | None = None,
 ) -> Run:
     """What to run, with the sandbox's variables and the command's own over them. ValueError, TypeError."""
+    start = None if cwd is None else _path("cwd", cwd)
     if user is not None:
         _text("user", user, "1000:1000")
         try:
             identify(user, os.environ)
         except ViewError as error:
             raise ValueError(error.in_python) from None
-    return errand(command, cwd, {**envs, **variables(more)}, user)
+    return errand(command, start, {**envs, **variables(more)}, user, _seconds(timeout))
+
+
+def fed(stdin: bytes | str | None) -> bytes | None:
+    """What a command reads. TypeError."""
+    if isinstance(stdin, str):
+        return stdin.encode()
+    if stdin is None:
+        return None
+    try:
+        memoryview(stdin)
+    except TypeError:
+        raise TypeError(f"stdin: {type(stdin).__name__} is neither text nor bytes; write a str") from None
+    return stdin
 
 
 def variables(envs: Mapping[str, str] | None) -> dict[str, str]:
@@ -99,6 +116,19 @@ def variables(envs: Mapping[str, str] | None) -> dict[str, str]:
             raise ValueError(f"envs: {name!r} is no name of a variable; write one without =, as 'NAME'")
         _text(f"envs[{name!r}]", value, "value")
     return dict(envs)
+
+
+def _seconds(timeout: object) -> float | None:
+    """Less than none are none; what nobody lives to see is no limit."""
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        raise TypeError(f"timeout: {type(timeout).__name__} is no number of seconds; write one, as 30")
+    if timeout > MAX_TIMEOUT_S:
+        return None
+    if math.isnan(timeout):
+        raise ValueError("timeout: nan is no number of seconds; write one, as 30")
+    return max(0.0, float(timeout))
 
 
 def _check_name(name: object) -> None:

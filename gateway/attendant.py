@@ -9,6 +9,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +33,8 @@ from gateway.errands import (
     decode_errand,
     encode,
 )
-from gateway.errors import EgressError, InDoubt
+from gateway.errors import EgressError, InDoubt, SetupError
+from gateway.inherited import Endings, hold_standard_descriptors
 from gateway.netd.server import Netd
 from gateway.privilege import check_link, usual_link
 from rules.policy import NetworkPolicy, SecurityPolicy
@@ -44,15 +46,21 @@ if TYPE_CHECKING:
     from gateway.view import Identity
 
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+MAX_WAIT_S: Final = 86400.0
+"""At once: epoll_wait(2) takes milliseconds in an int."""
 
 
 def main(descriptor: int) -> NoReturn:
     """Attend to the sandbox that is asked for on the socket ``descriptor``."""
+    hold_standard_descriptors()
+    # Who asks may ignore it, and then no child can be waited for.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    endings = Endings()
     netd = Netd()  # it imports while this process does
     channel = socket.socket(fileno=descriptor)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # nobody is there to be told
         try:
-            _attend(channel, netd)
+            _attend(channel, netd, endings)
         except EgressError as error:
             channel.send(encode(trouble(error)))
         except Exception as error:
@@ -60,7 +68,7 @@ def main(descriptor: int) -> NoReturn:
     os._exit(0)
 
 
-def _attend(channel: socket.socket, netd: Netd) -> None:
+def _attend(channel: socket.socket, netd: Netd, endings: Endings) -> None:
     from gateway.scratch import Scratch
     from gateway.supervisor import Supervisor
     from gateway.view import identify
@@ -80,7 +88,12 @@ def _attend(channel: socket.socket, netd: Netd) -> None:
         try:
             supervisor.open()
             attendant = Attendant(
-                channel, supervisor, Place(scratch, audit_dir, asked.binds, metrics), identity, policy
+                channel,
+                supervisor,
+                Place(scratch, audit_dir, asked.binds, metrics),
+                identity,
+                policy,
+                endings,
             )
             channel.send(encode(Created(link, str(audit_dir), str(scratch.home))))
             told = attendant.serve()
@@ -110,7 +123,9 @@ class Attendant:
         place: Place,
         identity: "Identity",
         policy: SecurityPolicy,
+        endings: Endings,
     ) -> None:
+        self._endings = endings
         self._channel = channel
         self._supervisor = supervisor
         self._place = place
@@ -125,8 +140,11 @@ class Attendant:
         self._supervisor.watch(self._channel.fileno(), self._hear)
         asker = os.pidfd_open(peer(self._channel))  # a fork of it can hold the channel open when it is gone
         self._supervisor.watch(asker, self._end)
+        self._supervisor.watch(self._endings.fileno(), self._heed)
         while not self._over:
-            self._supervisor.turn(None)
+            self._supervisor.turn(self._due_in())
+            self._kill_the_late()
+        self._supervisor.unwatch(self._endings.fileno())
         self._supervisor.unwatch(self._channel.fileno())
         self._supervisor.unwatch(asker)
         os.close(asker)
@@ -138,6 +156,21 @@ class Attendant:
 
     def _end(self) -> None:
         self._over = True
+
+    def _heed(self) -> None:
+        self._over |= self._endings.come()
+
+    def _due_in(self) -> float | None:
+        """Seconds until the first command's time is up."""
+        ends = [one.give_up for one in self._running if one.give_up is not None and not one.timed_out]
+        return min(MAX_WAIT_S, max(0.0, min(ends) - time.monotonic())) if ends else None
+
+    def _kill_the_late(self) -> None:
+        now = time.monotonic()
+        for one in self._running:
+            if one.give_up is not None and one.give_up <= now and not one.timed_out:
+                one.timed_out = True
+                one.kill()
 
     def _hear(self) -> None:
         try:
@@ -152,8 +185,14 @@ class Attendant:
             self._over = self._told = True
         elif isinstance(errand, Update):
             self._update(errand)
-        elif isinstance(errand, Run) and len(brought) == MAX_DESCRIPTORS:
-            self._run(errand, socket.socket(fileno=brought[0]), brought[1:])
+        elif isinstance(errand, Run) and brought:
+            channel, streams = socket.socket(fileno=brought[0]), brought[1:]
+            if len(brought) == MAX_DESCRIPTORS:
+                self._run(errand, channel, streams)
+            else:  # the kernel leaves out what finds no number: unix(7), MSG_CTRUNC
+                _refuse(channel, SetupError("no descriptors are left for a command; raise RLIMIT_NOFILE"))
+                for descriptor in streams:
+                    os.close(descriptor)
 
     def _update(self, asked: Update) -> None:
         """One at a time: meanwhile commands end and records are kept, but nothing more is asked."""
@@ -170,7 +209,7 @@ class Attendant:
         from gateway.launch import forwarded, launch
         from gateway.view import plan_view
 
-        place, home = self._place, self._place.scratch.home
+        place, home, begun = self._place, self._place.scratch.home, time.monotonic()
         try:
             view = plan_view(
                 cwd=Path(asked.cwd) if asked.cwd else home,
@@ -191,14 +230,20 @@ class Attendant:
             OSError,
             ValueError,
         ) as error:  # a directory that is gone, an argument too long: this command's trouble alone
-            answer(channel, trouble(error))
-            channel.close()
+            _refuse(channel, error)
             return
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, forwarded())
             for descriptor in streams:
                 os.close(descriptor)
-        self._running.add(Running(command, channel, self._supervisor, self._running.discard))
+        give_up = None if asked.timeout_s is None else begun + asked.timeout_s
+        try:
+            self._running.add(Running(command, channel, self._supervisor, self._running.discard, give_up))
+        except OSError as error:  # no descriptor is left
+            command.kill()
+            with contextlib.suppress(EgressError):
+                command.finish()
+            _refuse(channel, error)
 
 
 class Running:
@@ -210,7 +255,11 @@ class Running:
         channel: socket.socket,
         supervisor: "Supervisor",
         forget: Callable[["Running"], None],
+        give_up: float | None,
     ) -> None:
+        """``give_up``: when its time is up, on the monotonic clock. OSError where it cannot be watched."""
+        self.give_up = give_up
+        self.timed_out = False
         self._command = command
         self._channel = channel
         self._supervisor = supervisor
@@ -220,12 +269,8 @@ class Running:
         supervisor.watch(channel.fileno(), self._hear)
 
     def kill(self) -> None:
-        """With everything that it has started: its pid namespace goes with the process that made it.
-
-        The group, not bubblewrap alone: half made, the other half would wait for it for ever.
-        """
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._command.pid, signal.SIGKILL)
+        """With everything that it has started."""
+        self._command.kill()
 
     def _hear(self) -> None:
         """Whatever comes, a word or the end of who would say one, is meant to end it."""
@@ -239,11 +284,17 @@ class Running:
         self._supervisor.unwatch(self._channel.fileno())
         os.close(self._pidfd)
         try:
-            answer(self._channel, Ended(self._command.finish()))
+            answer(self._channel, Ended(self._command.finish(), self.timed_out))
         except EgressError as error:
             answer(self._channel, trouble(error))
         self._channel.close()
         self._forget(self)
+
+
+def _refuse(channel: socket.socket, error: Exception) -> None:
+    """Say that a command cannot be, and no more on its channel."""
+    answer(channel, trouble(error))
+    channel.close()
 
 
 def trouble(error: Exception, number: int = 0) -> Trouble:

@@ -1,5 +1,6 @@
 """The asking side of a sandbox's attendant: the process and the socket to it. Blocking; ``Sandbox`` and ``AsyncSandbox`` are made of it."""
 
+import contextlib
 import json
 import os
 import socket
@@ -11,7 +12,9 @@ import weakref
 from collections.abc import Iterable
 from typing import Final
 
-from gateway.commands import SandboxClosed, raised
+from msgspec import MsgspecError
+
+from gateway.commands import SandboxClosed, above_standard, channel_pair, raised
 from gateway.errands import (
     ENCLOSED,
     MAX_BYTES,
@@ -36,26 +39,31 @@ KILL_TIMEOUT_S: Final = 30.0
 BOOT: Final = "import sys, json; sys.path[:] = json.loads(sys.argv[2]); from gateway.attendant import main; main(int(sys.argv[1]))"
 """Isolated (-I): neither the current directory nor PYTHONPATH say what is imported, but this program's own path does."""
 
+STANDARD_ERROR: Final = 2
+
 
 class Attended:
     """One attendant, from its start to its end."""
 
     def __init__(self) -> None:
-        """Start the process; it imports meanwhile."""
-        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        """Start the process; it imports meanwhile. SetupError."""
         path = json.dumps([os.path.abspath(entry) for entry in sys.path if entry])
-        argv = [sys.executable, "-I", "-c", BOOT, str(theirs.fileno()), path]
-        with theirs:
-            try:
+        try:
+            with contextlib.ExitStack() as opened:
+                ours, theirs = above_standard(opened, channel_pair())
                 self._process = subprocess.Popen(
-                    argv,
+                    [sys.executable, "-I", "-c", BOOT, str(theirs), path],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
-                    pass_fds=[theirs.fileno()],
+                    stderr=None if is_open(STANDARD_ERROR) else subprocess.DEVNULL,
+                    pass_fds=[theirs],
                     start_new_session=True,
                 )
-            except OSError as error:
-                raise SetupError(f"{sys.executable} could not be started: {error.strerror}") from error
+                opened.pop_all()
+        except OSError as error:
+            raise SetupError(f"{sys.executable} could not be started: {error.strerror}") from error
+        self._channel = socket.socket(fileno=ours)
+        os.close(theirs)
         self._talk = threading.Lock()
         """Held while an answer is waited for: any thread may ask."""
         self._updates = 0
@@ -104,7 +112,7 @@ class Attended:
                 if not isinstance(answer, Updated | Trouble) or answer.number in (0, mine):
                     return answer
                 self._channel.settimeout(max(0.001, give_up - time.monotonic()))
-        except OSError:
+        except (OSError, MsgspecError):
             pass
         return None
 
@@ -145,3 +153,12 @@ class Attended:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+def is_open(descriptor: int) -> bool:
+    """In this process."""
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True

@@ -42,6 +42,8 @@ class Run(msgspec.Struct, frozen=True, tag=True):
     environment: dict[str, str]
     cwd: str | None
     user: str | None
+    timeout_s: float | None = None
+    """Then it is killed, whether somebody waits for it or not."""
 
 
 class Update(msgspec.Struct, frozen=True, tag=True):
@@ -64,6 +66,8 @@ class Ended(msgspec.Struct, frozen=True, tag=True):
     """The command has ended: the last message on its channel."""
 
     exit_code: int
+    timed_out: bool = False
+    """Whether it was killed because its time was up."""
 
 
 class Trouble(msgspec.Struct, frozen=True, tag=True):

@@ -4,6 +4,7 @@ As root no user namespace is needed: bubblewrap keeps just the capabilities to b
 ordinary user the cell lies in a user namespace of the user's own; bubblewrap makes another inside it, in which no further one can be made.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -55,6 +56,14 @@ class Command:
     def pid(self) -> int:
         """Of the process to wait for."""
         return self._process.pid
+
+    def kill(self) -> None:
+        """With everything that it has started: its pid namespace goes with the process that made it. Only where it has a group of its own.
+
+        The group, not bubblewrap alone: half made, the other half would wait for it for ever.
+        """
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
 
     def forward(self, signum: int) -> None:
         """Send a signal to the command itself, which may be about to start; nothing if it has ended."""
@@ -116,30 +125,36 @@ def launch(
     and no other. Leaves the signals of ``forwarded`` blocked. SetupError."""
     programs, signals = _programs(), forwarded()
     _hand_over_pipes(view, streams)
-    read_end, write_end = os.pipe2(os.O_CLOEXEC)
-    files = {"seccomp": _file(_filter()), "resolv": _file(_resolv_conf(view))}
-    # Until there is somebody to forward them: Supervisor.wait.
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    argv = [programs["bwrap"], *_bwrap(view, files, write_end), *_become(view, programs, signals, command)]
     try:
-        process = subprocess.Popen(
-            argv,
-            stdin=streams[0],
-            stdout=streams[1],
-            stderr=streams[2],
-            env=dict(view.environment),
-            cwd="/",
-            pass_fds=(*files.values(), write_end),
-            preexec_fn=lambda: _enter(namespaces, signals),
-            process_group=None if has_terminal() else 0,
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        os.close(read_end)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as undo:
+            read_end, write_end = os.pipe2(os.O_CLOEXEC)
+            undo.callback(os.close, read_end)
+            theirs.callback(os.close, write_end)
+            files = {
+                name: _file(content, theirs)
+                for name, content in (("seccomp", _filter()), ("resolv", _resolv_conf(view)))
+            }
+            # Until there is somebody to forward them: Supervisor.wait.
+            signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+            undo.callback(signal.pthread_sigmask, signal.SIG_UNBLOCK, signals)
+            process = subprocess.Popen(
+                [
+                    programs["bwrap"],
+                    *_bwrap(view, files, write_end),
+                    *_become(view, programs, signals, command),
+                ],
+                stdin=streams[0],
+                stdout=streams[1],
+                stderr=streams[2],
+                env=dict(view.environment),
+                cwd="/",
+                pass_fds=(*files.values(), write_end),
+                preexec_fn=lambda: _enter(namespaces, signals),
+                process_group=None if has_terminal() else 0,
+            )
+            undo.pop_all()
+    except (OSError, ValueError, subprocess.SubprocessError) as error:  # ValueError: a variable's name
         raise SetupError(f"bwrap could not be started: {error}") from error
-    finally:
-        for descriptor in (*files.values(), write_end):
-            os.close(descriptor)
     return Command(process, os.fdopen(read_end, "rb"))
 
 
@@ -271,9 +286,10 @@ def _resolv_conf(view: View) -> bytes:
     )
 
 
-def _file(content: bytes) -> int:
-    """An anonymous file to be read from its start."""
+def _file(content: bytes, opened: contextlib.ExitStack) -> int:
+    """An anonymous file to be read from its start, closed with ``opened``."""
     descriptor = os.memfd_create("egress", os.MFD_CLOEXEC)
+    opened.callback(os.close, descriptor)
     os.write(descriptor, content)
     os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor

@@ -7,17 +7,19 @@ with Sandbox.create(security=SecurityPolicy(network=NetworkPolicy(allow_out=["ap
 import os
 import selectors
 import threading
-import time
-import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Literal, overload
+from typing import Final, Literal, overload
 
-from gateway.arguments import asked, check_network, ordered, variables
+from gateway.arguments import asked, check_network, fed, ordered, variables
 from gateway.attended import Attended
 from gateway.commands import CommandResult, Heard, Streams
+from gateway.errors import EgressError
 from rules.link import LinkKind
 from rules.policy import NetworkPolicy, SecurityPolicy
+
+MAX_WAIT_S: Final = 86400.0
+"""At once: poll(2) takes milliseconds in an int."""
 
 
 class Sandbox:
@@ -129,12 +131,11 @@ class Commands:
     ) -> "CommandResult | RunningCommand":
         """Run ``cmd``, by a shell if it is text, and wait for its end, which is the result whatever the exit code.
 
-        ``timeout`` in seconds, after which it is killed: CommandTimeout. ``on_stdout``, ``on_stderr`` are called with text as it comes. With
-        ``background=True`` it is not waited for: the result is a RunningCommand. SandboxClosed where the sandbox is gone.
+        ``timeout`` in seconds, after which it is killed, waited for or not: CommandTimeout. ``on_stdout``, ``on_stderr`` are called with text as it
+        comes. With ``background=True`` it is not waited for: the result is a RunningCommand. SandboxClosed where the sandbox is gone.
         """
-        data = stdin.encode() if isinstance(stdin, str) else stdin
-        wanted = ordered(cmd, cwd, self._envs, envs, user)
-        streams = Streams(data, on_stdout, on_stderr)
+        wanted = ordered(cmd, cwd, self._envs, envs, user, timeout)
+        streams = Streams(fed(stdin), on_stdout, on_stderr, wanted.timeout_s)
         try:
             self._attended.send(wanted, streams.theirs)
         except BaseException:
@@ -142,46 +143,51 @@ class Commands:
             raise
         finally:
             streams.hand_over()
-        running = RunningCommand(streams, timeout)
+        running = RunningCommand(streams)
         return running if background else running.wait()
 
 
 class RunningCommand:
     """A command that was started in the background. It is killed when its object is gone, so hold it."""
 
-    def __init__(self, streams: Streams, timeout: float | None) -> None:
+    def __init__(self, streams: Streams) -> None:
         self._streams = streams
-        self._timeout = timeout
-        self._give_up = None if timeout is None else time.monotonic() + timeout
         self._lock = threading.Lock()
-        self._result: CommandResult | None = None
-        self._end = weakref.finalize(self, streams.close)
+        self._outcome: CommandResult | Exception | None = None
 
     def kill(self) -> None:
         """End it with everything that it started; ``wait`` then says 137."""
         self._streams.kill()
 
     def wait(self) -> CommandResult:
-        """Its result, once it has ended. CommandTimeout, SandboxClosed, and EgressError where it could not be started."""
+        """Its result, once it has ended. CommandTimeout, SandboxClosed, and EgressError where it could not be started. Always the same."""
         with self._lock:
-            if self._result is None:
+            if self._outcome is None:
+                # Unless there is another: Ctrl-C, perhaps, which is no outcome of its own.
+                self._outcome = EgressError("who waited for the command was interrupted, and it was killed")
                 try:
                     self._gather()
-                    self._result = self._streams.result()
+                    self._outcome = self._streams.result()
+                except Exception as error:
+                    self._outcome = error
                 finally:
-                    self._end()
-            return self._result
+                    self._streams.close()
+            if isinstance(self._outcome, Exception):
+                raise self._outcome
+            return self._outcome
 
     def _gather(self) -> None:
         streams = self._streams
-        with selectors.DefaultSelector() as selector:
+        with selectors.PollSelector() as selector:  # which needs no descriptor
             for descriptor in streams.open:
                 selector.register(descriptor, selectors.EVENT_READ)
             while streams.open:
-                left = None if self._give_up is None else self._give_up - time.monotonic()
-                if left is not None and left <= 0:
-                    raise streams.timed_out(self._timeout or 0)
-                for key, _ in selector.select(left):
+                left = streams.left_s()
+                if left == 0:
+                    if not streams.take():
+                        raise streams.timed_out()
+                    return
+                for key, _ in selector.select(None if left is None else min(left, MAX_WAIT_S)):
                     streams.read(key.fd)
                     if key.fd not in streams.open:
                         selector.unregister(key.fd)

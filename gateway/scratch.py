@@ -19,27 +19,50 @@ class Scratch:
     def __init__(self, uid: int, gid: int) -> None:
         """OSError where nothing can be made."""
         sweep()
-        self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=PLACE))
-        self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self.path, self._lock = _locked()
         self.home, self.tmp = self.path / "home", self.path / "tmp"
-        self.home.mkdir(mode=0o700)
+        _make(self.home, 0o700)
         if os.geteuid() == 0:
             os.chown(self.home, uid, gid)
         # Root's own, and sticky: what root made in it a command cannot move, and so lead the next one's mounts elsewhere.
-        self.tmp.mkdir()
+        _make(self.tmp, 0o1777)
         # Where the home is to appear: the sandbox's own /tmp lies over the one that holds it.
         inner = self.tmp / self.path.name
-        inner.mkdir()
-        (inner / self.home.name).mkdir()
-        inner.chmod(0o711)
-        self.tmp.chmod(0o1777)
+        _make(inner, 0o711)
+        _make(inner / self.home.name, 0o755)
         self.path.chmod(0o711)
 
     def remove(self) -> None:
         """With all that commands left in it."""
         _remove(self.path)
         os.close(self._lock)
+
+
+def _locked() -> tuple[Path, int]:
+    """A new directory, and the descriptor that locks it. Until it is locked another process may take it for one that was left, and remove it."""
+    while True:
+        path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=PLACE))
+        descriptor: int | None = None
+        try:
+            path.chmod(0o700)
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.path.samestat(path.lstat(), os.fstat(descriptor)):
+                return path, descriptor
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            if descriptor is not None:
+                os.close(descriptor)
+            raise
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _make(path: Path, mode: int) -> None:
+    """With that mode, whatever the caller's umask."""
+    path.mkdir()
+    path.chmod(mode)
 
 
 def sweep() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from audit.files import key_directory
+from audit.keys import KeyTrouble
 from gateway.errors import EgressError
 
 NOBODY: Final = 65534
@@ -86,8 +87,7 @@ def plan_view(
     ``protected`` is never writable; ``unseen``, which exists, is not even there.
     """
     identity = identify(user, environment)
-    keys = key_directory()
-    secret = (*unseen, *((keys,) if os.path.isdir(keys) else ()))
+    secret = (*unseen, *(keys for keys in _keys() if os.path.isdir(keys)))
     guarded, links = _guard((*protected, *secret))
     notices: list[str] = []
     writable = list(_binds(binds, guarded, links))
@@ -121,8 +121,16 @@ def check_view(
     """Whether ``plan_view`` would take these, asked before anything is made that it is to protect. ViewError."""
     identify(user, environment)
     # The key as if it were there: who makes the records makes it.
-    for _ in _binds(binds, *_guard((*protected, *unseen, key_directory()))):
+    for _ in _binds(binds, *_guard((*protected, *unseen, *_keys()))):
         pass
+
+
+def _keys() -> tuple[Path, ...]:
+    """Where they are. Who has no place for them signs nothing."""
+    try:
+        return (key_directory(),)
+    except KeyTrouble:
+        return ()
 
 
 def _guard(kept: Iterable[Path]) -> tuple[list[Path], set[Path]]:

@@ -73,7 +73,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--audit-dir",
         metavar="DIR",
-        type=Path,
+        type=_directory,
         help="where records go (default: $EGRESS_AUDIT_DIR, else the system's place)",
     )
     parser.add_argument(
@@ -191,6 +191,13 @@ def _here() -> Path:
         return Path.cwd()
     except OSError as error:
         raise SetupError(f"the current directory: {error.strerror}; change to one that is there") from error
+
+
+def _directory(text: str) -> Path:
+    """One that is named: an empty word is a variable that was not set, and not the current directory."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty path: name a directory, or leave it out")
+    return Path(text)
 
 
 def _name(text: str) -> str:

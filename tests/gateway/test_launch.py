@@ -1,10 +1,12 @@
 """How the command is started: which programs, which signals, which terminal."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -13,6 +15,7 @@ import pytest
 from gateway import launch
 from gateway.errors import SetupError
 from gateway.view import Identity, View
+from tests.gateway.asked import open_descriptors
 from tests.lab.lab import ROOT
 
 NONE: Mapping[str, str] = MappingProxyType({})
@@ -193,3 +196,42 @@ def test_a_signal_for_a_command_that_was_reaped_goes_nowhere() -> None:
     finally:
         other.kill()
         other.wait()
+
+
+@pytest.fixture
+def with_programs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whether they are installed or not; none is started. The signals are as they were at the end."""
+    monkeypatch.setattr(launch, "_programs", lambda: {name: f"/nowhere/{name}" for name in launch.PROGRAMS})
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    yield
+    assert signal.pthread_sigmask(signal.SIG_SETMASK, before) == before
+
+
+@pytest.mark.usefixtures("with_programs")
+@pytest.mark.parametrize("environment", [{"a=b": "c"}, {"a": "\0"}, {}])
+def test_what_cannot_be_started_leaves_nothing_open(environment: dict[str, str]) -> None:
+    before = open_descriptors()
+    for _ in range(10):
+        with pytest.raises(SetupError, match="bwrap could not be started"):
+            launch.launch(replace(view(), environment=environment), ["true"], {})
+    assert open_descriptors() == before
+
+
+@pytest.mark.usefixtures("with_programs")
+@pytest.mark.parametrize("room", range(1, 6))
+def test_nor_where_no_descriptors_are_left(room: int) -> None:
+    before = open_descriptors()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    fillers = [os.open(os.devnull, os.O_RDONLY) for _ in range(highest + 1 - before)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + room, limits[1]))
+    try:
+        for _ in range(10):
+            with pytest.raises(SetupError, match="bwrap could not be started"):
+                launch.launch(view(), ["true"], {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for filler in fillers:
+            os.close(filler)
+    assert open_descriptors() == before

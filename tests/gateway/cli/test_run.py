@@ -25,7 +25,14 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    "argv", [["run"], ["run", "--"], ["run", "--link", "tap", "--", "true"], ["run", "--bind"]]
+    "argv",
+    [
+        ["run"],
+        ["run", "--"],
+        ["run", "--link", "tap", "--", "true"],
+        ["run", "--bind"],
+        ["run", "--audit-dir", "", "--", "true"],
+    ],
 )
 def test_usage_is_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:

@@ -1,0 +1,50 @@
+"""In place of the process behind a sandbox: it keeps what each command was asked for with, and its ends."""
+
+import os
+import socket
+from collections.abc import Iterable
+
+from gateway.errands import Answer, Run, encode
+
+
+class Given:
+    """One command's ends, as who starts it has them."""
+
+    def __init__(self, asked: Run, brought: Iterable[int]) -> None:
+        self.asked = asked
+        channel, self.stdin, self.out, self.err = map(os.dup, brought)
+        self.channel = socket.socket(fileno=channel)
+
+    def end(self, answer: Answer, out: bytes = b"") -> None:
+        """It said ``out``, and ended so."""
+        if out:
+            os.write(self.out, out)
+        self.channel.send(encode(answer))
+        self.close()
+
+    def close(self) -> None:
+        """As when whoever starts it dies."""
+        self.channel.close()
+        for descriptor in (self.stdin, self.out, self.err):
+            os.close(descriptor)
+
+    def told(self) -> bytes:
+        """What its asker says next; nothing where it is gone."""
+        self.channel.settimeout(5)
+        return self.channel.recv(4096)
+
+
+class Asked:
+    """As ``Attended``."""
+
+    def __init__(self) -> None:
+        self.given: list[Given] = []
+
+    def send(self, errand: Run, brought: Iterable[int]) -> None:
+        """Keep it."""
+        self.given.append(Given(errand, brought))
+
+
+def open_descriptors() -> int:
+    """Of this process."""
+    return len(os.listdir("/proc/self/fd"))
