@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,11 +21,13 @@ class Upkeep:
 
     def __init__(self, *, early: bool = False) -> None:
         """Fork it; of what is open it keeps standard error. ``early``: the job comes later, and it gets ready to sign. OSError."""
-        job_end, self._job = os.pipe2(os.O_CLOEXEC)
-        self._report, report_end = os.pipe2(os.O_CLOEXEC)
-        self.pid = os.fork()
-        if self.pid == 0:
-            _in_child(job_end, report_end, early)
+        with ExitStack() as opened:
+            job_end, self._job = _pipe(opened)
+            self._report, report_end = _pipe(opened)
+            self.pid = os.fork()
+            if self.pid == 0:
+                _in_child(job_end, report_end, early)
+            opened.pop_all()
         os.close(job_end)
         os.close(report_end)
 
@@ -36,7 +39,7 @@ class Upkeep:
         """Tell it what to do."""
         try:
             with os.fdopen(self._job, "wb") as pipe:
-                pipe.write(orjson.dumps(job, default=str))
+                pipe.write(orjson.dumps(job, default=_spelt))
         except OSError as error:
             if error.errno != errno.EPIPE:
                 raise
@@ -51,6 +54,14 @@ class Upkeep:
         report = orjson.loads(said)
         pruned = [Pruned(**one | {"cause": Cause(one["cause"])}) for one in report["pruned"]]
         return Report(report["sealed"], pruned, report["trouble"])
+
+
+def _pipe(opened: ExitStack) -> tuple[int, int]:
+    """Both ends closed with ``opened``."""
+    ends = os.pipe2(os.O_CLOEXEC)
+    for end in ends:
+        opened.callback(os.close, end)
+    return ends
 
 
 def _in_child(job_end: int, report_end: int, early: bool) -> NoReturn:
@@ -71,11 +82,12 @@ def _in_child(job_end: int, report_end: int, early: bool) -> NoReturn:
 
 
 def _alone(keep: set[int]) -> None:
-    """What a terminal sends is for others; and nobody waits for the end of a descriptor that only this child still holds."""
+    """What a terminal or a service manager sends to all is for others: this child ends when its work is done. And nobody waits for the end of a
+    descriptor that only it still holds."""
     signal.set_wakeup_fd(-1)
     os.setpgid(0, 0)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, signal.SIG_IGN)
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)
@@ -87,13 +99,24 @@ def _alone(keep: set[int]) -> None:
                 continue  # the listing's own, closed already
 
 
+def _spelt(path: object) -> str:
+    """A path's bytes, which may be no UTF-8, as letters."""
+    if not isinstance(path, Path):
+        raise TypeError(path)
+    return os.fsencode(path).decode("latin-1")
+
+
+def _path(spelt: str) -> Path:
+    return Path(os.fsdecode(spelt.encode("latin-1")))
+
+
 def _job(text: bytes) -> Job:
     said = orjson.loads(text)
     settings = said["settings"]
     words = {"fsync": Fsync(settings["fsync"]), "on_full": OnFull(settings["on_full"])}
     return Job(
-        Path(said["directory"]),
-        None if said["keys"] is None else Path(said["keys"]),
+        _path(said["directory"]),
+        None if said["keys"] is None else _path(said["keys"]),
         AuditSettings(**settings | words),
         said["now_ns"],
         [Closed(**closed) for closed in said["closed"]],

@@ -3,15 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from audit import manifest
-from audit.manifest import Entry, Head, Kind
+from audit.manifest import SEALED, Entry, Head, Kind
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-SEALED: Final = (Kind.CLOSED, Kind.ADOPTED)
 
 
 class Level(StrEnum):
@@ -38,13 +36,14 @@ class What(StrEnum):
     EDITED = "edited"
     MISSING_LINE = "missing_line"
     UNLISTED = "unlisted"
+    EMPTY = "empty"
     ADOPTED = "adopted"
     UNSIGNED = "unsigned"
     TORN = "torn"
     LIVE = "live"
 
 
-NOTES: Final = frozenset((What.ADOPTED, What.UNSIGNED, What.TORN, What.LIVE))
+NOTES: Final = frozenset((What.EMPTY, What.ADOPTED, What.UNSIGNED, What.TORN, What.LIVE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +96,11 @@ class Book:
         self.based = False
         """It begins with a summary: what was pruned before is not in it."""
 
+    @property
+    def begins(self) -> int:
+        """The lowest number of an entry."""
+        return min(self._digests, default=0)
+
     def find(
         self, what: What, file: str, text: str, writer: str | None = None, seq: int | None = None
     ) -> None:
@@ -106,11 +110,13 @@ class Book:
     def read(self, text: bytes) -> None:
         """Walk the chain."""
         last: Head | None = None
-        unread = 0
+        unread = forged = 0
         for line in filter(None, text.split(b"\n")):
             entry = manifest.entry_of(line)
-            if entry is None or not _well_formed(entry):
-                unread += 1
+            if entry is None:
+                # One of ours that a crash cut short is no JSON, for its end is missing.
+                whole = manifest.is_json(line)
+                forged, unread = forged + whole, unread + (not whole)
                 continue
             self._follow(entry, last)
             last = Head(entry["n"], manifest.digest_of(line))
@@ -118,6 +124,10 @@ class Book:
             if self._vouched(entry):
                 self._take(entry)
         self.verdict.head = last
+        if forged:
+            self.find(
+                What.CHAIN, manifest.NAME, f"{forged} line(s) that no writer makes: put in by somebody else"
+            )
         if unread:
             self.find(
                 What.TORN,
@@ -176,7 +186,7 @@ class Book:
     def compare(self, noted: Head | None) -> None:
         """With what was noted elsewhere."""
         head = self.verdict.head
-        if noted is None or (self.based and noted.n < min(self._digests)):
+        if noted is None or (self.based and noted.n < self.begins):
             return
         if head is None or head.n < noted.n:
             ends = "is empty" if head is None else f"ends at entry {head.n}"
@@ -191,41 +201,6 @@ class Book:
                 manifest.NAME,
                 f"entry {noted.n} is not the one that was noted: the manifest was written anew",
             )
-
-
-# -- what an entry must be
-
-
-_STRINGS: Final = ("file", "writer")
-_NUMBERS: Final = ("segment", "first_seq", "next_seq", "size", "torn")
-
-
-def _well_formed(entry: Mapping[str, Any]) -> bool:
-    """Whether it has the fields of its kind: whoever can write to the directory may have put in anything."""
-    kind = entry.get("kind")
-    if not isinstance(entry.get("prev", ""), str):
-        return False
-    if kind == Kind.BASE:
-        inner = entry.get("entries")
-        return isinstance(inner, list) and all(
-            isinstance(one, dict) and one.get("kind") in (Kind.OPENED, *SEALED) and _well_formed(one)
-            for one in inner
-        )
-    if kind == Kind.PRUNED:
-        files = entry.get("files")
-        return isinstance(files, list) and all(isinstance(one, str) for one in files)
-    if not all(isinstance(entry.get(name), str) for name in _STRINGS) or "/" in entry["file"]:
-        return False
-    if kind == Kind.OPENED:
-        return type(entry.get("segment")) is int
-    marks = entry.get("marks")
-    return (
-        all(type(entry.get(name)) is int for name in _NUMBERS)
-        and isinstance(entry.get("sha256"), str)
-        and "before" in entry
-        and isinstance(marks, list)
-        and all(isinstance(mark, str) for mark in marks)
-    )
 
 
 def _signed(key: "Ed25519PublicKey", entry: Entry, signature: str) -> bool:

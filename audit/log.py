@@ -4,6 +4,7 @@ Nothing here raises when the disk fails. ``trouble`` says what is wrong; whoever
 wait than lose some. What is taken all the same is kept as far as there is room, and counted beyond.
 """
 
+import errno
 import os
 import re
 import stat
@@ -15,9 +16,9 @@ from typing import Any, Final
 
 import orjson
 
-from audit import manifest
 from audit import record as records
-from audit.files import file_name
+from audit.files import file_name, stamp, stamp_of
+from audit.listed import Listed
 from audit.segment import Closed, NoReservation, Segment
 from audit.settings import AuditSettings, Fsync, OnFull
 
@@ -65,8 +66,6 @@ class AuditLog:
         self.trouble: OSError | None = None
         self.sealable: list[Closed] = []
         """Closed segments that are still to be signed, oldest first. They stay locked until ``sealed``, so that nobody takes us for dead."""
-        self.unlisted: OSError | None = None
-        """Why the manifest does not know of the file that is written now."""
         self.rescued = 0
         """How often a file was gone and was put back."""
         self._unsaid = 0
@@ -82,8 +81,9 @@ class AuditLog:
         self._before: str | None = None
         self.writer = f"{os.urandom(4).hex()}-0"
         self._day = self._clock() // DAY_NS
+        self._listed = Listed(self.directory, keys, self.writer, sandbox, clock)
         self._segment = self._begin(0, 0)
-        self._list()
+        self._listed.begun(self._segment)
 
     def __enter__(self) -> "AuditLog":
         return self
@@ -95,6 +95,11 @@ class AuditLog:
     def path(self) -> Path:
         """The file that is written now."""
         return self._segment.path
+
+    @property
+    def unlisted(self) -> OSError | None:
+        """Why the manifest does not know of a file that was begun; it is told as soon as that can be."""
+        return self._listed.trouble
 
     @property
     def buffered(self) -> int:
@@ -195,6 +200,7 @@ class AuditLog:
 
     def tick(self) -> None:
         """What is due by time: the sync of ``Fsync.INTERVAL``, the day's end, another try after a failure. Every ``due_in`` seconds."""
+        self._listed.tick(TICK_S)
         try:
             if self._unsynced and self.settings.fsync is Fsync.INTERVAL:
                 self._sync()
@@ -210,9 +216,10 @@ class AuditLog:
         if self.trouble is not None:
             return max(0.0, self._tried + TICK_S - time.monotonic())
         until_midnight = (DAY_NS - self._clock() % DAY_NS) / 1e9 + 0.001
+        due = min(until_midnight, self._listed.due_in(TICK_S))
         if self._unsynced and self.settings.fsync is Fsync.INTERVAL:
-            return min(until_midnight, max(0.0, self._synced + TICK_S - time.monotonic()))
-        return until_midnight
+            return min(due, max(0.0, self._synced + TICK_S - time.monotonic()))
+        return due
 
     def _look(self) -> None:
         """Whether the file is still there: who removes it, or its directory, must not make the records vanish unseen."""
@@ -226,12 +233,15 @@ class AuditLog:
         stem = self._segment.path.name.partition("-")[2].partition("-")[0]
         for path in self._names(stem, self._segment.number):
             try:
-                self._segment.rescue(path)
+                lost = self._segment.rescue(path)
             except FileExistsError:
                 continue
             break
+        else:
+            raise _all_taken(path)
         self.rescued += 1
-        self._list()
+        self.count_lost(lost)
+        self._listed.begun(self._segment)
 
     def _append(self) -> None:
         """All of the buffer, from segment to segment. OSError where the disk takes no more."""
@@ -273,42 +283,26 @@ class AuditLog:
         except (OSError, NoReservation):
             following.discard()
             return
+        self._listed.begun(following)  # first: killed in between, nobody would know of it
         self._finish()
         self._segment, self._day = following, day
-        self._list()
 
     def _begin(self, number: int, first_seq: int) -> Segment:
         now = self._clock()
         first = _timestamp_of(self._buffer, 0, 256) if number else None
-        start = _stamp(now)
-        if first and _stamp(now - EARLIER_NS) < (said := _digits(first[1])) < start:
+        start = stamp(now)
+        if first and stamp(now - EARLIER_NS) < (said := stamp_of(first[1])) < start:
             start = said
         for path in self._names(start, number):
             try:
                 return Segment(path, number, first_seq)
             except FileExistsError:
                 continue
-        raise FileExistsError(f"{TRIES} files have the name of {path}")
+        raise _all_taken(path)
 
     def _names(self, start: str, number: int) -> Iterator[Path]:
         for again in range(TRIES):
             yield self.directory / file_name(start, self.writer, number, again)
-
-    def _list(self) -> None:
-        """Tell the manifest that there is such a file, so that it is missed if it goes."""
-        try:
-            manifest.opened(
-                self.directory,
-                self.keys,
-                self._clock(),
-                self.path.name,
-                self.writer,
-                self._segment.number,
-                self.sandbox,
-            )
-            self.unlisted = None
-        except OSError as error:
-            self.unlisted = error
 
     def _finish(self) -> None:
         """Close the segment and put it up for signing."""
@@ -319,10 +313,15 @@ class AuditLog:
         self._locks[closed.file] = segment.descriptor
         self.sealable.append(closed)
         if len(self.sealable) > MAX_UNSEALED:
-            self.sealed([self.sealable[0].file])  # whoever comes next may adopt it
+            self._let_go([self.sealable[0].file])  # whoever comes next may adopt it
 
     def sealed(self, files: Iterable[str]) -> None:
-        """These are in the manifest now, or never will be by us."""
+        """These are in the manifest now."""
+        for file in files:
+            self._listed.sealed(file)
+        self._let_go(files)
+
+    def _let_go(self, files: Iterable[str]) -> None:
         for file in files:
             if (descriptor := self._locks.pop(file, None)) is not None:
                 os.close(descriptor)
@@ -338,19 +337,14 @@ class AuditLog:
         self.lost += self._buffer.count(b"\n")
         self._buffer.clear()
         if self._segment.misplaced():
-            self.lost += self._segment.next_seq - self._segment.first_seq
+            self.lost += self._segment.lines
         self._finish()
 
     def close(self) -> None:
         """``finish``, and let go of what is not signed. Safe to call twice."""
         self.finish()
-        self.sealed(tuple(self._locks))
+        self._let_go(tuple(self._locks))
 
 
-def _stamp(ns: int) -> str:
-    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(max(0, ns) // 1_000_000_000))
-
-
-def _digits(timestamp: bytes) -> str:
-    """2026-11-23T07:15:02.123456Z as 20261123T071502Z."""
-    return timestamp[:19].decode("ascii", "replace").replace("-", "").replace(":", "") + "Z"
+def _all_taken(path: Path) -> OSError:
+    return FileExistsError(errno.EEXIST, f"{TRIES} files have this name", str(path))

@@ -7,10 +7,12 @@ An entry that is signed vouches for all before it. How far the chain had come is
 directory cannot: a manifest that was cut short, or put back to an older one, does not reach that far.
 """
 
-import fcntl
+import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+import stat
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +22,7 @@ from typing import Any, Final
 
 import orjson
 
+from audit.locks import PATIENCE_S, lock_within
 from audit.record import timestamp
 
 NAME: Final = "MANIFEST"
@@ -29,6 +32,12 @@ FIRST: Final = "0" * 64
 DOMAIN: Final = b"egress audit manifest v1\n"
 """Before what is signed, so that no signature means anything elsewhere."""
 TAIL_BYTES: Final = 64 * 1024
+MAX_N: Final = 2**63
+"""No entry has this number."""
+MAX_OWN_N: Final = 2**62
+"""Nor does one of ours follow from an entry with this number: what is forged must leave room for the next."""
+MAX_COUNT: Final = 2**48
+"""Of bytes or records: sums of them are still numbers."""
 
 Entry = dict[str, Any]
 Sign = Callable[[bytes], tuple[str, bytes] | None]
@@ -45,6 +54,9 @@ class Kind(StrEnum):
     PRUNED = "pruned"
     BASE = "base"
     """Takes the place of all before it: ``entries`` are those that still count."""
+
+
+SEALED: Final = (Kind.CLOSED, Kind.ADOPTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +99,7 @@ class Manifest:
             **fields,
         }
         draft = self._path.with_name(f".{NAME}.{os.getpid()}")
+        draft.unlink(missing_ok=True)  # of one that was killed: ours is the lock
         descriptor = os.open(
             draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
         )
@@ -119,7 +132,7 @@ class Manifest:
             tail = os.pread(self._descriptor, room, max(0, size - room))
             lines = tail.split(b"\n")[1 if room < size else 0 :]
             for line in reversed(lines):
-                if (entry := entry_of(line)) is not None:
+                if (entry := entry_of(line)) is not None and entry["n"] < MAX_OWN_N:
                     return Head(entry["n"], digest_of(line))
             if room >= size:
                 return Head(-1, FIRST)
@@ -137,20 +150,40 @@ class Manifest:
 
 
 @contextmanager
-def locked(directory: Path, keys: Path | None = None) -> Iterator[Manifest]:
-    """The manifest of ``directory``, made if there is none, while nobody else writes to it. OSError."""
+def locked(directory: Path, keys: Path | None = None, patience_s: float = PATIENCE_S) -> Iterator[Manifest]:
+    """The manifest of ``directory``, made if there is none, while nobody else writes to it. OSError; TimeoutError where somebody does for longer."""
     path = directory / NAME
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    deadline = time.monotonic() + patience_s
     while True:
         descriptor = os.open(path, flags, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            _must_be_a_file(descriptor, path)
+            lock_within(descriptor, max(0.0, deadline - time.monotonic()))
             if not _is_still(descriptor, path):
                 continue  # whoever had the lock put another in its place
             yield Manifest(descriptor, None if keys is None else head_path(keys, directory), path)
             return
         finally:
             os.close(descriptor)
+
+
+def text_of(directory: Path) -> bytes:
+    """All of the manifest, for whoever only reads. OSError, also where it is no regular file."""
+    path = directory / NAME
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        _must_be_a_file(descriptor, path)
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
+
+
+def _must_be_a_file(descriptor: int, path: Path) -> None:
+    """A FIFO would never end, a device might do anything."""
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        raise OSError(errno.EINVAL, "is no regular file", str(path))
 
 
 def _is_still(descriptor: int, path: Path) -> bool:
@@ -169,9 +202,10 @@ def opened(
     writer: str,
     segment: int,
     sandbox: str | None,
+    patience_s: float = PATIENCE_S,
 ) -> None:
     """Note that there is such a segment: the next signature vouches for that. OSError."""
-    with locked(directory, keys) as manifest:
+    with locked(directory, keys, patience_s) as manifest:
         fields = {"file": file, "writer": writer, "segment": segment, "sandbox": sandbox}
         manifest.append(Kind.OPENED, at_ns, fields)
 
@@ -197,19 +231,68 @@ def digest_of(line: bytes) -> str:
 
 
 def entry_of(line: bytes) -> Entry | None:
-    """The entry that ``line`` is; None where it is none."""
+    """The entry that ``line`` is; None where it is none, or has not the fields of its kind: whoever can write to the directory may have put in
+    anything, and nobody takes it for one, neither who reads nor who writes the next."""
     try:
         entry = orjson.loads(line)
     except orjson.JSONDecodeError:
         return None
-    if not isinstance(entry, dict) or type(entry.get("n")) is not int or entry.get("kind") not in tuple(Kind):
+    if not isinstance(entry, dict) or type(n := entry.get("n")) is not int or n >= MAX_N:
         return None
-    return entry
+    if entry.get("kind") not in tuple(Kind) or not isinstance(entry.get("prev"), str):
+        return None
+    return entry if _well_formed(entry) else None
+
+
+def is_json(line: bytes) -> bool:
+    """Whether it is whole, whatever it says."""
+    try:
+        orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return False
+    return True
+
+
+_COUNTS: Final = ("segment", "first_seq", "next_seq", "size", "torn")
+
+
+def _well_formed(entry: Mapping[str, Any]) -> bool:
+    kind = entry["kind"]
+    if kind == Kind.BASE:
+        inner = entry.get("entries")
+        return isinstance(inner, list) and all(
+            isinstance(one, dict) and one.get("kind") in (Kind.OPENED, *SEALED) and _well_formed(one)
+            for one in inner
+        )
+    if kind == Kind.PRUNED:
+        return _is_texts(entry.get("files"))
+    file = entry.get("file")
+    if not isinstance(file, str) or not file or "/" in file or "\0" in file:
+        return False
+    if not isinstance(entry.get("writer"), str) or not isinstance(entry.get("sandbox"), str | None):
+        return False
+    if kind == Kind.OPENED:
+        return _is_count(entry.get("segment"))
+    return (
+        all(_is_count(entry.get(name)) for name in _COUNTS)
+        and isinstance(entry.get("at"), str)
+        and isinstance(entry.get("sha256"), str)
+        and isinstance(entry.get("before", 0), str | None)
+        and _is_texts(entry.get("marks"))
+    )
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < MAX_COUNT
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
 def head_path(keys: Path, directory: Path) -> Path:
     """Where it is noted how far the manifest of ``directory`` had come."""
-    return keys / f"head-{hashlib.sha256(os.path.realpath(directory).encode()).hexdigest()[:16]}.json"
+    return keys / f"head-{hashlib.sha256(os.fsencode(os.path.realpath(directory))).hexdigest()[:16]}.json"
 
 
 def noted_head(keys: Path, directory: Path) -> Head | None:

@@ -8,24 +8,23 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import orjson
 
-from audit.files import PATTERN
+from audit.files import PATTERN, first_name
 from audit.record import Record
+from audit.sources import MAX_LINE_BYTES, Sources
 from audit.wanted import Moment, Wanted, spelt, wanted
 
 _start = re.compile(r"egress-(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)Z-", re.ASCII).match
 _stamp = re.compile(rb'"timestamp": ?"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z)"').search
 SLACK_S: Final = 300
 """By so much a line may be later in its file than its time says: a record waits for the disk, and clocks are set."""
-MAX_LINE_BYTES: Final = 64 * 1024
 HALVED_BYTES: Final = 256 * 1024
 """What is left is read from its beginning."""
-READ_BYTES: Final = 64 * 1024
-"""Of each file that overlaps with others: there may be many."""
 
 
 class Tally:
@@ -78,13 +77,13 @@ def read_wanted(
 
 
 def _merged(paths: list[Path], asked: Wanted, tally: Tally) -> Iterator[Record]:
-    """A file is opened when its turn comes: a directory may hold more files than a process may open."""
-    waiting = deque(paths)
+    """A file is opened when its turn comes, and not all that overlap stay open: a directory may hold more files than a process may open."""
+    waiting, sources = deque(paths), Sources()
     heads: list[tuple[str, int, Record, Iterator[Record]]] = []
     turn = 0
     while waiting or heads:
         while waiting and (not heads or _earliest(waiting[0]) <= heads[0][0]):
-            _push(heads, turn, _records(waiting.popleft(), asked, tally))
+            _push(heads, turn, _records(sources, waiting.popleft(), asked, tally))
             turn += 1
         if heads:
             _, order, record, rest = heapq.heappop(heads)
@@ -106,24 +105,14 @@ def _earliest(path: Path) -> str:
     return "{}-{}-{}T{}:{}:{}".format(*begun.groups()) if begun else ""
 
 
-def _records(path: Path, asked: Wanted, tally: Tally) -> Iterator[Record]:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return  # removed since the directory was listed
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # a FIFO would never end
-        os.close(descriptor)
-        return
-    with open(descriptor, "rb", buffering=READ_BYTES) as file:
-        if asked.since is not None and not _seek(file, _shifted(asked.since, -SLACK_S)):
-            return
-        yield from _wanted(file, asked, tally)
-
-
-def _wanted(file: BinaryIO, asked: Wanted, tally: Tally) -> Iterator[Record]:
-    needles, test = asked.needles(), asked.test()
+def _records(sources: Sources, path: Path, asked: Wanted, tally: Tally) -> Iterator[Record]:
     since, until = asked.since, asked.until
-    while line := file.readline(MAX_LINE_BYTES):
+
+    def seek(file: BinaryIO) -> bool:
+        return since is None or _seek(file, _shifted(since, -SLACK_S))
+
+    needles, test = asked.needles(), asked.test()
+    for line in chain.from_iterable(sources.stretches(path, seek)):
         if any(needle not in line for needle in needles):
             continue
         record = parsed(line)
@@ -184,21 +173,22 @@ def _shifted(stamp: str, seconds: int) -> str:
 
 
 class Follower:
-    """What is written to a directory from now on: new files, files that are turned over, files that go."""
+    """What is written to a directory from now on: new files, files that are turned over, files that go and are put back."""
 
     def __init__(self, directory: Path, matches: Callable[[Record], bool]) -> None:
         """Nothing that is there already."""
         self._directory = directory
         self._matches = matches
         self._known: dict[tuple[int, int], int] = {}
-        self._look(lambda path, status: status.st_size)
+        self._places: dict[str, int] = {}
+        """How far each was read, by the name that it was begun under."""
+        self._look(lambda path, status, before: status.st_size)
 
     def poll(self) -> list[Record]:
         """What has come since the last time, oldest first. Costs a stat a file."""
         found: list[Record] = []
 
-        def take(path: Path, status: os.stat_result) -> int:
-            before = self._known.get((status.st_dev, status.st_ino), 0)
+        def take(path: Path, status: os.stat_result, before: int) -> int:
             if status.st_size <= before:
                 return min(before, status.st_size)
             with path.open("rb") as file:
@@ -215,16 +205,33 @@ class Follower:
         self._look(take)
         return sorted(found, key=lambda record: str(record.get("timestamp", "")))
 
-    def _look(self, act: Callable[[Path, os.stat_result], int]) -> None:
+    def _look(self, act: Callable[[Path, os.stat_result, int], int]) -> None:
         known: dict[tuple[int, int], int] = {}
         for path in sorted(self._directory.glob(PATTERN)):
             try:
                 status = path.lstat()
-                if stat.S_ISREG(status.st_mode):
-                    known[status.st_dev, status.st_ino] = act(path, status)
+                if not stat.S_ISREG(status.st_mode):
+                    continue
+                identity, place = (status.st_dev, status.st_ino), first_name(path.name)
+                before = self._known.get(identity)
+                reached = self._places.get(place, 0)
+                if before is None:
+                    before = _same_so_far(path, reached)
+                known[identity] = act(path, status, before)
+                self._places[place] = max(reached, known[identity])
             except FileNotFoundError:
                 continue
         self._known = known
+
+
+def _same_so_far(path: Path, before: int) -> int:
+    """A file in the place of one that was read as far as ``before``: its writer put back a copy, unless no line ends there."""
+    if before:
+        with path.open("rb") as file:
+            file.seek(before - 1)
+            if file.read(1) == b"\n":
+                return before
+    return 0
 
 
 def newest(directory: Path, asked: Wanted, count: int) -> list[Record]:

@@ -1,5 +1,6 @@
 """A file of records looked at line by line: where its numbers break off, where a line is none, what it weighs."""
 
+import os
 from dataclasses import dataclass
 from typing import IO, Final
 
@@ -38,16 +39,20 @@ def digest_of(file: IO[bytes]) -> Digest:
 
 
 def scan(file: IO[bytes], writer: str, first_seq: int, begin: int = 0, end: int = 0) -> Lines:
-    """Read from its start to the first line that is out of order; ``begin`` and ``end`` in bytes are the range for ``within``."""
+    """Read from its start to the first line that is out of order; ``begin`` and ``end`` in bytes are the range for ``within``.
+
+    What is written meanwhile is not looked at: a line of a live writer is read whole or as the last.
+    """
     file.seek(0)
+    size = os.fstat(file.fileno()).st_size
     lines = Lines(first_seq)
     at, first, last = 0, None, first_seq
-    while line := file.readline(MAX_LINE_BYTES):
+    while line := file.readline(min(MAX_LINE_BYTES, size - at)):
         expected = lines.next_seq
         whole = line.endswith(b"\n")
         seq = _seq_of(line, writer) if whole else None
         if seq is None:
-            if _ends_here(file, line):
+            if _ends_here(file, line, size - at - len(line)):
                 lines.torn = len(line)
             else:
                 lines.bad = expected
@@ -63,9 +68,9 @@ def scan(file: IO[bytes], writer: str, first_seq: int, begin: int = 0, end: int 
     return lines
 
 
-def _ends_here(file: IO[bytes], line: bytes) -> bool:
-    """Whether ``line`` is all that is left: torn, or zeros where the disk had not been written when the power went."""
-    rest = file.read(READ_BYTES)
+def _ends_here(file: IO[bytes], line: bytes, left: int) -> bool:
+    """Whether ``line`` is all that there is: torn, or zeros where the disk had not been written when the power went."""
+    rest = file.read(min(READ_BYTES, left))
     if not rest:
         return not line.endswith(b"\n")
     return not line.strip(b"\0") and not rest.strip(b"\0")

@@ -5,7 +5,6 @@ The digest is of what was handed to write(2), not of what the file holds later: 
 
 import ctypes
 import errno
-import fcntl
 import hashlib
 import os
 import re
@@ -13,11 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from audit.locks import lock_within
+
 MARK_BYTES: Final = 64 * 1024
 """Every so many bytes the digest so far is noted, to tell where an edit is."""
 MARK_DIGITS: Final = 16
 HOLD_STEP_BYTES: Final = 1024 * 1024
 COPY_BYTES: Final = 1024 * 1024
+NEW_PATIENCE_S: Final = 0.25
+"""For the lock of a file that was made just now: who looks at the directory may have it for a moment."""
 FALLOC_FL_KEEP_SIZE: Final = 1  # linux/falloc.h
 NO_FALLOCATE: Final = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
@@ -88,20 +91,27 @@ class Segment:
         self.first_seq = self.next_seq = first_seq
         self.begun: str | None = None
         self.ended: str | None = None
+        self.lost = 0
+        """Lines that were written, and were not in the file any more when it was put back."""
         self._held = 0
         self._digest = Digest()
 
     @property
     def size(self) -> int:
-        """Bytes of whole lines."""
+        """Bytes of whole lines that were written."""
         return self._digest.size
+
+    @property
+    def lines(self) -> int:
+        """That are in the file, as far as we know."""
+        return self.next_seq - self.first_seq - self.lost
 
     def append(self, lines: bytes | bytearray, count: int) -> int:
         """Write so many whole lines; the bytes of those that the disk took. OSError where it took none, and nothing of one is left."""
         written = os.write(self.descriptor, lines)
         if written < len(lines):
             whole = lines.rfind(b"\n", 0, written) + 1
-            os.ftruncate(self.descriptor, self.size + whole)
+            os.ftruncate(self.descriptor, os.fstat(self.descriptor).st_size - written + whole)
             self._held = 0  # a shorter file may have lost what was set aside behind it
             if not whole:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -124,8 +134,9 @@ class Segment:
         """Set aside ``room`` bytes behind what is written, which no one else can take. OSError where the disk has not so much; NoReservation."""
         if self._held - self.size >= room:
             return
+        end = os.fstat(self.descriptor).st_size  # not ``size``, where somebody cut it
         for wanted in (room + HOLD_STEP_BYTES, room):
-            if _libc.fallocate(self.descriptor, FALLOC_FL_KEEP_SIZE, self.size, wanted) == 0:
+            if _libc.fallocate(self.descriptor, FALLOC_FL_KEEP_SIZE, end, wanted) == 0:
                 self._held = self.size + wanted
                 return
             number = ctypes.get_errno()
@@ -145,19 +156,12 @@ class Segment:
             return True
         return (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino)
 
-    def rescue(self, path: Path) -> None:
-        """Put what was written where it belongs again: a copy, written to from now on. OSError; FileExistsError where that name is taken."""
+    def rescue(self, path: Path) -> int:
+        """Put what was written where it belongs again: a copy, written to from now on. How many lines are not in it: somebody cut them off, or they
+        cannot be read. OSError; FileExistsError where that name is taken."""
         descriptor = _create(path)
         try:
-            at = 0
-            while at < self.size:
-                part = os.pread(self.descriptor, min(COPY_BYTES, self.size - at), at)
-                if not part:
-                    raise OSError(errno.EIO, "the file was cut short")
-                while part:
-                    written = os.write(descriptor, part)
-                    part = part[written:]
-                    at += written
+            lines = self._copy_to(descriptor)
             os.fdatasync(descriptor)
         except OSError:
             os.close(descriptor)
@@ -166,6 +170,30 @@ class Segment:
         os.close(self.descriptor)
         self.path, self.descriptor = path, descriptor
         self._held = 0
+        lost = max(0, self.lines - lines)
+        self.lost += lost
+        return lost
+
+    def _copy_to(self, descriptor: int) -> int:
+        """What can be had of it; the number of its lines. They are all that is in the copy: another can follow."""
+        at = lines = end = 0
+        while at < self.size and (part := self._part(at)):
+            lines += part.count(b"\n")
+            if (last := part.rfind(b"\n")) >= 0:
+                end = at + last + 1
+            while part:
+                written = os.write(descriptor, part)
+                part = part[written:]
+                at += written
+        if end < at:
+            os.ftruncate(descriptor, end)
+        return lines
+
+    def _part(self, at: int) -> bytes:
+        try:
+            return os.pread(self.descriptor, min(COPY_BYTES, self.size - at), at)
+        except OSError:
+            return b""
 
     def discard(self) -> None:
         """As if it had never been made."""
@@ -175,10 +203,8 @@ class Segment:
     def finish(self, *, sync: bool) -> None:
         """Give back what was set aside; the lock stays as long as the descriptor is open. What cannot be done is left."""
         try:
-            if (
-                os.fstat(self.descriptor).st_size == self.size
-            ):  # else somebody cut it, and it is not for us to make it longer
-                os.ftruncate(self.descriptor, self.size)
+            # Not to ``size``: where somebody cut it, it is not for us to make it longer.
+            os.ftruncate(self.descriptor, os.fstat(self.descriptor).st_size)
             if sync:
                 self.sync()
         except OSError:
@@ -205,5 +231,10 @@ class Segment:
 def _create(path: Path) -> int:
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
     descriptor = os.open(path, flags, 0o600)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)  # nobody else has it: at once
+    try:
+        lock_within(descriptor, NEW_PATIENCE_S)
+    except OSError:
+        os.close(descriptor)
+        path.unlink(missing_ok=True)
+        raise
     return descriptor

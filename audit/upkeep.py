@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from audit import manifest
-from audit.files import PATTERN
+from audit.files import PATTERN, is_ours
 from audit.keys import KeyTrouble, key_id, prepare, private_key
-from audit.manifest import Entry, Kind, Manifest, Sign
+from audit.listing import Listing
+from audit.manifest import SEALED, Entry, Kind, Manifest, Sign
 from audit.record import Cause
 from audit.retention import Expired, Kept, expired
+from audit.scan import MAX_LINE_BYTES
 from audit.segment import Closed, Digest
 from audit.settings import AuditSettings
 
@@ -33,6 +35,8 @@ MAX_ADOPTED: Final = 16
 """At once: each is read whole."""
 COMPACT_BYTES: Final = 4 * 1024 * 1024
 READ_BYTES: Final = 1024 * 1024
+PATIENCE_S: Final = 5.0
+"""With who holds the manifest: longer than a loop may have, shorter than the end of a run waits for us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +73,27 @@ class Report:
 
 
 def keep_up(job: Job) -> Report:
-    """Do it; what fails is said in the report, and the rest is done all the same."""
+    """Do it; what fails is said in the report, and the rest is done all the same. Nothing is raised: what was sealed must be known, or it is sealed
+    again for ever."""
     report = Report()
     sign = None if job.keys is None else _signer(job.keys, job.directory, report)
-    try:
-        _seal(job, sign, report)
-        _adopt(job, sign)
-        if job.prune:
-            _prune(job, sign, report)
-    except OSError as error:
-        report.trouble = f"{error.filename or job.directory}: {error.strerror}"
+    for act in (_seal, _adopt, _prune):
+        try:
+            act(job, sign, report)
+        except TimeoutError as error:
+            report.trouble = _said(job, error)
+            break  # who holds the manifest for so long holds it for the rest as well
+        except Exception as error:
+            report.trouble = _said(job, error)
     return report
+
+
+def _said(job: Job, error: Exception) -> str:
+    if isinstance(error, OSError):
+        text = f"{error.filename or job.directory}: {error.strerror}"
+    else:
+        text = f"{job.directory}: {type(error).__name__}: {error}"
+    return os.fsencode(text).decode("utf-8", "replace")
 
 
 def _signer(keys: Path, directory: Path, report: Report) -> Sign:
@@ -104,7 +118,7 @@ def _signer(keys: Path, directory: Path, report: Report) -> Sign:
 def _seal(job: Job, sign: Sign | None, report: Report) -> None:
     if not job.closed:
         return
-    with manifest.locked(job.directory, job.keys) as held:
+    with manifest.locked(job.directory, job.keys, PATIENCE_S) as held:
         for closed in job.closed:
             held.append(Kind.CLOSED, job.now_ns, asdict(closed), sign)
             report.sealed.append(closed.file)
@@ -113,22 +127,38 @@ def _seal(job: Job, sign: Sign | None, report: Report) -> None:
 # -- what a dead writer left
 
 
-def _adopt(job: Job, sign: Sign | None) -> None:
+def _adopt(job: Job, sign: Sign | None, report: Report) -> None:
     """Sign what nobody will sign any more, as it is found: from now on a change shows."""
-    with manifest.locked(job.directory) as held:
-        known = Listing.of(held.read())
-    if not known.open() or sign is None or sign(b"") is None:
+    with manifest.locked(job.directory, None, PATIENCE_S) as held:
+        left = Listing.of(held.read()).open()
+    if not left or sign is None or sign(b"") is None:
         return
-    for name in known.open()[:MAX_ADOPTED]:
+    adopted = 0
+    for name in left:
         with ExitStack() as stack:
             descriptor = _lock(job.directory / name)
             if descriptor is None:
                 continue
             stack.callback(os.close, descriptor)
-            closed = _as_found(descriptor, known.entries[name], known.digest_before(name))
-            held = stack.enter_context(manifest.locked(job.directory, job.keys))
-            if name in Listing.of(held.read()).open():
-                held.append(Kind.ADOPTED, job.now_ns, asdict(closed), sign)
+            try:
+                found = _as_found(descriptor)
+            except OSError as error:
+                report.trouble = _said(job, error)
+                continue
+            held = stack.enter_context(manifest.locked(job.directory, job.keys, PATIENCE_S))
+            known = Listing.of(held.read())
+            if name in known.open() and not _waits(job, known.before(name)):
+                held.append(Kind.ADOPTED, job.now_ns, asdict(_closed(found, known, name)), sign)
+            adopted += 1
+        if adopted == MAX_ADOPTED:
+            break
+
+
+def _waits(job: Job, before: Entry | None) -> bool:
+    """Whether the segment before is to be adopted first, because this one begins where it ends."""
+    if before is None or before["kind"] in SEALED:
+        return False
+    return os.path.exists(job.directory / before["file"])
 
 
 def _lock(path: Path) -> int | None:
@@ -147,33 +177,46 @@ def _lock(path: Path) -> int | None:
     return None
 
 
-def _as_found(descriptor: int, entry: Entry, before: str | None) -> Closed:
-    digest, lines, first, last, torn = Digest(), 0, b"", b"", b""
+@dataclass(slots=True)
+class _Found:
+    digest: Digest
+    first: Entry
+    last: Entry
+    torn: int
+
+
+def _as_found(descriptor: int) -> _Found:
+    digest, first, last, whole = Digest(), b"", b"", 0
     with open(os.dup(descriptor), "rb") as file:
-        for line in file:
+        while (line := file.readline(MAX_LINE_BYTES)).endswith(b"\n"):
             digest.update(line)
-            if not line.endswith(b"\n"):
-                torn = line
-                break
-            first, last, lines = first or line, line, lines + 1
-        while rest := file.read(READ_BYTES):
-            digest.update(rest)
-    head, tail = _record(first), _record(last)
-    first_seq = head.get("seq", 0)
+            first, last, whole = first or line, line, digest.size
+        while line:
+            digest.update(line)
+            line = file.read(READ_BYTES)
+    return _Found(digest, _record(first), _record(last), digest.size - whole)
+
+
+def _closed(found: _Found, known: Listing, name: str) -> Closed:
+    entry, before = known.entries[name], known.before(name) or {}
+    first_seq = _count(found.first, "seq")
+    if first_seq is None:
+        first_seq = before.get("next_seq", 0)
+    last_seq = _count(found.last, "seq")
     return Closed(
-        entry["file"],
+        name,
         entry["writer"],
         entry["segment"],
         entry["sandbox"],
         first_seq,
-        tail.get("seq", first_seq - 1) + 1,
-        head.get("timestamp"),
-        tail.get("timestamp"),
-        digest.size,
-        digest.hexdigest(),
-        digest.marks,
-        before,
-        len(torn),
+        first_seq if last_seq is None else last_seq + 1,
+        _text(found.first, "timestamp"),
+        _text(found.last, "timestamp"),
+        found.digest.size,
+        found.digest.hexdigest(),
+        found.digest.marks,
+        before.get("sha256"),
+        found.torn,
     )
 
 
@@ -185,56 +228,25 @@ def _record(line: bytes) -> Entry:
     return record if isinstance(record, dict) else {}
 
 
-class Listing:
-    """The segments that a manifest speaks of, as its writers left it: what is forged in it is for ``audit.verify`` to find."""
+def _count(record: Entry, name: str) -> int | None:
+    """What it says there, if that is a number as an entry may have."""
+    value = record.get(name)
+    return value if type(value) is int and 0 <= value < manifest.MAX_COUNT - 1 else None
 
-    def __init__(self) -> None:
-        self.entries: dict[str, Entry] = {}
-        self.pruned: set[str] = set()
 
-    @classmethod
-    def of(cls, text: bytes) -> "Listing":
-        """Read it; what is no entry is passed over."""
-        listing = cls()
-        for line in text.split(b"\n"):
-            if (entry := manifest.entry_of(line)) is not None:
-                listing.take(entry)
-        return listing
-
-    def take(self, entry: Entry) -> None:
-        """One entry more."""
-        if entry["kind"] == Kind.BASE:
-            self.entries = {}
-            for inner in entry.get("entries", ()):
-                self.take(inner)
-        elif entry["kind"] == Kind.PRUNED:
-            self.pruned |= set(entry.get("files", ()))
-        elif isinstance(name := entry.get("file"), str):
-            self.entries[name] = entry
-
-    def open(self) -> list[str]:
-        """Those that were opened and not closed."""
-        return [
-            name
-            for name, entry in self.entries.items()
-            if entry["kind"] == Kind.OPENED and name not in self.pruned
-        ]
-
-    def digest_before(self, name: str) -> str | None:
-        """Of the same writer's segment before."""
-        mine = self.entries[name]
-        for entry in self.entries.values():
-            if entry["writer"] == mine["writer"] and entry["segment"] == mine["segment"] - 1:
-                return entry.get("sha256")
-        return None
+def _text(record: Entry, name: str) -> str | None:
+    value = record.get(name)
+    return value if isinstance(value, str) else None
 
 
 # -- what has had its time
 
 
 def _prune(job: Job, sign: Sign | None, report: Report) -> None:
+    if not job.prune:
+        return
     with ExitStack() as stack:
-        held = stack.enter_context(manifest.locked(job.directory, job.keys))
+        held = stack.enter_context(manifest.locked(job.directory, job.keys, PATIENCE_S))
         text = held.read()
         listing = Listing.of(text)
         files, live = _kept(job, listing, stack)
@@ -250,7 +262,8 @@ def _prune(job: Job, sign: Sign | None, report: Report) -> None:
 
 
 def _kept(job: Job, listing: Listing, stack: ExitStack) -> tuple[list[Kept], dict[str | None, int]]:
-    """Every file of records that nobody writes to, locked until ``stack`` ends; and how much lies in the others, by sandbox."""
+    """Every file of records that nobody writes to, locked until ``stack`` ends; and how much lies in the others, by sandbox. What is called so and is
+    not of ours is nobody's to remove."""
     files: list[Kept] = []
     live: defaultdict[str | None, int] = defaultdict(int)
     for path in job.directory.glob(PATTERN):
@@ -258,24 +271,28 @@ def _kept(job: Job, listing: Listing, stack: ExitStack) -> tuple[list[Kept], dic
             status = os.stat(path, follow_symlinks=False)
         except OSError:
             continue
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(status.st_mode) or not (path.name in listing.entries or is_ours(path.name)):
             continue
         entry = listing.entries.get(path.name, {})
         sandbox = entry.get("sandbox")
-        descriptor = None if entry.get("kind") in (Kind.CLOSED, Kind.ADOPTED) else _lock(path)
-        if descriptor is None and entry.get("kind") not in (Kind.CLOSED, Kind.ADOPTED):
+        sealed = entry.get("kind") in SEALED
+        descriptor = None if sealed else _lock(path)
+        if descriptor is None and not sealed:
             live[sandbox] += status.st_size
             continue
         if descriptor is not None:
             stack.callback(os.close, descriptor)
-        records = entry.get("next_seq", 0) - entry.get("first_seq", 0)
+        records = max(0, entry.get("next_seq", 0) - entry.get("first_seq", 0))
         files.append(Kept(path.name, sandbox, status.st_size, _ended_ns(entry, status.st_mtime_ns), records))
     return files, live
 
 
 def _ended_ns(entry: Entry, mtime_ns: int) -> int:
     """By the keeper's clock: what a record says of its time is the worker's word."""
-    return manifest.ns_of(entry["at"]) if entry.get("kind") == Kind.CLOSED else mtime_ns
+    try:
+        return manifest.ns_of(entry["at"]) if entry.get("kind") == Kind.CLOSED else mtime_ns
+    except ValueError:
+        return mtime_ns
 
 
 def _summed(gone: list[Expired]) -> Iterator[Pruned]:

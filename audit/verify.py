@@ -3,65 +3,119 @@
 Reads only. Nothing that the directory holds is believed: an entry counts as far as its signature does.
 """
 
+import errno
 import fcntl
 import os
 import stat
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Final
 
 from audit import manifest
-from audit.book import SEALED, Book, Verdict, What
+from audit.book import Book, Verdict, What
 from audit.files import PATTERN
 from audit.keys import KeyTrouble, public_keys
-from audit.manifest import Entry, Head, Kind
+from audit.manifest import SEALED, Entry, Head, Kind
 from audit.scan import differs_at, digest_of, scan
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 
+PASSING: Final = (What.MISSING_SEGMENT, What.UNSIGNED)
+"""What a file looks like that was removed or closed in order after the manifest was read."""
+
+
 def verify(directory: Path, keys: Mapping[str, "Ed25519PublicKey"], noted: Head | None = None) -> Verdict:
     """Look at everything in ``directory``. ``keys``: those that may have signed, by id; ``noted``: how far the manifest had come once. OSError."""
     verdict = Verdict()
     book = Book(keys, verdict)
-    path = directory / manifest.NAME
-    present = sorted(file.name for file in directory.glob(PATTERN))
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:
-        text = b""
-        if present or noted is not None:
-            book.find(What.NO_MANIFEST, manifest.NAME, "there is none: nothing here is vouched for")
+    # Before the manifest is read, so that those of them that are finished are in it.
+    present = {file.name for file in directory.glob(PATTERN)}
+    empty = {name for name in present if _is_empty(directory / name)}
+    text = _manifest_of(directory, book, needed=bool(present - empty) or noted is not None)
     book.read(text)
     book.compare(noted)
-    present = sorted(file.name for file in directory.glob(PATTERN))  # those of before are all in the manifest
-    verdict.files = len(present)
-    if text:
-        for name in sorted(set(present) - book.segments.keys() - book.pruned):
-            if not _is_locked(directory / name):
-                book.find(
-                    What.UNLISTED,
-                    name,
-                    "is not in the manifest: put here by somebody else, or its entry was removed",
-                )
-    for name in sorted(book.segments):
+    unknown = sorted(present - book.segments.keys() - book.pruned)
+    for name in unknown:
+        if _is_locked(directory / name):
+            continue
+        if name in empty:
+            book.find(
+                What.EMPTY,
+                name,
+                "has nothing in it, and is not in the manifest: its writer died as it began it",
+            )
+        elif text:
+            book.find(
+                What.UNLISTED,
+                name,
+                "is not in the manifest: put here by somebody else, or its entry was removed",
+            )
+    found = len(verdict.findings)
+    # One writer's in their order: where the one before ends is where the next must begin.
+    for name in sorted(book.segments, key=lambda name: (book.segments[name]["segment"], name)):
         _look_at(directory, name, book)
-    _follow_writers(book)
-    verdict.pruned = len(book.pruned - set(present))
+    if any(finding.what in PASSING for finding in verdict.findings[found:]):
+        _look_again(directory, book, Book(keys, Verdict()), found)
+    verdict.findings[found:] = sorted(verdict.findings[found:], key=lambda finding: finding.file)
+    _follow_writers(directory, book)
+    present = {file.name for file in directory.glob(PATTERN)}
+    verdict.files = len(present)
+    verdict.pruned = len(book.pruned - present)
     return verdict
 
 
+def _look_again(directory: Path, book: Book, later: Book, found: int) -> None:
+    """What was signed meanwhile explains what is ``PASSING`` among the findings from ``found`` on."""
+    findings, head = book.verdict.findings, book.verdict.head
+    later.read(_manifest_of(directory, later, needed=False))
+    begun_anew = later.based and head is not None and later.begins > head.n
+    for name in sorted({finding.file for finding in findings[found:] if finding.what in PASSING}):
+        entry = later.segments.get(name)
+        if name in later.pruned or (entry is None and begun_anew):
+            book.pruned.add(name)
+        elif entry is not None and entry["kind"] in SEALED and book.segments[name]["kind"] not in SEALED:
+            book.segments[name] = entry
+        else:
+            continue
+        findings[found:] = [finding for finding in findings[found:] if finding.file != name]
+        _look_at(directory, name, book)
+
+
+def _manifest_of(directory: Path, book: Book, *, needed: bool) -> bytes:
+    """Its text. It is missed where it is ``needed``: where there are records, or there once was one."""
+    try:
+        text, missing = manifest.text_of(directory), "is empty"
+    except FileNotFoundError:
+        text, missing = b"", "there is none"
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ELOOP, errno.ENXIO):
+            raise
+        text, missing, needed = b"", f"is no file any more ({error.strerror})", True
+    if not text and needed:
+        book.find(What.NO_MANIFEST, manifest.NAME, f"{missing}: nothing here is vouched for")
+    return text
+
+
+def _is_empty(path: Path) -> bool:
+    try:
+        status = os.stat(path, follow_symlinks=False)
+    except OSError:
+        return False
+    return stat.S_ISREG(status.st_mode) and not status.st_size
+
+
 def unsound(directory: Path, keys: Path | None) -> bool:
-    """Whether the manifest alone has something wrong with it."""
+    """Whether the manifest alone has something wrong with it that no crash explains."""
     verdict = Verdict()
     try:
         book = Book({} if keys is None else public_keys(keys), verdict)
-        book.read((directory / manifest.NAME).read_bytes())
+        book.read(manifest.text_of(directory))
     except (OSError, KeyTrouble):
         return True
-    return bool(verdict.findings)
+    return verdict.broken
 
 
 def _look_at(directory: Path, name: str, book: Book) -> None:
@@ -172,17 +226,17 @@ def _look_at_open(file: IO[bytes], name: str, entry: Entry, book: Book) -> None:
 
 
 def _first_of(entry: Entry, book: Book) -> int:
-    """The number that its first line must have."""
-    for other in book.segments.values():
-        if other["kind"] in SEALED and (other["writer"], other["segment"]) == (
-            entry["writer"],
-            entry["segment"] - 1,
-        ):
-            return int(other["next_seq"])
-    return 0
+    """The number that its first line must have: what the segment before it came to, as it was signed, else as it is found."""
+    before = (entry["writer"], entry["segment"] - 1)
+    ends = [
+        (other["kind"] in SEALED, int(other["next_seq"]))
+        for other in book.segments.values()
+        if (other["writer"], other["segment"]) == before and "next_seq" in other
+    ]
+    return max(ends, default=(False, 0))[1]
 
 
-def _follow_writers(book: Book) -> None:
+def _follow_writers(directory: Path, book: Book) -> None:
     """Each writer's segments, one after the other."""
     by_writer: defaultdict[str, list[Entry]] = defaultdict(list)
     for entry in book.segments.values():
@@ -199,7 +253,7 @@ def _follow_writers(book: Book) -> None:
             elif (
                 before is not None
                 and entry["kind"] == Kind.CLOSED
-                and entry["before"] != before.get("sha256")
+                and entry["before"] != (before.get("sha256") or _sha256(directory / before["file"]))
             ):
                 book.find(
                     What.CHAIN,
@@ -210,6 +264,16 @@ def _follow_writers(book: Book) -> None:
                 )
             expected = (entry["segment"] + 1, entry["next_seq"])
             before = entry
+
+
+def _sha256(path: Path) -> str | None:
+    """Of one that is not signed, and is vouched for by what its writer signed after it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(descriptor, "rb") as file:
+            return digest_of(file).hexdigest()
+    except OSError:
+        return None
 
 
 def _is_locked(path: Path) -> bool:

@@ -13,6 +13,8 @@ from audit.record import pruned
 from audit.upkeep import Job
 
 UPKEEP_S: Final = 3600.0
+RETRY_S: Final = 60.0
+"""After one that failed: what could not be signed now is not tried again at the next record."""
 CLOCK_STEP_S: Final = 600.0
 FINISH_S: Final = 10.0
 """How long the process that signs is waited for at the end."""
@@ -27,6 +29,7 @@ class Caretaker:
         self._say = say
         self._upkeep: Upkeep | None = None
         self._due = time.monotonic() + UPKEEP_S
+        self._not_before = 0.0
         self._clock_ahead: float | None = None
         self._last: Upkeep | None = None
 
@@ -41,7 +44,7 @@ class Caretaker:
 
     def look(self) -> None:
         """After something was written: a file may be closed by it."""
-        if self._log.sealable and self._upkeep is None:
+        if self._log.sealable and self._upkeep is None and time.monotonic() >= self._not_before:
             self.start()
 
     def start(self) -> None:
@@ -53,6 +56,7 @@ class Caretaker:
             self._upkeep = Upkeep()
         except OSError as error:
             self._say(f"records are not signed: {error.strerror}")
+            self._put_off()
             return
         self._upkeep.start(self._job(prune=self._steady()))
         self._selector.register(self._upkeep.fileno(), selectors.EVENT_READ, self._ended)
@@ -116,6 +120,13 @@ class Caretaker:
             )
         if report.trouble is not None:
             self._say(report.trouble)
+            self._put_off()
+
+    def _put_off(self) -> None:
+        """To sign is tried again in a while, and then though nothing is written."""
+        self._not_before = time.monotonic() + RETRY_S
+        if self._log.sealable:
+            self._due = min(self._due, self._not_before)
 
 
 def _ends(upkeep: Upkeep) -> bool:

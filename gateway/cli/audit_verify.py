@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audit.files import default_directory, key_directory
+from gateway.cli.records import shown
 from gateway.cli.streams import say
 from gateway.errors import EgressError
 
@@ -118,16 +119,12 @@ def _as_json(verdict: "Verdict") -> Iterator[str]:
 def _as_text(verdict: "Verdict") -> Iterator[str]:
     for finding in verdict.findings:
         where = "" if finding.seq is None else f" [{finding.writer} seq {finding.seq}]"
-        yield f"{finding.level:7}{finding.file}: {_plain(finding.text)}{where}"
+        # What a forged entry or a file's name says must not reach a terminal as it is.
+        yield shown(f"{finding.level:7}{finding.file}: {finding.text}{where}")
     yield f"{verdict.files} files, {verdict.signed} signed and as they were written; {verdict.pruned} removed in order"
     if verdict.head is not None:
         yield f"the manifest comes to {verdict.head.n}:{verdict.head.digest}"
     yield "BROKEN: see above" if verdict.broken else "nothing was changed, removed or put in"
-
-
-def _plain(text: str) -> str:
-    """What a forged entry says must not reach a terminal as it is."""
-    return "".join(one if one.isprintable() else "?" for one in text)
 
 
 def _head(text: str) -> "Head":

@@ -194,6 +194,19 @@ def test_a_disk_that_is_full_for_a_while_loses_nothing(tmp_path: Path) -> None:
     assert [line["number"] for line in lines] == [line["seq"] for line in lines] == list(range(100))
 
 
+def test_a_full_disk_makes_a_file_that_somebody_cut_no_longer(tmp_path: Path) -> None:
+    with AuditLog(tmp_path) as log:
+        for _ in range(20):
+            log.write(blocked())
+        log.flush()
+        os.truncate(log.path, 0)
+        with _no_file_beyond(600):
+            log.write(blocked())
+            log.write(blocked())
+            log.flush()
+            assert [line["seq"] for line in _lines(log.path)] == [20]
+
+
 def test_what_no_longer_fits_is_counted_and_said_when_there_is_room(tmp_path: Path) -> None:
     with AuditLog(tmp_path) as log:
         with _no_file_beyond(0):

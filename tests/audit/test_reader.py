@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from audit import read
 from audit.log import AuditLog
+from audit.reader import Follower
 from audit.record import timestamp
 
 SECOND = 10**9
@@ -131,6 +132,13 @@ def test_a_fifo_under_a_records_name_does_not_stop_the_reader(tmp_path: Path) ->
     assert _seen(tmp_path) == [("aaaa-0", 0)]
 
 
+def test_a_link_that_leads_nowhere_does_not_stop_the_reader(tmp_path: Path) -> None:
+    _file(tmp_path, 10, 10)
+    (tmp_path / "egress-20200101T000000Z-x.jsonl").symlink_to("egress-20200101T000000Z-x.jsonl")
+    (tmp_path / "egress-20200101T000000Z-y.jsonl").symlink_to("nothing")
+    assert _seen(tmp_path) == [("aaaa-0", 0)]
+
+
 def test_a_file_that_is_removed_meanwhile_is_passed_over(tmp_path: Path) -> None:
     _file(tmp_path, 10, 10, 11, writer="a")
     gone = _file(tmp_path, 50, 50, writer="b")
@@ -161,3 +169,45 @@ def test_the_package_hands_on_what_reads_and_writes_whatever_was_imported_before
 ) -> None:
     program = f"import audit; {first}\nfor _ in range(2):\n    assert list(audit.read({str(tmp_path)!r})) == []\n    audit.AuditLog\n"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def _follow(follower: Follower) -> list[int]:
+    return [record["seq"] for record in follower.poll()]
+
+
+@pytest.mark.parametrize("in_its_place", [False, True])
+def test_who_follows_sees_what_was_put_back_once(tmp_path: Path, in_its_place: bool) -> None:
+    with AuditLog(tmp_path) as log:
+        log.write({"event": "before"})
+        log.flush()
+        follower = Follower(tmp_path, lambda record: True)
+        for seq in (1, 2):
+            log.write({"event": "e"})
+            log.flush()
+            assert _follow(follower) == [seq]
+        log.path.unlink()
+        if in_its_place:
+            log.path.touch()
+        assert _follow(follower) == []
+        log._looked = -1e9
+        for seq in (3, 4):
+            log.write({"event": "e"})
+            log.flush()
+            assert _follow(follower) == [seq]
+        assert log.rescued == 1
+
+
+def test_who_follows_sees_all_that_comes_after_a_cut(tmp_path: Path) -> None:
+    with AuditLog(tmp_path) as log:
+        follower = Follower(tmp_path, lambda record: record["event"] == "e")
+        for _ in range(5):
+            log.write({"event": "e"})
+        log.flush()
+        assert _follow(follower) == [0, 1, 2, 3, 4]
+        os.truncate(log.path, 10)
+        log.path.unlink()
+        log._looked = -1e9
+        for _ in range(9):
+            log.write({"event": "e", "longer": "than before"})
+        log.flush()
+        assert _follow(follower) == [5, 6, 7, 8, 9, 10, 11, 12, 13]

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import orjson
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from audit.log import AuditLog
 from audit.segment import NoReservation, Segment
 from audit.settings import AuditSettings, Fsync, OnFull
-from tests.audit.directory import SMALL, fill
+from tests.audit.directory import SMALL, Directory, fill
 from tests.audit.example import blocked
 
 MIB = 1024 * 1024
@@ -215,6 +216,86 @@ def test_a_file_that_is_cut_short_goes_on_and_its_signature_will_not_match(tmp_p
         (closed,) = log.sealable
         assert (closed.first_seq, closed.next_seq) == (0, 6)
         assert closed.size > log.path.stat().st_size
+
+
+@pytest.mark.parametrize("left", [0, 1, 411, 1000, 2000])
+def test_what_was_cut_off_before_the_file_was_taken_away_is_counted(tmp_path: Path, left: int) -> None:
+    """As ``shred -u`` does it: the rest is copied, and records are kept from then on."""
+    with AuditLog(tmp_path) as log:
+        fill(log, 5)
+        os.truncate(log.path, left)
+        whole = log.path.read_bytes().count(b"\n")
+        for again in (1, 2):
+            log.path.unlink()
+            log._looked = -1e9
+            fill(log, 2)
+            assert log.trouble is None and _is_ready(log)
+            assert log.rescued == again
+            assert log.lost == 5 - whole, "once"
+        lines = [orjson.loads(line) for line in log.path.read_bytes().splitlines()]
+    assert [line["seq"] for line in lines] == [*range(whole), *range(5, 10)]
+    (said,) = [line["count"] for line in lines if line["event"] == "audit_lost"]
+    assert said == 5 - whole
+
+
+def test_what_was_cut_off_before_the_file_was_taken_away_is_broken(tmp_path: Path) -> None:
+    made = Directory.below(tmp_path)
+    log = made.open()
+    fill(log, 5)
+    os.truncate(log.path, 0)
+    log.path.unlink()
+    log._looked = -1e9
+    fill(log, 2)
+    made.seal(log)
+    assert [(what, seq) for what, _, seq in made.found()] == [("missing_line", 0)]
+
+
+def test_what_cannot_be_read_any_more_is_lost_and_the_rest_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    with AuditLog(tmp_path) as log:
+        fill(log, 5)
+        log.path.unlink()
+        log._looked = -1e9
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "pread", fails)
+            patched.setattr("audit.listed.Listed.begun", lambda *_: None)
+            fill(log, 1)
+        assert log.trouble is None and log.lost == 5
+
+
+def test_a_copy_that_finds_no_name_is_trouble(tmp_path: Path) -> None:
+    with AuditLog(tmp_path) as log:
+        fill(log, 1)
+        log.path.unlink()
+        for again in range(100):
+            suffix = f"_00000r{again}" if again else ""
+            log.path.with_name(f"{log.path.stem}{suffix}.jsonl").mkdir()
+        log._looked = -1e9
+        log.write(blocked())
+        assert not log.flush() and log.rescued == 0
+        log.path.rmdir()
+        assert log.flush() and log.rescued == 1
+
+
+def test_room_is_held_behind_what_is_in_a_file_that_was_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[int] = []
+
+    def fallocate(descriptor: int, mode: int, at: int, size: int) -> int:
+        held.append(at)
+        return 0
+
+    monkeypatch.setattr("audit.segment._libc", SimpleNamespace(fallocate=fallocate))
+    with AuditLog(tmp_path) as log:
+        fill(log, 5)
+        os.truncate(log.path, 0)
+        log.promise(MIB)
+        assert held == [0]
 
 
 # -- the disk itself

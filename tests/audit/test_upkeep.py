@@ -1,6 +1,8 @@
 """Old files go and no others, one sandbox's flood takes nobody else's, a live writer is left alone, and several may tidy up at once."""
 
+import fcntl
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -168,6 +170,15 @@ def test_files_that_no_manifest_knows_go_by_their_age_and_what_is_no_file_stays(
     assert (old.exists(), new.exists(), fifo.exists(), link.is_symlink()) == (False, True, True, True)
 
 
+def test_what_is_called_so_and_is_not_ours_stays(made: Directory) -> None:
+    made.write(1)
+    mine = made.records / "egress-notes-of-mine.jsonl"
+    mine.write_text("mine\n")
+    os.utime(mine, (1, 1))
+    assert made.upkeep().pruned == []
+    assert mine.exists()
+
+
 def test_a_worker_cannot_keep_its_records_or_make_them_vanish_by_what_it_says_of_the_time(
     made: Directory,
 ) -> None:
@@ -236,6 +247,76 @@ def test_a_child_that_dies_is_said(made: Directory) -> None:
     assert "ended by an error" in str(child.finish().trouble)
 
 
+def test_a_child_that_cannot_be_forked_leaves_nothing_open(
+    made: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", refused)
+    before = os.listdir("/proc/self/fd")
+    for _ in range(3):
+        with pytest.raises(BlockingIOError):
+            Upkeep()
+    assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.parametrize("stage", ["_adopt", "_prune"])
+def test_what_was_sealed_is_said_whatever_comes_after(
+    made: Directory, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    def fails(*_: object) -> None:
+        raise KeyError("unforeseen")
+
+    monkeypatch.setattr(f"audit.upkeep.{stage}", fails)
+    log = made.open()
+    fill(log, 1)
+    log.finish()
+    child = Upkeep()
+    child.start(Job(made.records, made.keys, SMALL, made.now_ns, list(log.sealable)))
+    report = child.finish()
+    assert report.sealed == [log.path.name]
+    assert report.trouble == f"{made.records}: KeyError: 'unforeseen'"
+    log.close()
+
+
+def test_one_that_holds_the_manifest_is_not_waited_for_at_every_step(
+    made: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("audit.upkeep.PATIENCE_S", 0.1)
+    log = made.open()
+    fill(log, 1)
+    log.finish()
+    with (made.records / NAME).open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        begun = time.monotonic()
+        report = keep_up(Job(made.records, made.keys, SMALL, made.now_ns, list(log.sealable)))
+        assert time.monotonic() - begun < 0.9
+    assert (report.sealed, report.trouble) == ([], f"{made.records}: another process holds its lock")
+    made.upkeep(log)
+    log.close()
+    assert made.found() == []
+
+
+def test_a_directory_whose_name_is_no_text(tmp_path: Path) -> None:
+    made = Directory.below(Path(os.fsdecode(os.fsencode(tmp_path) + b"/n\xffd")))
+    log = made.open()
+    fill(log, 1)
+    log.finish()
+    made.keys.mkdir()
+    child = Upkeep()
+    child.start(Job(made.records, made.keys, SMALL, made.now_ns, list(log.sealable)))
+    report = child.finish()
+    assert (report.sealed, report.trouble) == ([log.path.name], None)
+    log.close()
+    assert made.found() == []
+    (made.records / NAME).unlink()
+    (made.records / NAME).mkdir()
+    child = Upkeep()
+    child.start(Job(made.records, made.keys, SMALL, made.now_ns))
+    assert str(child.finish().trouble).endswith("n\ufffdd/records/MANIFEST: Is a directory")
+
+
 # -- without a key
 
 
@@ -297,6 +378,23 @@ def test_a_manifest_full_of_what_was_removed_is_begun_anew(
     assert made.found() == []
     made.segments(left)[1].unlink()
     assert [what for what, _, _ in made.found()] == ["missing_segment"]
+
+
+@pytest.mark.parametrize("left", [b'{"n":41,"prev":"ab', b"\0" * 50])
+def test_a_line_that_a_crash_tore_does_not_keep_a_manifest_from_being_begun_anew(
+    made: Directory, monkeypatch: pytest.MonkeyPatch, left: bytes
+) -> None:
+    monkeypatch.setattr("audit.upkeep.COMPACT_BYTES", 4096)
+    for _ in range(20):
+        made.write(1)
+    with (made.records / NAME).open("ab") as file:
+        file.write(left)
+    (made.records / f".{NAME}.{os.getpid()}").write_bytes(b"of one that was killed")
+    made.now_ns += 8 * DAY_NS
+    made.write(1)
+    made.upkeep()
+    assert (made.records / NAME).stat().st_size < 4096
+    assert made.found() == []
 
 
 def test_a_manifest_that_was_tampered_with_is_kept_for_all_to_see(

@@ -11,10 +11,11 @@ import orjson
 import pytest
 
 from audit import manifest
+from audit.book import Book
 from audit.keys import load_public, private_key, public_keys
 from audit.manifest import NAME, Head, Kind
 from audit.verify import verify
-from tests.audit.directory import SMALL, Directory, die, fill
+from tests.audit.directory import DAY_NS, SMALL, Directory, die, fill
 
 PER_SEGMENT = 10
 """A little less: a record has about 410 bytes."""
@@ -322,6 +323,65 @@ def test_a_dead_writers_torn_line_is_told_from_an_edit(made: Directory, left: by
     assert made.found() == words + ([("torn", log.path.name, 5)] if left else [])
     verdict = made.verify()
     assert verdict.unsigned and not verdict.broken
+
+
+def _removed(made: Directory) -> None:
+    made.now_ns += 8 * DAY_NS
+    made.upkeep()
+
+
+def _closed(made: Directory) -> None:
+    made.seal(made.logs[-1])
+
+
+def _adopted(made: Directory) -> None:
+    die(made.logs[-1])
+    made.upkeep()
+
+
+@pytest.mark.parametrize("compact_bytes", [4 * 1024 * 1024, 100])
+@pytest.mark.parametrize("meanwhile", [_removed, _closed, _adopted])
+def test_what_happens_in_order_while_it_is_looked_at_is_no_finding(
+    made: Directory,
+    monkeypatch: pytest.MonkeyPatch,
+    meanwhile: Callable[[Directory], None],
+    compact_bytes: int,
+) -> None:
+    monkeypatch.setattr("audit.upkeep.COMPACT_BYTES", compact_bytes)
+    fill(made.open(), 3)
+    real, once = Book.compare, iter([meanwhile])
+
+    def compare(book: Book, noted: Head | None) -> None:
+        real(book, noted)
+        for act in once:
+            act(made)
+
+    monkeypatch.setattr(Book, "compare", compare)
+    verdict = made.verify()
+    assert not verdict.broken and not verdict.unsigned
+    assert next(once, None) is None
+
+
+def test_what_is_taken_away_while_it_is_looked_at_is_found(
+    made: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file and what the manifest says of it, where that begins with a summary."""
+    monkeypatch.setattr("audit.upkeep.COMPACT_BYTES", 100)
+    made.now_ns += 8 * DAY_NS
+    made.upkeep()
+    log = made.open()
+    fill(log, 3)
+    real = Book.compare
+
+    def compare(book: Book, noted: Head | None) -> None:
+        real(book, noted)
+        assert book.based
+        log.path.unlink()
+        lines = [line for line in _lines(made) if log.writer.encode() not in line]
+        (made.records / NAME).write_bytes(b"".join(lines))
+
+    monkeypatch.setattr(Book, "compare", compare)
+    assert made.found() == [("missing_segment", log.path.name, None)]
 
 
 def test_a_gap_in_an_unsigned_file_is_found_all_the_same(made: Directory) -> None:

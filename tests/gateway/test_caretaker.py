@@ -1,4 +1,4 @@
-"""When records are removed: not by a clock that was set just now."""
+"""When records are signed, and how often that is tried; when they are removed: not by a clock that was set just now."""
 
 import os
 import selectors
@@ -9,7 +9,7 @@ import pytest
 
 from audit.log import AuditLog
 from audit.settings import AuditSettings
-from gateway.caretaker import CLOCK_STEP_S, Caretaker
+from gateway.caretaker import CLOCK_STEP_S, RETRY_S, Caretaker
 from tests.audit.example import blocked
 
 DAY_S = 86_400
@@ -61,3 +61,64 @@ def test_a_child_that_died_is_said(tmp_path: Path) -> None:
         os.kill(caretaker._last.pid, 9)
         caretaker.sign_the_last()
     assert said == ["the process that signs and removes records ended by an error"]
+
+
+class _Forks:
+    """Counts them; with ``refuse`` there is none."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, refuse: bool = False) -> None:
+        self.count = 0
+        self.refuse = refuse
+        self._real = os.fork
+        monkeypatch.setattr(os, "fork", self)
+
+    def __call__(self) -> int:
+        self.count += 1
+        if self.refuse:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return self._real()
+
+
+@pytest.mark.parametrize("wrong", ["fork", "manifest"])
+def test_what_fails_is_not_tried_again_at_every_record_and_is_after_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    said: list[str] = []
+    settings = AuditSettings(max_segment_bytes=4096)
+    forks = _Forks(monkeypatch, refuse=wrong == "fork")
+    with (
+        AuditLog(tmp_path, settings=settings, sandbox="agent-1") as log,
+        selectors.DefaultSelector() as selector,
+    ):
+        (log.directory / "MANIFEST").rename(tmp_path / "kept")
+        if wrong == "manifest":
+            (log.directory / "MANIFEST").mkdir()
+        caretaker = Caretaker(log, selector, said.append)
+
+        def go_on() -> None:
+            for _ in range(50):
+                log.write(blocked())
+                log.flush()
+                caretaker.look()
+                for key, _ in selector.select(0.02):
+                    key.data()
+
+        go_on()
+        assert (forks.count, len(said)) == (1, 1)
+        descriptors = len(os.listdir("/proc/self/fd")) - len(log._locks)
+        assert log.sealable and 50 < caretaker.due_in() <= RETRY_S
+        caretaker.tick()
+        assert forks.count == 1
+
+        forks.refuse = False
+        if wrong == "manifest":
+            (log.directory / "MANIFEST").rmdir()
+        caretaker._due = caretaker._not_before = 0.0  # a minute has gone by
+        caretaker.tick()
+        ((key, _),) = selector.select(10)
+        key.data()
+        assert forks.count == 2 and log.sealable == []
+        assert len(os.listdir("/proc/self/fd")) == descriptors
+        assert caretaker.due_in() > RETRY_S
+        go_on()
+        assert len(said) == 1
