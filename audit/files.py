@@ -5,12 +5,14 @@ import re
 import time
 from pathlib import Path
 
-from audit.keys import KeyTrouble
-
 PATTERN = "egress-*.jsonl"
 
 _is_ours = re.compile(r"egress-\d{8}T\d{6}Z-[0-9a-f]+-\d+(_\d{5,}(r\d+)?)?\.jsonl", re.ASCII).fullmatch
 _again = re.compile(r"(_00000)?r\d+(?=\.jsonl$)", re.ASCII).sub
+
+
+class KeyTrouble(Exception):
+    """There is no key to be had; the text says why, and how to mend it."""
 
 
 class Homeless(KeyTrouble, OSError):

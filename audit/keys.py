@@ -10,16 +10,14 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from audit.files import KeyTrouble as KeyTrouble
+
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 PRIVATE: Final = "audit.pem"
 PUBLIC: Final = "audit-*.pub"
 ID_DIGITS: Final = 16
-
-
-class KeyTrouble(Exception):
-    """There is no key to be had; the text says why, and how to mend it."""
 
 
 def prepare(keys: Path, audit: Path) -> None:

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -11,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+OURS = {"audit", "gateway", "matcher", "rules"}
 MODULES: list[str] = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["custom"]["modules"]
 
 
@@ -42,6 +44,42 @@ def test_what_is_installed_is_compiled() -> None:
     )
     done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)
     assert [path for path in json.loads(done.stdout) if not path.endswith(".so")] == []
+
+
+def test_the_build_has_all_that_mypy_reads() -> None:
+    """In an environment of its own, with what ``build-system.requires`` brings and nothing else: it follows every import."""
+    required = {re.match(r"[\w-]+", one)[0] for one in PROJECT["build-system"]["requires"]}  # type: ignore[index]
+    untyped = {
+        name.removesuffix(".*")
+        for one in PROJECT["tool"]["mypy"]["overrides"]
+        if one.get("ignore_missing_imports")
+        for name in one["module"]
+    }
+    known = {"dns" if name == "dnspython" else name for name in required} | untyped | sys.stdlib_module_names
+    missing = {name: where for name, where in read_by_mypy().items() if name not in known}
+    assert not missing, "import it elsewhere, or add it to build-system.requires"
+
+
+def read_by_mypy() -> dict[str, str]:
+    """Packages that are not ours, by what is compiled and whatever that imports, each with a module that does."""
+    left, seen, found = [ROOT / module for module in MODULES], set[Path](), dict[str, str]()
+    while left:
+        path = left.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or "", *(f"{node.module}.{one.name}" for one in node.names)]
+            for name in names:
+                top = name.split(".")[0]
+                if top in OURS:
+                    place = ROOT.joinpath(*name.split("."))
+                    left += [one for one in (place.with_suffix(".py"), place / "__init__.py") if one.exists()]
+                else:
+                    found.setdefault(top, str(path.relative_to(ROOT)))
+    return found
 
 
 def waits_in_handlers(tree: ast.AST, *, inside: bool = False) -> list[int]:
