@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from audit.files import key_directory
-from audit.keys import KeyTrouble
+from audit.files import KeyTrouble, key_directory
 from gateway.errors import EgressError
 
 NOBODY: Final = 65534

@@ -76,7 +76,12 @@ def read_by_mypy() -> dict[str, str]:
                 top = name.split(".")[0]
                 if top in OURS:
                     place = ROOT.joinpath(*name.split("."))
-                    left += [one for one in (place.with_suffix(".py"), place / "__init__.py") if one.exists()]
+                    packages = [
+                        one / "__init__.py"
+                        for one in (place, *place.parents)
+                        if one.is_relative_to(ROOT / top)
+                    ]
+                    left += [one for one in (place.with_suffix(".py"), *packages) if one.exists()]
                 else:
                     found.setdefault(top, str(path.relative_to(ROOT)))
     return found
