@@ -74,7 +74,7 @@ def _serve(records: Path, alive: int, writer: int) -> None:
 
 def _import_all() -> None:
     """What every netd and every worker would import for itself."""
-    import gateway.netd.links
+    import gateway.netd.held
     import gateway.worker  # noqa: F401
     import rules.iptables  # noqa: F401
 

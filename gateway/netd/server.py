@@ -2,6 +2,7 @@
 
 import contextlib
 import faulthandler
+import gc
 import logging
 import os
 import socket
@@ -198,6 +199,7 @@ def serve(channel: socket.socket) -> None:
     """Answer requests until the other side closes; never returns. Nonsense is answered with ``Failed`` and changes nothing."""
     status = 0
     try:
+        gc.freeze()  # a collection would touch all that the asker has imported, and make it a copy of this process's own: 20 MB
         leave_to_the_asker()
         os.setpgid(0, 0)  # what a terminal or a shell sends to the group belongs to the command
         _let_go(channel.fileno())
