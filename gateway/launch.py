@@ -18,6 +18,7 @@ from typing import IO, Final
 
 from gateway import seccomp
 from gateway.errors import SetupError
+from gateway.signals import ENDING
 from gateway.view import View
 
 CLONE_NEWNET: Final = 0x40000000  # linux/sched.h
@@ -30,14 +31,7 @@ RESOLV_CONF: Final = Path("/etc/resolv.conf")
 PROGRAMS: Final = {"bwrap": "bubblewrap", "setpriv": "util-linux", "env": "coreutils"}
 SYSTEM_PATH: Final = "/usr/bin:/bin:/usr/sbin:/sbin:/usr/local/bin"
 """Where those are looked for: the caller's PATH may name a directory that an earlier command could write, and they run before root is given up."""
-FORWARDED: Final = (
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGINT,
-    signal.SIGQUIT,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-)
+FORWARDED: Final = ENDING
 """Passed on to the command. The bwrap around it blocks them, for if it died the command would be killed with it; ``env`` lets in what came
 meanwhile, last thing before the command."""
 COMMAND_TIMEOUT_S: Final = 2.0

@@ -1,8 +1,10 @@
 """In place of the process behind a sandbox: it keeps what each command was asked for with, and its ends."""
 
+import contextlib
 import os
+import resource
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from gateway.errands import Answer, Run, encode
 
@@ -48,3 +50,18 @@ class Asked:
 def open_descriptors() -> int:
     """Of this process."""
     return len(os.listdir("/proc/self/fd"))
+
+
+@contextlib.contextmanager
+def few_descriptors(room: int) -> Iterator[None]:
+    """While entered, ``room`` more can be opened in this process at the most, and above those that are open."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    fillers = [os.open(os.devnull, os.O_RDONLY) for _ in range(highest + 1 - open_descriptors())]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + room, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for filler in fillers:
+            os.close(filler)

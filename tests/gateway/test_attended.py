@@ -41,7 +41,8 @@ class Program:
             "EGRESS_KEY_DIR": str(place / "keys"),
             "TOLD": str(write_end),
         }
-        argv = [sys.executable, "-P", "-c", PROLOGUE + text]
+        # What whoever started the tests ignores, as nohup(1) does, would stay ignored.
+        argv = ["env", "--default-signal=HUP,INT,QUIT", sys.executable, "-P", "-c", PROLOGUE + text]
         self._stderr = (place / "stderr").open("w+b")
         self._process = subprocess.Popen(argv, env=environment, pass_fds=[write_end], stderr=self._stderr)
         os.close(write_end)

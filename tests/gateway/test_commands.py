@@ -2,7 +2,6 @@
 
 import gc
 import os
-import resource
 import socket
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import pytest
 from gateway.commands import CommandTimeout, SandboxClosed, Streams, errand, raised
 from gateway.errands import Ended, Trouble, encode
 from gateway.errors import PrivilegeError, SetupError
-from tests.gateway.asked import open_descriptors
+from tests.gateway.asked import few_descriptors, open_descriptors
 from tests.lab.lab import ROOT
 
 
@@ -76,18 +75,10 @@ def test_where_the_input_is_none_nothing_stays_open() -> None:
 @pytest.mark.parametrize("room", range(1, 8))
 def test_where_no_descriptors_are_left_none_is_taken(room: int) -> None:
     before = open_descriptors()
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(map(int, os.listdir("/proc/self/fd")))
-    fillers = [os.open(os.devnull, os.O_RDONLY) for _ in range(highest + 1 - before)]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + room, limits[1]))
-    try:
+    with few_descriptors(room):
         for _ in range(10):
             with pytest.raises(SetupError, match="no command can be asked for: Too many open files"):
                 Streams(b"x", None, None)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-        for filler in fillers:
-            os.close(filler)
     assert open_descriptors() == before
 
 

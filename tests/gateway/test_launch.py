@@ -1,7 +1,6 @@
 """How the command is started: which programs, which signals, which terminal."""
 
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import pytest
 from gateway import launch
 from gateway.errors import SetupError
 from gateway.view import Identity, View
-from tests.gateway.asked import open_descriptors
+from tests.gateway.asked import few_descriptors, open_descriptors
 from tests.lab.lab import ROOT
 
 NONE: Mapping[str, str] = MappingProxyType({})
@@ -222,16 +221,8 @@ def test_what_cannot_be_started_leaves_nothing_open(environment: dict[str, str])
 @pytest.mark.parametrize("room", range(1, 6))
 def test_nor_where_no_descriptors_are_left(room: int) -> None:
     before = open_descriptors()
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(map(int, os.listdir("/proc/self/fd")))
-    fillers = [os.open(os.devnull, os.O_RDONLY) for _ in range(highest + 1 - before)]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + room, limits[1]))
-    try:
+    with few_descriptors(room):
         for _ in range(10):
             with pytest.raises(SetupError, match="bwrap could not be started"):
                 launch.launch(view(), ["true"], {})
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-        for filler in fillers:
-            os.close(filler)
     assert open_descriptors() == before

@@ -145,6 +145,7 @@ def test_the_latest(directory: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 def test_following_shows_what_comes_until_it_is_interrupted(directory: Path) -> None:
     argv = [
+        *("env", "--default-signal=INT"),
         sys.executable,
         "-m",
         "gateway",
