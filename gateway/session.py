@@ -10,6 +10,7 @@ from collections.abc import Container
 from typing import Final
 
 from audit.record import EndedBy, Phase
+from gateway.attempt import Attempt
 from gateway.decide import (
     CompiledPolicy,
     Decision,
@@ -19,7 +20,6 @@ from gateway.decide import (
     unresolved,
 )
 from gateway.flow import Flow, IPAddress
-from gateway.journal import Attempt
 from gateway.net.connect import connect
 from gateway.net.poller import NEVER, Expired, current, deadline, lately, now, now_ns
 from gateway.net.relay import relay

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Final
 
 from audit.feed import Feed
+from gateway.attempt import Attempt, opened
 from gateway.bundle import HOLD, LAST, MORE, OBEYED, READY, WORD_BYTES, Bundle, Orders
 from gateway.decide import (
     Decision,
@@ -25,7 +26,7 @@ from gateway.dns.server import DnsForwarder
 from gateway.flow import Endpoint, Flow, IPAddress
 from gateway.flow_ids import FlowIds
 from gateway.hindsight import decide_packet, explains, still_allowed
-from gateway.journal import Attempt, Counting, Journal
+from gateway.journal import Counting, Journal
 from gateway.kernel import Judge, KernelRecords, OwnOrLocal
 from gateway.net.local import LocalAddresses
 from gateway.net.poller import Poller, Strand
@@ -299,7 +300,7 @@ class Worker:
         journal.tally.accepted()
         dest = destination(client.getsockname())
         flow = _new_tuple(_Flow, (self._ids.next(), self._sandbox, source, dest, "tcp"))
-        attempt = journal.open(flow) if len(poller.live) < self._most else None
+        attempt = opened(journal, flow) if len(poller.live) < self._most else None
         if attempt is None:
             journal.blocked(flow, Reason.LIMIT)
             self._ledger.accepting(False)

@@ -16,11 +16,13 @@ from audit.ledger import Ledger
 from audit.log import AuditLog
 from audit.record import Record
 from audit.settings import AuditSettings, Fsync
+from gateway.attempt import opened
 from gateway.decide import Decision, Target, Verdict, refuse
 from gateway.flow import Flow
-from gateway.journal import Journal, decision_record
+from gateway.journal import Journal
 from gateway.reasons import Reason
 from gateway.sniff.result import Sniffed
+from gateway.wording import decision_record
 from tests.gateway.deciding import flow_to
 
 EACH = 500
@@ -74,7 +76,7 @@ def test_an_allowed_connection_from_note_to_end(benchmark: BenchmarkFixture, pip
 def _carry(journal: Journal, flows: list[Flow], made: Decision) -> None:
     seen = Sniffed("tls", NAME)
     for flow in flows:
-        attempt = journal.open(flow)
+        attempt = opened(journal, flow)
         assert attempt is not None
         with attempt:
             attempt.decided(made, seen)
@@ -89,7 +91,7 @@ def test_a_blocked_connection(benchmark: BenchmarkFixture, pipe: tuple[int, int]
 
     def act() -> None:
         for flow in flows:
-            attempt = journal.open(flow)
+            attempt = opened(journal, flow)
             assert attempt is not None
             with attempt:
                 attempt.decided(refused, seen)

@@ -9,9 +9,10 @@ from typing import Any
 from audit.feed import Feed, Intake, open_pipe
 from audit.ledger import Ledger
 from audit.log import AuditLog
+from gateway.attempt import Attempt, opened
 from gateway.burial import bury
 from gateway.flow import Flow
-from gateway.journal import Attempt, Journal
+from gateway.journal import Journal
 from gateway.summary import Summary
 from tests.gateway.deciding import flow_to, said
 
@@ -35,7 +36,7 @@ class Desk:
     def open(self, flow: Flow | None = None) -> Attempt:
         """An attempt with a flow id of its own."""
         self._opened += 1
-        attempt = self.journal.open(flow or self.flow(self._opened))
+        attempt = opened(self.journal, flow or self.flow(self._opened))
         assert attempt is not None
         return attempt
 

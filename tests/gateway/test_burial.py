@@ -10,9 +10,10 @@ import pytest
 
 from audit.brief import whose
 from audit.ledger import SLOT_BYTES
+from gateway.attempt import Attempt
 from gateway.burial import Notes, bury
 from gateway.dns.budget import Bucket
-from gateway.journal import FLUSH_S, Attempt
+from gateway.journal import FLUSH_S
 from gateway.reasons import Reason
 from tests.gateway.deciding import flow_to
 from tests.gateway.journal_desk import ALLOW, BLOCK, Desk

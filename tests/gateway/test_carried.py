@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from gateway import session as module
+from gateway.attempt import Attempt
 from gateway.decide import compile_policy
 from gateway.flow import Endpoint, Flow, IPAddress
-from gateway.journal import Attempt
 from gateway.net.connect import connect
 from gateway.net.direction import Direction
 from gateway.net.poller import Ear, Strand

@@ -13,9 +13,10 @@ from audit.feed import MAX_BACKLOG, Feed, open_pipe
 from audit.ledger import Ledger
 from audit.record import EndedBy, Phase
 from gateway import wording
+from gateway.attempt import Attempt, opened
 from gateway.decide import Decision, Target, Verdict, refuse
 from gateway.dns.budget import Bucket
-from gateway.journal import FLUSH_S, Attempt, Journal
+from gateway.journal import FLUSH_S, Journal
 from gateway.reasons import Reason
 from gateway.sniff.result import Refused, Sniffed
 from gateway.sums import APART
@@ -433,7 +434,7 @@ def test_a_keeper_that_is_gone_lets_nothing_through(tmp_path: Path) -> None:
         read_end, write_end = open_pipe()
         os.close(read_end)
         journal = Journal(Feed(write_end), Ledger(4))
-        attempt = journal.open(flow_to("203.0.113.9"))
+        attempt = opened(journal, flow_to("203.0.113.9"))
         assert attempt is not None
         with attempt:
             taken = attempt.decided(ALLOW, None)
@@ -446,7 +447,7 @@ def test_a_keeper_that_is_gone_lets_nothing_through(tmp_path: Path) -> None:
 def test_no_room_to_note_an_attempt_is_a_refusal_on_record(tmp_path: Path) -> None:
     desk = Desk(tmp_path, slots=1)
     held = desk.open()
-    assert desk.journal.open(desk.flow(2)) is None
+    assert opened(desk.journal, desk.flow(2)) is None
     desk.journal.blocked(desk.flow(2), Reason.LIMIT)
     with held:
         pass
