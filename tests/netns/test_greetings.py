@@ -70,23 +70,25 @@ def test_a_greeting_arrives_though_the_client_says_nothing(lab: Lab, kind: str, 
     )
 
 
-@pytest.mark.parametrize("kind", GREETINGS)
 @pytest.mark.parametrize(
     "entries", [{"allow": ["allowed.test"]}, {"deny": ["blocked.test"]}], ids=["allowlist", "a name denied"]
 )
-def test_where_a_name_decides_it_ends_at_the_deadline(lab: Lab, kind: str, entries: dict[str, Any]) -> None:
-    port, greeting = GREETINGS[kind]
-    with greeter(lab, port, greeting), Puppet(lab, **entries) as puppet:
-        puppet.connect(GOOD_IP, port)
-        with pytest.raises(Failure, match="ConnectionResetError"):
-            puppet.do("receive", id=1, timeout=8.0)
-        (decided,) = puppet.await_decisions(1)
-    assert (decided["event"], decided["rule"], decided["reason"]) == (
-        "egress_blocked",
-        "unreadable",
-        "no_hello",
-    )
-    assert not lab.far.entries("connect", dport=port)
+def test_where_a_name_decides_it_ends_at_the_deadline(lab: Lab, entries: dict[str, Any]) -> None:
+    with contextlib.ExitStack() as stack:
+        for port, greeting in GREETINGS.values():
+            stack.enter_context(greeter(lab, port, greeting))
+        puppet = stack.enter_context(Puppet(lab, **entries))
+        for number, (port, _) in enumerate(GREETINGS.values()):
+            puppet.connect(GOOD_IP, port, number)
+        for number in range(len(GREETINGS)):
+            with pytest.raises(Failure, match="ConnectionResetError"):
+                puppet.do("receive", id=number, timeout=8.0)
+        decisions = puppet.await_decisions(len(GREETINGS))
+    places = sorted(port for port, _ in GREETINGS.values())
+    for port, decided in zip(places, sorted(decisions, key=lambda record: record["dest_port"]), strict=True):
+        found = decided["event"], decided["dest_port"], decided["rule"], decided["reason"]
+        assert found == ("egress_blocked", port, "unreadable", "no_hello")
+        assert not lab.far.entries("connect", dport=port)
 
 
 @pytest.mark.parametrize(

@@ -98,21 +98,23 @@ def test_a_private_address_is_reached_where_an_entry_allows_it_too(lab: Lab) -> 
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("bad", [METADATA_IP, DECOY_IP, HOST_IP])
-def test_good_and_bad_in_turn_reach_the_good_one_alone(lab: Lab, bad: str) -> None:
+def test_good_and_bad_in_turn_reach_the_good_one_alone(lab: Lab) -> None:
     """With a TTL of 0, which is kept for five seconds."""
     good: dict[str, Any] = {"A": [GOOD_IP], "ttl": 0}
-    lab.zone.put(NAME, good, {"A": [bad], "ttl": 0}, good, {"A": [bad], "ttl": 0})
-    once = f"curl -sS --max-time 4 http://{NAME}/ || echo none; sleep 2.6"
-    script = f"for n in 1 2 3 4 5 6; do {once}; done"
-    outcome = egress_run(lab, ["sh", "-c", script], allow=ALLOW, timeout=50)
-    seen = [
-        "none" if line == "none" else json.loads(line)["address"]
-        for line in outcome.stdout.split("\n")
-        if line
-    ]
-    assert set(seen) == {GOOD_IP, "none"}, outcome
-    assert seen[:2] == [GOOD_IP] * 2, "what was told is what is dialled"
+    hosts = {"metadata.test": METADATA_IP, "private.test": DECOY_IP, "host.test": HOST_IP}
+    for host, bad in hosts.items():
+        lab.zone.put(host, good, {"A": [bad], "ttl": 0}, good, {"A": [bad], "ttl": 0})
+    once = "curl -sS --max-time 4 http://$host/ || echo none; sleep 2.6"
+    each = f"for n in 1 2 3 4 5 6; do {once}; done > $host"
+    script = f"for host in {' '.join(hosts)}; do ({each}) & done; wait; tail -n +1 {' '.join(hosts)}"
+    outcome = egress_run(lab, ["sh", "-c", script], allow=[*hosts], timeout=50)
+    told = outcome.stdout.split("==> ")[1:]
+    assert len(told) == len(hosts), outcome
+    for one in told:
+        lines = [line for line in one.splitlines()[1:] if line]
+        seen = ["none" if line == "none" else json.loads(line)["address"] for line in lines]
+        assert set(seen) == {GOOD_IP, "none"}, outcome
+        assert seen[:2] == [GOOD_IP] * 2, "what was told is what is dialled"
     assert set(_connections(lab)) == {GOOD_IP}
 
 
@@ -192,12 +194,11 @@ def test_only_the_flows_that_need_the_answer_wait_for_it(lab: Lab, step: dict[st
 def test_a_dead_resolver_holds_up_no_query_for_another_name(lab: Lab) -> None:
     lab.zone.put("slow.test", {"drop": True})
     lab.zone.put("fine.test", {"A": [GOOD_IP]})
-    script = "dig +tries=1 +timeout=9 slow.test > slow & dig +short fine.test; dig +short evil.test; wait; grep status slow"
-    began = time.monotonic()
+    others = "dig +short fine.test; dig +short evil.test; cat slow"
+    script = f"dig +tries=1 +timeout=9 slow.test > slow & {others}; echo; wait; grep status slow"
     outcome = egress_run(lab, ["sh", "-c", script], allow=ALLOW)
-    assert outcome.stdout.split()[:2] == [GOOD_IP, SINKHOLE]
+    assert outcome.stdout.split("\n")[:3] == [GOOD_IP, SINKHOLE, ""], "answered before the slow one was"
     assert "status: SERVFAIL" in outcome.stdout
-    assert time.monotonic() - began < 8
 
 
 LIES = ["id", "question", "source", "garbage"]

@@ -22,7 +22,7 @@ from rules.plan import LINKS, LO, Plan, build_plan, faults
 from tests.gateway.netd.mutations import VETH_SEEDS, mutated
 from tests.rules.walking import Fate, Kernel, Packet
 
-MUTATIONS = 100_000
+MUTATIONS = 40_000
 
 
 def judge(raw: bytes) -> Plan | None:

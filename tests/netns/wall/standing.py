@@ -127,14 +127,20 @@ class Standing:
                 script += "for chain in INPUT FORWARD OUTPUT; do $tool -P $chain ACCEPT; done; "
             self.in_cell(script + "done")
 
-    def send(self, flows: Iterable[Flow], sources: Sources = OWN, sport: int = 40000) -> set[Seen]:
-        """Put the first packet of each flow on the sandbox's wire; what came back to it."""
+    def send(
+        self,
+        flows: Iterable[Flow],
+        sources: Sources = OWN,
+        sport: int = 40000,
+        heard_s: float = HEARD_S,
+    ) -> set[Seen]:
+        """Put the first packet of each flow on the sandbox's wire; what came back to it, until ``heard_s`` after the last."""
         wire = self._opened()
         seen: set[Seen] = set()
         for flow in flows:
             wire.send(frame(flow, sources[flow.destination.version], sport, to=TO, by=BY))
             seen |= set(_taken(wire))
-        give_up = time.monotonic() + HEARD_S
+        give_up = time.monotonic() + heard_s
         while time.monotonic() < give_up:
             seen |= set(_taken(wire))
             time.sleep(0.01)
