@@ -113,6 +113,10 @@ def _add_matches(rule: Rule, out: "iptc.Rule") -> None:
         out.create_match(rule.protocol).dport = str(rule.dport)
     if rule.icmpv6_type is not None:
         out.create_match("icmp6").icmpv6_type = str(rule.icmpv6_type)
+    if rule.routing_header is not None:
+        out.create_match("rt")
+    if rule.ttl is not None:
+        out.create_match("ttl").ttl_eq = str(rule.ttl)
     if rule.hop_limit is not None:
         out.create_match("hl").hl_eq = str(rule.hop_limit)
     if rule.limit_per_s is not None:

@@ -31,6 +31,10 @@ def _redirect(link: Link, family: Family, resolver: str | None) -> Iterator[Rule
     dialled = Rule("DROP", lo, destination=words.listen_ip, protocol="tcp", dport=link.listen_port)
     yield recorded(dialled)
     yield dialled
+    if family == 6:  # as on ``veth``
+        routed = Rule("DROP", lo, routing_header=True)
+        yield recorded(routed)
+        yield routed
     group = Rule("DROP", lo, destination=MULTICAST[family])
     yield recorded(group)
     yield group

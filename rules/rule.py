@@ -57,6 +57,10 @@ class Rule:
     protocol: Literal["tcp", "udp", "icmpv6"] | None = None
     dport: int | None = None
     icmpv6_type: int | None = None
+    routing_header: Literal[True] | None = None
+    """Only IPv6 with one (RFC 8200 section 4.4)."""
+    ttl: int | None = None
+    """IPv4's hop limit."""
     hop_limit: int | None = None
     limit_per_s: int | None = None
     """So many a second, and as many at once."""
@@ -89,6 +93,8 @@ class Rule:
             (self.protocol, "-p {}"),
             (self.dport, "-m {0.protocol} --dport {0.dport}"),
             (self.icmpv6_type, "-m icmp6 --icmpv6-type {}"),
+            (self.routing_header, "-m rt"),
+            (self.ttl, "-m ttl --ttl-eq {}"),
             (self.hop_limit, "-m hl --hl-eq {}"),
             (self.limit_per_s, "-m limit --limit {0.limit_per_s}/sec --limit-burst {0.limit_per_s}"),
             (self.match_set, "-m set --match-set {}"),

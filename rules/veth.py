@@ -96,6 +96,10 @@ def _decide(cell: _Cell) -> Iterator[Rule]:
     rule, terms = cell.from_sandbox, cell.terms
     words = spell(cell.link, cell.family)
     if cell.family == 6:
+        # It says where else the packet is to go, and the kernel drops those that arrive, behind INPUT.
+        routed = replace(rule, target="DROP", routing_header=True)
+        yield recorded(routed)
+        yield routed
         for kind in NEIGHBOUR_DISCOVERY:
             yield replace(rule, protocol="icmpv6", icmpv6_type=kind)
     other = replace(rule, target="DROP", not_source=words.address)
@@ -148,7 +152,14 @@ def _allow(cell: _Cell) -> Iterator[Rule]:
     yield replace(_redirection(cell), socket="transparent")
     for rule in _matching(cell, "allow"):
         yield replace(rule, target="MARK", set_xmark=FORWARD_MARK)
+    yield _expiring(cell)
     yield replace(cell.from_sandbox, mark=FORWARD_MARK)
+
+
+def _expiring(cell: _Cell) -> Rule:
+    """Of what leaves: what goes no further than this hop. Routing answers it before FORWARD can tell of it."""
+    leaving = replace(cell.from_sandbox, mark=FORWARD_MARK)
+    return recorded(replace(leaving, ttl=1) if cell.family == 4 else replace(leaving, hop_limit=1))
 
 
 def _name(cell: _Cell) -> Iterator[Rule]:
@@ -167,6 +178,7 @@ def _deny(cell: _Cell) -> Iterator[Rule]:
         yield from quic_rules(cell.link)
     yield _redirection(cell)
     yield replace(cell.from_sandbox, target="MARK", set_xmark=FORWARD_MARK)
+    yield _expiring(cell)
 
 
 def _redirection(cell: _Cell) -> Rule:

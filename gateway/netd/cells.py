@@ -197,18 +197,23 @@ def _answer(
         except BaseException as error:
             if os.environ.get("EGRESS_DEBUG"):
                 traceback.print_exc()
-            channel.send(encode(_failed(error)))
+            what = (
+                "the cell could not be built"
+                if answer is CellOpened
+                else "the cell's rules could not be replaced"
+            )
+            channel.send(encode(_failed(what, error)))
     finally:
         sys.stderr.flush()
         os._exit(0)
 
 
-def _failed(error: BaseException) -> Failed:
+def _failed(what: str, error: BaseException) -> Failed:
     if isinstance(error, PermissionError):
         return Failed(str(error), privilege=True)
     said = str(error) if isinstance(error, Exception) and str(error) else repr(error)
     # What comes from a C library need not be text.
-    text = f"the cell could not be built: {said.encode(errors='backslashreplace').decode()}"
+    text = f"{what}: {said.encode(errors='backslashreplace').decode()}"
     return Failed(text, privilege=_not_permitted(error))
 
 

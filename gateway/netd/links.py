@@ -112,14 +112,14 @@ def equip_sandbox(link: Link, *, ipv6: bool) -> None:
         device = _index(netlink, SANDBOX_DEVICE)
         netlink.link("set", index=LOOPBACK_INDEX, state="up")
         netlink.link("set", index=device, state="up")
-        netlink.addr("add", index=device, address=link.address, prefixlen=link.prefixlen)
+        # Nobody but the cell is a neighbour: what else is in the link's network is asked of it as everything is, and so is on record.
+        netlink.addr("add", index=device, address=link.address, prefixlen=32)
         netlink.neigh("add", dst=link.gateway, lladdr=OF_CELL, ifindex=device, state=NUD_PERMANENT)
+        netlink.route("add", dst=link.gateway, oif=device, scope="link")
         netlink.route("add", dst="0.0.0.0/0", gateway=link.gateway)
         if ipv6:
-            for address in (link.address6, link.link_local6):
-                netlink.addr(
-                    "add", index=device, address=address, prefixlen=link.prefixlen6, flags=IFA_F_NODAD
-                )
+            for address, length in ((link.address6, 128), (link.link_local6, 64)):
+                netlink.addr("add", index=device, address=address, prefixlen=length, flags=IFA_F_NODAD)
             netlink.neigh(
                 "add",
                 dst=link.gateway6,
@@ -128,6 +128,7 @@ def equip_sandbox(link: Link, *, ipv6: bool) -> None:
                 state=NUD_PERMANENT,
                 family=AF_INET6,
             )
+            netlink.route("add", family=AF_INET6, dst=f"{link.gateway6}/128", oif=device)
             netlink.route("add", family=AF_INET6, dst="::/0", gateway=link.gateway6)
 
 

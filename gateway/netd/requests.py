@@ -8,6 +8,7 @@ from rules.plan import Plan
 MAX_MESSAGE_BYTES = 128 * 1024
 """What the socket carries. A longer request, with sets of thousands of networks, comes in a file (memfd_create(2)) that the message brings."""
 MAX_REQUEST_BYTES = 64 * 1024 * 1024
+MAX_REASON_CHARACTERS = 2000
 
 
 class OpenCell(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -70,7 +71,9 @@ _answers: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(CellOpened | Plans
 
 
 def encode(message: Request | Answer) -> bytes:
-    """One message as it goes over the socket."""
+    """One message as it goes over the socket. Why something was not done may quote what was asked, at any length: so much of it."""
+    if isinstance(message, Failed):
+        message = msgspec.structs.replace(message, message=message.message[:MAX_REASON_CHARACTERS])
     return _encoder.encode(message)
 
 

@@ -42,7 +42,6 @@ ANSWER_TIMEOUT_S = 60.0
 ENCLOSED: Final = b"enclosed"
 """Instead of a request that is too long: it is in the file that comes with the message."""
 MAX_BROUGHT: Final = 2
-MAX_REASON_CHARACTERS: Final = 2000
 SYSTEM_PATH: Final = "/usr/sbin:/usr/bin:/sbin:/bin"
 """What root runs is looked for here: the caller's PATH may name a directory that a sandbox once could write."""
 
@@ -212,20 +211,10 @@ def serve(channel: socket.socket) -> None:
         from gateway.netd.held import Held
 
         held = Held()
-        while True:
-            raw, brought = _receive(channel)
-            if not raw:
-                break
-            answer, descriptors = _answer(raw, brought, held)
-            for descriptor in brought:
-                os.close(descriptor)
-            try:
-                socket.send_fds(channel, [encode(answer)], descriptors)
-            except ConnectionError:  # whoever asked was killed meanwhile: what was made for it goes
-                break
-            for descriptor in descriptors:
-                os.close(descriptor)
-        held.close_all()
+        try:
+            _answer_all(channel, held)
+        finally:
+            held.close_all()
     except BaseException as error:
         status = 1
         _tell_why(channel, error)
@@ -233,9 +222,25 @@ def serve(channel: socket.socket) -> None:
         os._exit(status)
 
 
+def _answer_all(channel: socket.socket, held: "Held") -> None:
+    while True:
+        raw, brought = _receive(channel)
+        if not raw:
+            return
+        answer, descriptors = _answer(raw, brought, held)
+        for descriptor in brought:
+            os.close(descriptor)
+        try:
+            socket.send_fds(channel, [encode(answer)], descriptors)
+        except ConnectionError:  # whoever asked was killed meanwhile: what was made for it goes
+            return
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
 def _tell_why(channel: socket.socket, error: BaseException) -> None:
     """The last word. What was asked for may have been done by then."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())[:MAX_REASON_CHARACTERS]
+    text = " ".join(f"{type(error).__name__}: {error}".split())
     reason = text.encode(errors="backslashreplace").decode()
     try:
         channel.send(encode(Failed(reason, in_doubt=True)))

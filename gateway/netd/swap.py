@@ -37,7 +37,6 @@ class Standing:
 def swap(standing: Standing, plans: Sequence[Plan], backend: Backend | None) -> dict[str, int]:
     """Put ``plans`` in force; descriptors of what the gateway is to listen on beside what it has. Runs in a process of its own. If it fails, some
     of it may be done: ``restore``, in another."""
-    from gateway.netd.conntrack import forget
     from gateway.netd.sockets import open_dns
     from rules.sets import destroy_sets, install_sets
 
@@ -49,17 +48,24 @@ def swap(standing: Standing, plans: Sequence[Plan], backend: Backend | None) -> 
     install_sets(one for plan in plans for one in plan.sets)
     named = {one.name for plan in plans for one in plan.sets}
     destroy_sets(one.name for plan in before for one in plan.sets if one.name not in named)
-    for plan in plans:
-        if plan.uplink:
-            forget(plan.family, Passing(terms_in(plan)).holds)
+    _forget_what_no_longer_passes(plans)
     return {name: sock.detach() for name, sock in sockets.items()}
 
 
 def restore(standing: Standing, backend: Backend | None) -> dict[str, int]:
-    """Put what was in force in force again."""
+    """Put what was in force in force again: what began under what was not is ended."""
     enter_made(standing.cell, standing.user)
     install(choose(standing.plans, backend), standing.plans)
+    _forget_what_no_longer_passes(standing.plans)
     return {}
+
+
+def _forget_what_no_longer_passes(plans: Sequence[Plan]) -> None:
+    from gateway.netd.conntrack import forget
+
+    for plan in plans:
+        if plan.uplink:
+            forget(plan.family, Passing(terms_in(plan)).holds)
 
 
 def _together(old: Plan, new: Plan) -> Plan:

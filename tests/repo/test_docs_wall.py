@@ -36,7 +36,7 @@ def test_the_example_is_the_whole_plan(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_default_allow_ends_so(capsys: pytest.CaptureFixture[str]) -> None:
-    assert lines("default-allow") == shown(1, capsys)[-6:]
+    assert lines("default-allow") == shown(1, capsys)[-7:]
 
 
 def test_what_is_quoted_of_ipv6_is_in_it() -> None:

@@ -33,6 +33,7 @@ class Packet:
     """None is the sandbox's own."""
     icmpv6_type: int | None = None
     hop_limit: int = 64
+    routing_header: bool = False
     mark: int = 0
     carried: bool = False
     """A later packet instead, of a connection that the proxy has."""
@@ -102,6 +103,8 @@ class Kernel:
             and rule.out_interface in (None, out)
             and rule.icmpv6_type in (None, packet.icmpv6_type)
             and rule.hop_limit in (None, packet.hop_limit)
+            and rule.ttl in (None, packet.hop_limit)
+            and (rule.routing_header is None or packet.routing_header)
             and (rule.source is None or in_network(source, rule.source))
             and (rule.not_source is None or not in_network(source, rule.not_source))
             and (rule.mark is None or packet.mark & _mark(rule.mark)[1] == _mark(rule.mark)[0])

@@ -16,11 +16,12 @@ import uvloop
 from gateway.errors import SetupError
 from gateway.netd.held import Held
 from gateway.netd.requests import Answer, CellOpened, Failed, OpenCell, decode_answer, encode
-from gateway.netd.server import Netd
+from gateway.netd.server import Netd, _send
 from gateway.netd.variants import HostError
 from rules import NetworkPolicy
 from rules.backend import Backend
 from rules.plan import Rule, build_plan
+from rules.rule import Chain
 from tests.gateway.netd.mutations import mutated
 from tests.lab.lab import ROOT
 
@@ -43,7 +44,7 @@ def netd() -> Iterator[Netd]:
 
 def ask(netd: Netd, raw: bytes) -> Answer:
     """Send anything; the answer, whose descriptors are closed again."""
-    netd._socket.send(raw)
+    _send(netd._socket, raw)
     message, descriptors, _, _ = socket.recv_fds(netd._socket, 1 << 18, 8)
     for descriptor in descriptors:
         os.close(descriptor)
@@ -125,6 +126,24 @@ def test_a_plan_with_a_hole_is_refused_and_nothing_is_made(netd: Netd) -> None:
 def test_nonsense_is_answered_and_the_next_request_served(netd: Netd, raw: bytes) -> None:
     assert isinstance(ask(netd, raw), Failed)
     assert isinstance(ask(netd, encode(OpenCell(GOOD))), CellOpened)
+
+
+def test_a_refusal_that_quotes_a_request_of_any_length_is_sent(netd: Netd) -> None:
+    many = replace(GOOD, chains=tuple(Chain("filter", f"chain-{number}", ()) for number in range(20_000)))
+    assert isinstance(ask(netd, encode(OpenCell(many))), Failed)
+    assert isinstance(ask(netd, encode(OpenCell(GOOD))), CellOpened)
+
+
+def test_whatever_ends_it_what_it_made_is_taken_down(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def close_all(_: Held) -> None:
+        (tmp_path / "closed").touch()
+
+    monkeypatch.setattr(Held, "close_all", close_all)
+    monkeypatch.setattr("gateway.netd.server.encode", lambda _: bytes(1 << 20))  # no socket takes that
+    netd = Netd()
+    netd._socket.send(b"x")
+    netd.close(lambda _: None)
+    assert (tmp_path / "closed").exists()
 
 
 def test_descriptors_sent_along_are_not_kept(netd: Netd) -> None:

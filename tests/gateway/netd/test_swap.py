@@ -3,13 +3,15 @@
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
+from pathlib import Path
 
 import pytest
 
 import rules.sets
 from gateway.errors import SetupError
+from gateway.netd import conntrack
 from gateway.netd.server import Netd
 from gateway.netd.swap import _together
 from rules import ALL_TRAFFIC, NetworkPolicy
@@ -143,6 +145,31 @@ class TestInTheKernel:
         for descriptor in cell.values():
             os.close(descriptor)
         netd.close()
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a network namespace")
+def test_what_began_under_plans_that_were_taken_back_is_forgotten(
+    on_host: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = tmp_path / "asked"
+
+    def forget(family: int, stays: Callable[[int, bytes, int], bool]) -> None:
+        by_new = stays(17, bytes([198, 18, 0, 2]), 443)
+        with asked.open("a") as file:
+            file.write("new " if by_new else "old ")
+        if by_new:
+            raise OSError("as if the kernel would not")
+
+    monkeypatch.setattr(conntrack, "forget", forget)
+    netd = Netd()
+    cell = netd.open_cell(plan_of(NetworkPolicy(["198.18.0.1"], [ALL_TRAFFIC])))
+    with pytest.raises(SetupError, match="could not be replaced: as if the kernel would not"):
+        netd.swap_plans(cell["netns"], plan_of(NetworkPolicy(["198.18.0.2"], [ALL_TRAFFIC])))
+    assert asked.read_text() == "new old "
+    for descriptor in cell.values():
+        os.close(descriptor)
+    netd.close()
 
 
 class TestRefusals:
