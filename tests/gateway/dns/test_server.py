@@ -18,10 +18,11 @@ from gateway.dns.budget import Budget
 from gateway.dns.server import MAX_IN_FLIGHT
 from gateway.flow import Endpoint
 from gateway.net import resolve
-from gateway.net.sockets import readable, receive, send_all
+from gateway.net.sockets import send_all
 from tests.gateway.dns.front import Desk, Front, framed, read_message
 from tests.gateway.dns.queries import ALLOWED, ECH, HTTPS, OTHER, A, guard, name, option, query
 from tests.gateway.dns_server import Asked, DnsServer, reply, serving
+from tests.gateway.net.loop import readable, receive
 
 GOOD = f"{ALLOWED}. 60 IN A 203.0.113.9"
 
