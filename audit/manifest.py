@@ -122,7 +122,7 @@ class Manifest:
         written = os.write(self._descriptor, data)
         if written < len(data):
             os.ftruncate(self._descriptor, size)
-            raise OSError(28, os.strerror(28))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return Head(n, digest_of(line))
 
     def _find_head(self) -> Head:

@@ -63,7 +63,6 @@ def _mapped(record: Record) -> Record:
         made["query"] = {key: value for key, value in asked.items() if value is not None}
     else:
         made = _event(record, 0, "Base Event", OTHER, str(event))
-        made["activity_id"] = OTHER
     if event != Event.CLOSED and event in (*ACTIVITIES, Event.DNS_ALLOWED, Event.DNS_BLOCKED):
         made |= _verdict(record, allowed=event in (Event.ALLOWED, Event.DNS_ALLOWED))
     unmapped = {key: record[key] for key in KEPT if record.get(key) is not None}

@@ -15,7 +15,7 @@ Record = dict[str, Any]
 class Event(StrEnum):
     """What a record tells of."""
 
-    __hash__ = str.__hash__  # an enum\'s own is written in Python, and each connection asks for some
+    __hash__ = str.__hash__  # an enum's own is written in Python, and each connection asks for some
 
     ALLOWED = "egress_allowed"
     BLOCKED = "egress_blocked"
@@ -29,7 +29,7 @@ class Event(StrEnum):
 class EndedBy(StrEnum):
     """Who or what ended an allowed connection."""
 
-    __hash__ = str.__hash__  # an enum\'s own is written in Python, and each connection asks for some
+    __hash__ = str.__hash__  # an enum's own is written in Python, and each connection asks for some
 
     CLIENT = "client"
     UPSTREAM = "upstream"
@@ -43,7 +43,7 @@ class EndedBy(StrEnum):
 class Phase(StrEnum):
     """How far a connection had come."""
 
-    __hash__ = str.__hash__  # an enum\'s own is written in Python, and each connection asks for some
+    __hash__ = str.__hash__  # an enum's own is written in Python, and each connection asks for some
 
     SNIFF = "sniff"
     DECIDE = "decide"

@@ -4,11 +4,10 @@ First hit wins, and ``row`` says which one it was (docs/policy.md):
 
 1. the destination is in the floor: block, nothing can allow it;
 2. an IP entry of ``allow_out`` holds it: allow, at the address that was asked;
-3. a name entry of ``allow_out`` holds the name seen: allow, at an address of the name's own (``bind``), or at
-the
-   address asked if nothing would have denied it anyway;
-4. an entry of ``deny_out`` holds the address or the name, or no name can be trusted where one would decide:
-block; 5. otherwise: allow.
+3. a name entry of ``allow_out`` holds the name seen: allow, at an address of the name's own (``bind``), or at the address asked if nothing
+   would have denied it anyway;
+4. an entry of ``deny_out`` holds the address or the name, or no name can be trusted where one would decide: block;
+5. otherwise: allow.
 
 An attempt is decided in steps, each with what is known by then: ``settle`` by address and port, ``decide``
 with what the sniffer saw, ``bind`` with what the resolver answered. A later step never takes back what an

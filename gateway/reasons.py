@@ -7,7 +7,7 @@ from typing import Final
 class Reason(StrEnum):
     """Why an attempt was allowed or blocked. The values are public: a new one may be added, none changes its meaning."""
 
-    __hash__ = str.__hash__  # an enum\'s own is written in Python, and each connection asks for it
+    __hash__ = str.__hash__  # an enum's own is written in Python, and each connection asks for it
 
     # allowed
     ALLOWED_ADDRESS = "allowed_address"

@@ -43,7 +43,7 @@ from gateway.sniff import (
 )
 
 DECIDE_S: Final = 5.0
-"""From accept to the decision: one absolute deadline, however the client drips (security G)."""
+"""From accept to the decision: one absolute deadline, however the client drips."""
 ROOM_S: Final = 10.0
 """How long an allowed connection waits for room for its record."""
 CONNECT_S: Final = 10.0

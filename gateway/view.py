@@ -81,7 +81,7 @@ def plan_view(
     tmp: Path | None = None,
     unseen: Iterable[Path] = (),
 ) -> View:
-    """Root's view of what the command may have; every doubt about a path makes it read-only, with a notice. ViewError for what makes no sense.
+    """What the command may have; every doubt about a path makes it read-only, with a notice. ViewError for what makes no sense.
 
     ``protected`` is never writable; ``unseen``, which exists, is not even there.
     """

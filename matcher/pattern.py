@@ -48,10 +48,6 @@ class Pattern:
         text = _PREFIX[self.kind] + self.name
         return text if self.ports is None else f"{text}:{','.join(map(str, self.ports))}"
 
-    def fits(self, port: int) -> bool:
-        """Whether the entry speaks of this port."""
-        return self.ports is None or port in self.ports
-
 
 _PREFIX = {Kind.EXACT: "", Kind.WILDCARD: "*.", Kind.REGEX: "~"}
 

@@ -12,7 +12,6 @@ pattern that matches everything: an answer without it is no answer, and the patt
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import re2
 
@@ -27,17 +26,6 @@ SET_MEMORY = (8 << 20, 64 << 20)
 _EVERYTHING = b"(?s).*"
 
 
-class CacheStatistics(NamedTuple):
-    """The verdict cache of a table, counted since the table was compiled."""
-
-    hits: int
-    misses: int
-    size: int
-    """Verdicts held now."""
-    limit: int
-    """Verdicts held at most."""
-
-
 def regex_problem(pattern: str) -> str | None:
     """What RE2 says against ``pattern`` (ASCII), or None if it takes it."""
     try:
@@ -50,18 +38,14 @@ def regex_problem(pattern: str) -> str | None:
 class RegexList:
     """Patterns in order; ``matches`` tells which of them match the whole of a name."""
 
-    __slots__ = ("_cached", "matches")
+    __slots__ = ("matches",)
 
     def __init__(self, patterns: Sequence[str]) -> None:
         encoded = [pattern.encode("ascii") for pattern in patterns]
-        self._cached = functools.lru_cache(maxsize=VERDICTS)(_searcher(encoded))
-        self.matches: Callable[[str], Sequence[int]] = self._cached
+        self.matches: Callable[[str], Sequence[int]] = functools.lru_cache(maxsize=VERDICTS)(
+            _searcher(encoded)
+        )
         """Canonical name -> positions of the patterns that match it, ascending."""
-
-    def statistics(self) -> CacheStatistics:
-        """Read the counters of the verdict cache."""
-        info = self._cached.cache_info()
-        return CacheStatistics(info.hits, info.misses, info.currsize, VERDICTS)
 
 
 def _options(max_mem: int = SET_MEMORY[0]) -> re2.Options:

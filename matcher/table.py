@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from matcher.hostname import MAX_HOSTNAME, canonical, is_canonical
 from matcher.pattern import Kind, Pattern, parse_entry
-from matcher.regexes import CacheStatistics, RegexList
+from matcher.regexes import RegexList
 from matcher.trie import NameTrie, Ports
 
 
@@ -19,31 +19,20 @@ class Match(NamedTuple):
     """Its place in the list that was compiled."""
 
 
-class TableStatistics(NamedTuple):
-    """What a table is made of, and how its verdict cache for regexes has done."""
-
-    exact: int
-    wildcards: int
-    regexes: int
-    cache: CacheStatistics
-
-
 class HostTable:
     """Immutable. ``len()`` is the number of entries, so an empty table is false."""
 
-    __slots__ = ("_any_port", "_counts", "_entries", "_ports", "_regex_list", "_regexes", "_trie")
+    __slots__ = ("_any_port", "_entries", "_ports", "_regex_list", "_regexes", "_trie")
 
     def __init__(self, patterns: Iterable[Pattern]) -> None:
         self._trie = NameTrie()
         self._entries: list[str] = []
         self._regexes: list[tuple[int, Ports]] = []
-        self._counts = dict.fromkeys(Kind, 0)
         self._any_port = False
         named_ports: set[int] = set()
         expressions: list[str] = []
         for index, pattern in enumerate(patterns):
             self._entries.append(str(pattern))
-            self._counts[pattern.kind] += 1
             ports = None if pattern.ports is None else frozenset(pattern.ports)
             if ports is None:
                 self._any_port = True
@@ -90,12 +79,6 @@ class HostTable:
     def covers_port(self, port: int) -> bool:
         """Whether any entry could allow or deny a name at this port."""
         return self._any_port or port in self._ports
-
-    def statistics(self) -> TableStatistics:
-        """Count the entries of each kind, and read the verdict cache's counters."""
-        counts = self._counts
-        cache = self._regex_list.statistics()
-        return TableStatistics(counts[Kind.EXACT], counts[Kind.WILDCARD], counts[Kind.REGEX], cache)
 
     def _first_regex(self, name: str, port: int | None) -> int | None:
         for position in self._regex_list.matches(name):

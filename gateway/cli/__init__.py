@@ -13,7 +13,6 @@ from gateway.cli.streams import Output, OutputError, drop_output, hold_standard_
 from gateway.errors import EgressError
 from rules import PolicyError
 
-EXIT_USAGE = 2
 EXIT_BAD_POLICY = 78
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell says it
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE

@@ -25,7 +25,12 @@ def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         help="allow a name, *.name, ~regex, IP or CIDR, ports behind a colon (repeatable)",
     )
-    group.add_argument("--deny-out", metavar="E", action="append", help="deny one (repeatable)")
+    group.add_argument(
+        "--deny-out",
+        metavar="E",
+        action="append",
+        help="deny a name, IP or CIDR, written as for --allow-out (repeatable)",
+    )
     group.add_argument("--no-internet", action="store_true", help="deny everything")
     group.add_argument(
         "--dns", metavar="MODE", help=f"what DNS answers for other names: {', '.join(DNS_MODES)}"

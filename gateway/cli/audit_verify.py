@@ -69,7 +69,7 @@ def _add_directory(parser: argparse.ArgumentParser) -> None:
         "--audit-dir",
         metavar="DIR",
         type=Path,
-        help="where the records are (default: $EGRESS_AUDIT_DIR, else the system's place)",
+        help="where the records are (default: $EGRESS_AUDIT_DIR, else /var/log/egress for root, ~/.local/state/egress/audit for others)",
     )
 
 
@@ -124,7 +124,12 @@ def _as_text(verdict: "Verdict") -> Iterator[str]:
     yield f"{verdict.files} files, {verdict.signed} signed and as they were written; {verdict.pruned} removed in order"
     if verdict.head is not None:
         yield f"the manifest comes to {verdict.head.n}:{verdict.head.digest}"
-    yield "BROKEN: see above" if verdict.broken else "nothing was changed, removed or put in"
+    if verdict.broken:
+        yield "BROKEN: see above"
+    elif verdict.unsigned:
+        yield "nothing that is signed was changed, removed or put in; an edit of what is not signed would not show: see above"
+    else:
+        yield "nothing was changed, removed or put in"
 
 
 def _head(text: str) -> "Head":

@@ -20,7 +20,7 @@ examples:
   egress check --allow-out '*.openai.com:443' api.openai.com:443 evil.example:443
   egress check --policy policy.yaml --json 10.0.0.5:5432
 
-Exit status: 0 all allowed, 1 one is blocked, 3 none is blocked, but of one it could not be told.
+Exit status: 0 all allowed, 1 at least one blocked, 3 none blocked but at least one undetermined.
 Without a port the answer must hold for every port; without --resolve, for every address that a name may have.
 As for run, allow entries and no deny entry mean "deny the rest".
 """

@@ -16,7 +16,9 @@ EXIT_BAD_POLICY = 78
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the verb and its own verbs."""
     parser = subparsers.add_parser(
-        "policy", help="validate or show a policy", description="Look at policies."
+        "policy",
+        help="validate or show a policy",
+        description="Check a policy, or show how the gateway reads it.",
     )
     verbs = parser.add_subparsers(dest="policy_verb", metavar="VERB", required=True)
     for name, run, text in (

@@ -46,7 +46,7 @@ def add_directory(parser: argparse.ArgumentParser) -> None:
         "--audit-dir",
         metavar="DIR",
         type=Path,
-        help="where the records are (default: $EGRESS_AUDIT_DIR, else the system's place)",
+        help="where the records are (default: $EGRESS_AUDIT_DIR, else /var/log/egress for root, ~/.local/state/egress/audit for others)",
     )
 
 

@@ -74,7 +74,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--audit-dir",
         metavar="DIR",
         type=_directory,
-        help="where records go (default: $EGRESS_AUDIT_DIR, else the system's place)",
+        help="where records go (default: $EGRESS_AUDIT_DIR, else /var/log/egress for root, ~/.local/state/egress/audit for others)",
     )
     parser.add_argument(
         "--audit-fsync",

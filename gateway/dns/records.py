@@ -14,7 +14,7 @@ from gateway.sums import Sums
 
 
 class Sink(Protocol):
-    """Takes records: ``gateway.journal.Journal``."""
+    """Takes records: ``gateway.journal.Counting``."""
 
     def offer(self, record: Record) -> bool:
         """Now, or not at all."""

@@ -1,6 +1,6 @@
 """The driver of the path: one edge-triggered epoll, nested in the loop, that resumes straight coroutines.
 
-A connection is a coroutine that awaits nothing but the primitives of this package, and is resumed by ``send``: no task, no future, no handle a wait.
+A connection is a coroutine that awaits nothing but the primitives of this package, and is resumed by ``next``: no task, no future, no handle a wait.
 Each of its sockets is registered once, for all that it may hear, and closing takes it out; only room to write is asked for later, where it is
 wanted at all (``hear_room``). So an edge is told once, and whoever waits must have tried first: what came meanwhile is kept in its ``Ear``.
 

@@ -24,17 +24,6 @@ RENO: Final = b"reno"
 """The congestion control that every kernel has: the way to a workload is this machine's memory, where measuring and pacing (BBR) only cost."""
 
 
-async def readable(sock: socket.socket) -> None:
-    """Return when ``sock`` has bytes, an end of file or an error to read."""
-    loop = asyncio.get_running_loop()
-    woken: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(sock, _wake, woken)
-    try:
-        await woken
-    finally:
-        loop.remove_reader(sock)
-
-
 async def writable(sock: socket.socket) -> None:
     """Return when ``sock`` takes bytes, when its connect has ended, or when it has an error."""
     loop = asyncio.get_running_loop()
@@ -57,31 +46,6 @@ def received(sock: socket.SocketType, most: int) -> bytes | None:
         return sock.recv(most)
     except BlockingIOError:
         return None
-
-
-async def receive(sock: socket.socket, into: bytearray, most: int, at_least: int = 1) -> int:
-    """Append up to ``most`` bytes to ``into`` and say how many; 0 is the end of file. OSError as the kernel reports it.
-
-    What is there already is taken, however little. Who has to wait is woken by ``at_least`` bytes, or the end: a sender that drips wakes nobody.
-    """
-    while True:
-        chunk = received(sock, most)
-        if chunk is None:
-            await _readable_by(sock, at_least)
-            continue
-        into += chunk
-        return len(chunk)
-
-
-async def _readable_by(sock: socket.socket, at_least: int) -> None:
-    if at_least <= 1:
-        await readable(sock)
-        return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, at_least)  # socket(7)
-    try:
-        await readable(sock)
-    finally:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 
 
 async def send_all(sock: socket.socket, data: bytes | memoryview) -> None:

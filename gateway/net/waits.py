@@ -47,15 +47,12 @@ async def arrival(sock: socket.SocketType, at_least: int = 1) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 
 
-async def receive(sock: socket.SocketType, into: bytearray, most: int, at_least: int = 1) -> int:
-    """Append up to ``most`` bytes to ``into`` and say how many; 0 is the end of file. OSError as the kernel reports it.
-
-    What is there already is taken, however little; who has to wait does so as in ``arrival``.
-    """
+async def receive(sock: socket.SocketType, into: bytearray, most: int) -> int:
+    """Append up to ``most`` bytes to ``into`` and say how many; 0 is the end of file. OSError as the kernel reports it."""
     while True:
         chunk = received(sock, most)
         if chunk is None:
-            await arrival(sock, at_least)
+            await arrival(sock)
             continue
         into += chunk
         return len(chunk)

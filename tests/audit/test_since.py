@@ -31,10 +31,11 @@ def file(directory: Path, name: str, lines: list[bytes]) -> Path:
     return path
 
 
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An hour a file, 5 hours, a record each half second, some a little late, with torn lines."""
     rng = random.Random(3)
+    tmp_path = tmp_path_factory.mktemp("records")
     for hour in range(5):
         begun = START_NS + hour * 3600 * SECOND
         stamps = [begun + number * SECOND // 2 for number in range(7200)]
@@ -48,11 +49,17 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def everything(directory: Path) -> list[Record]:
+    return list(read(directory))
+
+
 @pytest.mark.parametrize("minutes", [0, 1, 59, 60, 61, 90, 200, 299, 300, 301])
 @pytest.mark.parametrize("length", [1, 45, 1000])
-def test_nothing_of_the_time_is_missed(directory: Path, minutes: int, length: int) -> None:
+def test_nothing_of_the_time_is_missed(
+    directory: Path, everything: list[Record], minutes: int, length: int
+) -> None:
     since, until = (timestamp(START_NS + at * 60 * SECOND) for at in (minutes, minutes + length))
-    everything = list(read(directory))
     meant = {record["seq"] for record in everything if since <= record["timestamp"] < until}
     found = [record["seq"] for record in read(directory, since=since, until=until)]
     assert len(found) == len(set(found))

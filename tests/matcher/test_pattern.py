@@ -192,12 +192,6 @@ def test_a_pattern_is_a_value() -> None:
         pattern.name = "b.com"  # type: ignore[misc]
 
 
-def test_fits() -> None:
-    assert parse_entry("a.com").fits(1)
-    assert parse_entry("a.com:443,80").fits(80)
-    assert not parse_entry("a.com:443,80").fits(81)
-
-
 def test_ports_are_read_for_address_entries_too() -> None:
     assert parse_ports("8443,443", "[::1]:8443,443") == (443, 8443)
     with pytest.raises(PatternError, match=r"^'\[::1\]:x': what follows the colon"):

@@ -1,6 +1,6 @@
 """Ordinary TLS through one gateway, by the thousand: every kind of handshake that clients make, full and resumed, and none of them disturbed.
 
-HANDSHAKES says how many (400); each kind is counted by what OpenSSL itself says of it.
+HANDSHAKES says how many (150); each kind is counted by what OpenSSL itself says of it.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from tests.lab.sandboxed import egress_run
 
 pytestmark = pytest.mark.root
 
-HANDSHAKES = int(os.environ.get("HANDSHAKES", "400"))
+HANDSHAKES = int(os.environ.get("HANDSHAKES", "150"))
 EARLY = max(HANDSHAKES // 20, 5)
 PORT, EARLY_PORT = 8790, 8791
 SERVER = """

@@ -627,7 +627,7 @@ def test_what_is_bound_can_be_used(lab: Lab) -> None:
 @pytest.mark.timeout(120)
 def test_a_gateway_killed_while_the_sandbox_is_made_leaves_nobody(lab: Lab) -> None:
     """Bubblewrap is two processes by then, and one waits for a word of the other."""
-    for _ in range(15):
+    for _ in range(8):
         with start(lab, "sleep", "50") as process:
             wait_for(
                 lambda: [inner for pid in children_of(process.pid, "bwrap") for inner in children_of(pid)],

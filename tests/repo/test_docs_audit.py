@@ -57,8 +57,11 @@ def test_the_reasons_are_those_of_the_code_on_their_own_side() -> None:
 
 def test_how_a_connection_ends_and_in_which_phase() -> None:
     assert sorted(_words("| `ended_by` | meaning |")) == sorted(EndedBy)
-    said = TEXT.partition("`phase` has more words")[2].partition("\n")[0]
-    assert re.findall(r"`(\w+)`", said) == list(Phase)
+    shown, hidden = (
+        re.findall(r"`(\w+)`", TEXT.partition(before)[2].partition("\n")[0])
+        for before in ("how far it had come:", "`phase` has two more words")
+    )
+    assert sorted(shown + hidden) == sorted(Phase) and len(hidden) == 2
 
 
 def test_the_fields_of_each_event_in_their_order() -> None:

@@ -102,14 +102,14 @@ class Cell:
 
     def set_rules(self, policy: NetworkPolicy | None, backend: Backend) -> None:
         """Both families' plans alone."""
-        for family in (4, 6):
-            script = (
-                "import json, sys\nfrom rules import NetworkPolicy, build_plan\nfrom rules.choose import choose\n"
-                f"policy = json.load(sys.stdin)\nplan = build_plan(policy and NetworkPolicy.from_dict(policy), 'veth', {family})\n"
-                f"choose([plan], {backend!r}).install(plan)"
-            )
-            argv = ["ip", "netns", "exec", self.cell, sys.executable, "-c", script]
-            _run(*argv, given=json.dumps(policy and policy.to_dict()))
+        script = (
+            "import json, sys\nfrom gateway.netd.cells import install\nfrom rules import NetworkPolicy, build_plan\n"
+            "from rules.choose import choose\npolicy = json.load(sys.stdin)\n"
+            "policy = policy and NetworkPolicy.from_dict(policy)\n"
+            f"plans = [build_plan(policy, 'veth', family) for family in (4, 6)]\ninstall(choose(plans, {backend!r}), plans)"
+        )
+        argv = ["ip", "netns", "exec", self.cell, sys.executable, "-c", script]
+        _run(*argv, given=json.dumps(policy and policy.to_dict()))
 
     def told(self, group: int = REFUSED_GROUP) -> Counter[Flow]:
         """What the kernel has told a group of since it was last asked, packet by packet."""

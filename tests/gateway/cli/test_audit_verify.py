@@ -11,6 +11,7 @@ from audit.log import AuditLog
 from audit.manifest import NAME, Kind, locked
 from audit.upkeep import Job, keep_up
 from gateway.cli import main
+from tests.audit.directory import die
 from tests.audit.example import blocked
 
 NASTY = "\x1b]0;owned\x07\x1b[31m\u202e"
@@ -34,6 +35,19 @@ def test_what_is_sound(directory: Path, capsys: pytest.CaptureFixture[str]) -> N
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "1 files, 1 signed and as they were written; 0 removed in order"
     assert lines[-1] == "nothing was changed, removed or put in"
+
+
+def test_of_what_nobody_signed_it_does_not_say_that_nothing_was_changed(
+    directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = AuditLog(directory, keys=tmp_path / "keys")
+    log.write(blocked())
+    die(log)
+    assert main(["audit", "verify", "--audit-dir", str(directory)]) == 3
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == (
+        "nothing that is signed was changed, removed or put in; an edit of what is not signed would not show: see above"
+    )
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]])

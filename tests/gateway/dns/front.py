@@ -9,9 +9,10 @@ from gateway.dns.records import QueryRecords
 from gateway.dns.server import DnsForwarder
 from gateway.flow import Endpoint
 from gateway.net.resolve import Resolver
-from gateway.net.sockets import readable, receive, send_all
+from gateway.net.sockets import send_all
 from tests.gateway.dns.queries import guard
 from tests.gateway.dns_server import Answering, Asked, DnsServer
+from tests.gateway.net.loop import readable, receive
 
 
 class Sink:

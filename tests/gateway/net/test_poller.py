@@ -10,7 +10,7 @@ import pytest
 from gateway.net import poller as module
 from gateway.net.poller import IN, OUT, Poller, Strand, current, deadline, lately, now
 from gateway.net.sockets import reset_on_close
-from gateway.net.waits import EVENT, ready, receive
+from gateway.net.waits import EVENT, arrival, ready, receive
 from gateway.tasks import spawn
 from tests.gateway.net.carrying import carried
 from tests.gateway.net.loopback import tcp_pair, unix_pair
@@ -288,12 +288,17 @@ async def test_closing_cancels_what_is_under_way() -> None:
     assert len(os.listdir("/proc/self/fd")) == before - 1
 
 
+async def _woken_by(sock: socket.socket, into: bytearray, at_least: int) -> int:
+    await arrival(sock, at_least)
+    return await receive(sock, into, 100)
+
+
 async def test_who_waits_for_so_many_bytes_is_not_woken_by_fewer() -> None:
     one, other = tcp_pair()
     other.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     into = bytearray()
     with one, other:
-        task = spawn(carried(receive(one, into, 100, 5)), "receive")
+        task = spawn(carried(_woken_by(one, into, 5)), "receive")
         await asyncio.sleep(0.02)
         for byte in (b"a", b"b", b"c", b"d"):
             other.send(byte)
@@ -303,7 +308,7 @@ async def test_who_waits_for_so_many_bytes_is_not_woken_by_fewer() -> None:
         assert await asyncio.wait_for(task, 5) == 5
         assert one.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1, "who comes next wants any byte"
         other.send(b"f")
-        assert await carried(receive(one, into, 100, 5)) == 1, "what is there is taken"
+        assert await carried(receive(one, into, 100)) == 1, "what is there is taken"
         assert into == b"abcdef"
 
 
@@ -311,7 +316,7 @@ async def test_who_waits_for_so_many_bytes_is_not_woken_by_fewer() -> None:
 async def test_who_waits_for_more_than_comes_hears_the_end(end: str) -> None:
     one, other = tcp_pair()
     with one:
-        task = spawn(carried(receive(one, bytearray(), 100, 50)), "receive")
+        task = spawn(carried(_woken_by(one, bytearray(), 50)), "receive")
         await asyncio.sleep(0.02)
         if end == "close":
             other.send(b"last")

@@ -11,8 +11,9 @@ import pytest
 
 from gateway.net import relay as module
 from gateway.net.relay import Counts, Ended, Relayed, relay
-from gateway.net.sockets import receive, send_all
+from gateway.net.sockets import send_all
 from tests.gateway.net.carrying import carried
+from tests.gateway.net.loop import receive
 from tests.gateway.net.loopback import nothing_left, reset, tcp_pair, unix_pair
 
 Pair = tuple[socket.socket, socket.socket]

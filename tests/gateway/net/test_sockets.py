@@ -5,7 +5,7 @@ import contextlib
 import errno
 import socket
 import struct
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from ipaddress import ip_address
 
 import pytest
@@ -15,13 +15,12 @@ from gateway.net.sockets import (
     PROBE_AFTER_S,
     Listener,
     endpoint,
-    readable,
-    receive,
     reset_on_close,
     send_all,
     set_for_accepted,
     writable,
 )
+from tests.gateway.net.loop import readable, receive
 from tests.gateway.net.loopback import nothing_left, tcp_pair, unix_pair
 
 Pair = tuple[socket.socket, socket.socket]
@@ -44,23 +43,6 @@ def _fill(sock: socket.socket) -> int:
             return sent
 
 
-async def test_readable_waits_for_bytes(pair: Pair) -> None:
-    one, other = pair
-    with nothing_left(one):
-        waiting = asyncio.get_running_loop().create_task(readable(one))
-        await asyncio.sleep(0.02)
-        assert not waiting.done()
-        other.send(b"x")
-        await asyncio.wait_for(waiting, 1)
-
-
-async def test_readable_returns_at_an_end(pair: Pair) -> None:
-    one, other = pair
-    with nothing_left(one):
-        other.close()
-        await asyncio.wait_for(readable(one), 1)
-
-
 async def test_writable_waits_for_room(pair: Pair) -> None:
     one, other = pair
     with nothing_left(one):
@@ -80,41 +62,15 @@ async def test_writable_waits_for_room(pair: Pair) -> None:
         await asyncio.wait_for(waiting, 1)
 
 
-@pytest.mark.parametrize("wait", [readable, writable])
-async def test_a_cancelled_wait_leaves_nothing_registered(
-    pair: Pair, wait: Callable[[socket.socket], Coroutine[None, None, None]]
-) -> None:
+async def test_a_cancelled_wait_leaves_nothing_registered(pair: Pair) -> None:
     one, _ = pair
     _fill(one)
     with nothing_left(one):
-        task = asyncio.get_running_loop().create_task(wait(one))
+        task = asyncio.get_running_loop().create_task(writable(one))
         await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-
-
-async def test_receive_appends_what_there_is_and_says_how_much(pair: Pair) -> None:
-    one, other = pair
-    into = bytearray(b"before ")
-    other.send(b"abcdef")
-    assert await receive(one, into, 4) == 4
-    assert await receive(one, into, 100) == 2
-    assert into == b"before abcdef"
-    asyncio.get_running_loop().call_later(0.02, other.send, b"later")
-    assert await receive(one, into, 100) == 5
-    other.close()
-    assert await receive(one, into, 100) == 0
-    assert into == b"before abcdeflater"
-
-
-async def test_receive_reports_a_reset() -> None:
-    one, other = tcp_pair()
-    with one:
-        reset_on_close(other)
-        other.close()
-        with pytest.raises(ConnectionResetError):
-            await receive(one, bytearray(), 10)
 
 
 async def test_send_all_sends_all_whatever_the_buffer(pair: Pair) -> None:

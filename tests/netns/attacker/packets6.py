@@ -172,4 +172,4 @@ def options_that_need_root() -> object:
 
 
 if __name__ == "__main__":
-    main()
+    main(at_once=16)  # most only wait for what must not come

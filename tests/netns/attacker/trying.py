@@ -13,7 +13,6 @@ import traceback
 from collections.abc import Callable
 
 TIMEOUT_S = 30.0
-AT_ONCE = 6
 Attempt = Callable[[], object]
 ATTEMPTS: list[Attempt] = []
 arguments: dict[str, str] = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}
@@ -26,12 +25,12 @@ def attempt(function: Attempt) -> Attempt:
     return function
 
 
-def main() -> None:
-    """A JSON line for each: its name, whether it got through, and what there is to say."""
+def main(at_once: int = 6) -> None:
+    """A JSON line for each: its name, whether it got through, and what there is to say. ``at_once`` of them run beside each other."""
     waiting = list(ATTEMPTS)
     running: list[tuple[Attempt, int, int]] = []
     while waiting or running:
-        while waiting and len(running) < AT_ONCE:
+        while waiting and len(running) < at_once:
             function = waiting.pop(0)
             running.append((function, *_start(function)))
         function, pid, read_end = running.pop(0)

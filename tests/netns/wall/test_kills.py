@@ -1,6 +1,6 @@
 """Anybody of the gateway is killed, at any moment, under load: no forbidden packet, service back where a part was killed, and nothing left behind.
 
-CRASHES says how often (8; 200 in full).
+CRASHES says how often (5; 200 in full).
 """
 
 import os
@@ -16,7 +16,7 @@ from tests.netns.wall.standing import Standing, host_state
 
 pytestmark = pytest.mark.root
 
-CRASHES = int(os.environ.get("CRASHES", "8"))
+CRASHES = int(os.environ.get("CRASHES", "5"))
 ROLES = ("worker", "worker", "netd", "gateway", "command")
 LOAD = """
 import select, socket, ssl, sys, threading, time

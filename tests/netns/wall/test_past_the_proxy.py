@@ -25,8 +25,7 @@ while got := sock.recv_into(buffer):
 print(total)
 """
 FALLS_BACK = """
-import socket, subprocess, sys, time
-started = time.monotonic()
+import socket, subprocess, sys
 sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 sock.settimeout(5)
 sock.connect((sys.argv[1], 443))
@@ -36,7 +35,7 @@ try:
         sock.recv(1500)
     print("answered")
 except OSError as error:
-    print(type(error).__name__, time.monotonic() - started < 1)
+    print(type(error).__name__)
 print(subprocess.run(["curl", "-sS", "-m", "5", "https://allowed.test/"], capture_output=True, text=True).stdout)
 """
 
@@ -72,7 +71,7 @@ def test_quic_is_refused_at_once_and_a_client_falls_back(lab: Lab) -> None:
         options=["--link", "veth"],
     )
     said, _, page = outcome.stdout.partition("\n")
-    assert said in ("PermissionError True", "ConnectionRefusedError True", "OSError True"), outcome
+    assert said in ("PermissionError", "ConnectionRefusedError", "OSError"), outcome  # no TimeoutError
     assert GOOD_IP in page
     refused = [
         record
@@ -147,18 +146,18 @@ print(json.dumps({"took": took, "sizes": sizes}))
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_sandboxes_in_turn_leave_nothing(lab: Lab) -> None:
-    """After 200 of them nothing grows any more."""
+    """After 50 of them nothing grows any more: what each left would be there 40 times."""
     before = host_state(lab)
-    done = lab.run([sys.executable, "-c", TURNS, "260"], cwd=ROOT, timeout=200)
+    done = lab.run([sys.executable, "-c", TURNS, "90"], cwd=ROOT, timeout=200)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     opened, closed = (sorted(times) for times in zip(*told["took"], strict=True))
     print(
-        f"attach {opened[100] * 1000:.0f} ms, at most {opened[-1] * 1000:.0f}; detach {closed[100] * 1000:.0f} ms"
+        f"attach {opened[len(opened) // 2] * 1000:.0f} ms, at most {opened[-1] * 1000:.0f}; detach {closed[len(closed) // 2] * 1000:.0f} ms"
     )
-    early, late = told["sizes"][200], told["sizes"][-1]
+    early, late = told["sizes"][50], told["sizes"][-1]
     assert late["fds"] == told["sizes"][20]["fds"]
-    assert late["rss"] - early["rss"] < 1024, "KiB"
+    assert late["rss"] - early["rss"] < 680, "KiB, 17 a turn"
     give_up = time.monotonic() + 10
     while host_state(lab) != before and time.monotonic() < give_up:
         time.sleep(0.1)
