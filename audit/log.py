@@ -31,6 +31,8 @@ RECENT: Final = 1024
 """Decisions that are remembered, for the one that a dying sender may just have handed over."""
 TRIES: Final = 100
 """At a free name."""
+WRITER_BYTES: Final = 8
+"""Of chance, that name a writer: in one directory no two are ever alike."""
 MAX_UNSEALED: Final = 32
 EARLIER_NS: Final = 3_600_000_000_000
 """A file's name says when it was begun, or when its first record was made, if that is not long before."""
@@ -79,7 +81,7 @@ class AuditLog:
         self._looked = self._synced = self._tried = time.monotonic()
         self._locks: dict[str, int] = {}
         self._before: str | None = None
-        self.writer = f"{os.urandom(4).hex()}-0"
+        self.writer = f"{os.urandom(WRITER_BYTES).hex()}-0"
         self._day = self._clock() // DAY_NS
         self._listed = Listed(self.directory, keys, self.writer, sandbox, clock)
         self._segment = self._begin(0, 0)
