@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import orjson
 
+from audit import directories
 from audit import record as records
 from audit.files import file_name, stamp, stamp_of
 from audit.listed import Listed
@@ -61,7 +62,7 @@ class AuditLog:
         self.settings = settings or AuditSettings()
         self.sandbox = sandbox
         self.keys = keys
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directories.make(self.directory)
         self.warnings = list(self._open_to_others())
         self.seq = 0
         self.lost = 0
@@ -83,7 +84,8 @@ class AuditLog:
         self._before: str | None = None
         self.writer = f"{os.urandom(WRITER_BYTES).hex()}-0"
         self._day = self._clock() // DAY_NS
-        self._listed = Listed(self.directory, keys, self.writer, sandbox, clock)
+        durable = self.settings.durable
+        self._listed = Listed(self.directory, keys, self.writer, sandbox, clock, durable=durable)
         self._segment = self._begin(0, 0)
         self._listed.begun(self._segment)
 
@@ -231,7 +233,7 @@ class AuditLog:
         self._looked = now
         if not self._segment.misplaced():
             return
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directories.make(self.directory)
         stem = self._segment.path.name.partition("-")[2].partition("-")[0]
         for path in self._names(stem, self._segment.number):
             try:
@@ -309,7 +311,7 @@ class AuditLog:
     def _finish(self) -> None:
         """Close the segment and put it up for signing."""
         segment = self._segment
-        segment.finish(sync=self.settings.fsync is not Fsync.NONE)
+        segment.finish(sync=self.settings.durable)
         closed = segment.closed(self.writer, self.sandbox, self._before)
         self._before = closed.sha256
         self._locks[closed.file] = segment.descriptor

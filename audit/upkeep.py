@@ -9,7 +9,7 @@ import os
 import stat
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -115,10 +115,14 @@ def _signer(keys: Path, directory: Path, report: Report) -> Sign:
     return sign
 
 
+def _locked(job: Job) -> AbstractContextManager[Manifest]:
+    return manifest.locked(job.directory, job.keys, PATIENCE_S, durable=job.settings.durable)
+
+
 def _seal(job: Job, sign: Sign | None, report: Report) -> None:
     if not job.closed:
         return
-    with manifest.locked(job.directory, job.keys, PATIENCE_S) as held:
+    with _locked(job) as held:
         for closed in job.closed:
             held.append(Kind.CLOSED, job.now_ns, asdict(closed), sign)
             report.sealed.append(closed.file)
@@ -142,10 +146,12 @@ def _adopt(job: Job, sign: Sign | None, report: Report) -> None:
             stack.callback(os.close, descriptor)
             try:
                 found = _as_found(descriptor)
+                if job.settings.durable:
+                    os.fdatasync(descriptor)  # its writer may not have come to that
             except OSError as error:
                 report.trouble = _said(job, error)
                 continue
-            held = stack.enter_context(manifest.locked(job.directory, job.keys, PATIENCE_S))
+            held = stack.enter_context(_locked(job))
             known = Listing.of(held.read())
             if name in known.open() and not _waits(job, known.before(name)):
                 held.append(Kind.ADOPTED, job.now_ns, asdict(_closed(found, known, name)), sign)
@@ -246,13 +252,14 @@ def _prune(job: Job, sign: Sign | None, report: Report) -> None:
     if not job.prune:
         return
     with ExitStack() as stack:
-        held = stack.enter_context(manifest.locked(job.directory, job.keys, PATIENCE_S))
+        held = stack.enter_context(_locked(job))
         text = held.read()
         listing = Listing.of(text)
         files, live = _kept(job, listing, stack)
         gone = expired(files, live, job.now_ns, job.settings)
         if gone:
             held.append(Kind.PRUNED, job.now_ns, {"files": [one.kept.file for one in gone]}, sign)
+            held.settle()  # or a power cut may leave that they are gone, and not why
             for one in gone:
                 (job.directory / one.kept.file).unlink(missing_ok=True)
             report.pruned += _summed(gone)
