@@ -1,7 +1,9 @@
-"""The directories that records and keys are in: nobody else may put another in their place, and a power cut does not take what they list."""
+"""The directories that records and keys are in: nobody else can put another in their place, and a power cut does not take what they list."""
 
 import errno
 import os
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -42,3 +44,12 @@ def sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def strangers(path: Path, what: str) -> Iterator[str]:
+    """Who but root and us can change it, ``what`` being its name; nothing where nobody can. OSError."""
+    status = path.stat()
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        yield f"others can write to {what} {path}: chmod go-w {path}"
+    if status.st_uid not in (0, os.geteuid()):
+        yield f"{what} {path} belongs to uid {status.st_uid}, who can change what is in it"

@@ -22,7 +22,7 @@ ID_DIGITS: Final = 16
 
 
 def prepare(keys: Path, audit: Path) -> None:
-    """Make the directory (0700), if it is not there. KeyTrouble where it cannot be, or lies inside the audit directory."""
+    """Make the directory (0700), if it is not there. KeyTrouble where it cannot be, lies inside the audit directory, or others can change it."""
     place, records = Path(os.path.realpath(keys)), Path(os.path.realpath(audit))
     if place == records or records in place.parents:
         raise KeyTrouble(f"{keys} lies inside the audit directory: name another with EGRESS_KEY_DIR")
@@ -30,6 +30,21 @@ def prepare(keys: Path, audit: Path) -> None:
         directories.make(keys)
     except OSError as error:
         raise KeyTrouble(f"{keys}: {error.strerror}; name another with EGRESS_KEY_DIR") from error
+    _public_halves(keys)
+
+
+def _public_halves(keys: Path) -> list[Path]:
+    """Of every key that was ever in use in ``keys``. KeyTrouble where others can put in one that is believed."""
+    try:
+        if not keys.is_dir():
+            return []
+        found = sorted(keys.glob(PUBLIC))
+        for path, what in ((keys, "the key directory"), *((path, "the key") for path in found)):
+            for said in directories.strangers(path, what):
+                raise KeyTrouble(said)
+    except OSError as error:
+        raise KeyTrouble(f"{error.filename}: {error.strerror}") from error
+    return found
 
 
 def private_key(keys: Path) -> "Ed25519PrivateKey":
@@ -126,7 +141,7 @@ def load_public(path: Path) -> "Ed25519PublicKey":
 
 def public_keys(keys: Path) -> dict[str, "Ed25519PublicKey"]:
     """Every key that was ever in use in ``keys``, by its id. KeyTrouble."""
-    loaded = [load_public(path) for path in sorted(keys.glob(PUBLIC))]
+    loaded = [load_public(path) for path in _public_halves(keys)]
     return {key_id(key): key for key in loaded}
 
 

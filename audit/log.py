@@ -7,7 +7,6 @@ wait than lose some. What is taken all the same is kept as far as there is room,
 import errno
 import os
 import re
-import stat
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
@@ -63,7 +62,7 @@ class AuditLog:
         self.sandbox = sandbox
         self.keys = keys
         directories.make(self.directory)
-        self.warnings = list(self._open_to_others())
+        self.warnings = list(directories.strangers(self.directory, "the audit directory"))
         self.seq = 0
         self.lost = 0
         self.trouble: OSError | None = None
@@ -114,13 +113,6 @@ class AuditLog:
     def ready(self) -> bool:
         """Whether more may be handed over without being lost; always, where the settings would rather lose it than wait."""
         return self.trouble is None or self.settings.on_full is OnFull.DROP
-
-    def _open_to_others(self) -> Iterator[str]:
-        status = self.directory.stat()
-        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            yield f"others can write to the audit directory {self.directory}: chmod go-w {self.directory}"
-        if status.st_uid not in (0, os.geteuid()):
-            yield f"the audit directory {self.directory} belongs to uid {status.st_uid}, who can change what is in it"
 
     # -- taking
 

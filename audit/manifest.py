@@ -23,6 +23,7 @@ from typing import Any, Final
 import orjson
 
 from audit import directories
+from audit.files import KeyTrouble
 from audit.locks import PATIENCE_S, lock_within
 from audit.record import timestamp
 
@@ -332,8 +333,10 @@ def head_path(keys: Path, directory: Path) -> Path:
 
 
 def noted_head(keys: Path, directory: Path) -> Head | None:
-    """What is noted there; None where nothing is."""
+    """What is noted there; None where nothing is. KeyTrouble where others can change it."""
     try:
+        for said in directories.strangers(keys, "the key directory"):
+            raise KeyTrouble(said)
         said = orjson.loads(head_path(keys, directory).read_bytes())
         return Head(int(said["n"]), str(said["digest"]))
     except (OSError, ValueError, KeyError, TypeError):
