@@ -10,7 +10,7 @@ import stat
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -124,8 +124,17 @@ def _seal(job: Job, sign: Sign | None, report: Report) -> None:
         return
     with _locked(job) as held:
         for closed in job.closed:
-            held.append(Kind.CLOSED, job.now_ns, asdict(closed), sign)
+            if not _was_removed(job, held, closed.file):
+                held.append(Kind.CLOSED, job.now_ns, asdict(closed), sign)
             report.sealed.append(closed.file)
+
+
+def _was_removed(job: Job, held: Manifest, name: str) -> bool:
+    """Whether it was signed and removed already, by one that did not live to say so. Of that nothing is left in a manifest that was begun anew."""
+    if os.path.lexists(job.directory / name):
+        return False
+    known = Listing.of(held.read())
+    return name in known.pruned or (known.based and name not in known.entries)
 
 
 # -- what a dead writer left
@@ -271,7 +280,7 @@ def _prune(job: Job, sign: Sign | None, report: Report) -> None:
 def _kept(job: Job, listing: Listing, stack: ExitStack) -> tuple[list[Kept], dict[str | None, int]]:
     """Every file of records that nobody writes to, locked until ``stack`` ends; and how much lies in the others, by sandbox. What is called so and is
     not of ours is nobody's to remove."""
-    files: list[Kept] = []
+    files: list[tuple[Entry, Kept]] = []
     live: defaultdict[str | None, int] = defaultdict(int)
     for path in job.directory.glob(PATTERN):
         try:
@@ -290,14 +299,26 @@ def _kept(job: Job, listing: Listing, stack: ExitStack) -> tuple[list[Kept], dic
         if descriptor is not None:
             stack.callback(os.close, descriptor)
         records = max(0, entry.get("next_seq", 0) - entry.get("first_seq", 0))
-        files.append(Kept(path.name, sandbox, status.st_size, _ended_ns(entry, status.st_mtime_ns), records))
-    return files, live
+        ended_ns = _ended_ns(entry, status.st_mtime_ns)
+        files.append((entry, Kept(path.name, sandbox, status.st_size, ended_ns, records)))
+    return list(_in_order(files)), live
+
+
+def _in_order(files: list[tuple[Entry, Kept]]) -> Iterator[Kept]:
+    """One writer's end one after the other, so that none is removed before the one before it: that would look like a gap."""
+    latest: dict[str, int] = {}
+    for entry, kept in sorted(files, key=lambda one: one[0].get("segment", 0)):
+        if (writer := entry.get("writer")) is None:
+            yield kept  # nobody knows whose it is
+            continue
+        latest[writer] = max(kept.ended_ns, latest.get(writer, -1) + 1)
+        yield replace(kept, ended_ns=latest[writer])
 
 
 def _ended_ns(entry: Entry, mtime_ns: int) -> int:
-    """By the keeper's clock: what a record says of its time is the worker's word."""
+    """By the keeper's clock: what a record says of its time is the worker's word, and who can write to the directory can make a file look old."""
     try:
-        return manifest.ns_of(entry["at"]) if entry.get("kind") == Kind.CLOSED else mtime_ns
+        return manifest.ns_of(entry["at"]) if entry.get("kind") in SEALED else mtime_ns
     except ValueError:
         return mtime_ns
 
