@@ -16,6 +16,7 @@ from tests.audit.cut import NO_LOOP
 from tests.audit.directory import DAY_NS, SMALL, Directory, fill
 
 ROOT = Path(__file__).parents[2]
+SYNCED = replace(SMALL, fsync=Fsync.INTERVAL)
 
 
 @pytest.mark.root
@@ -62,29 +63,28 @@ def test_each_step_is_on_the_disk_before_the_next(tmp_path: Path, steps: list[st
     made = Directory.below(tmp_path)
     _make_key(made)
     steps.clear()
-    log = made.open()
+    log = made.open(settings=SYNCED)
     noted = ["fsync records", "fdatasync MANIFEST", "replace .head"]
     assert steps == [f"fsync {tmp_path.name.partition('-')[0]}", *noted], "made, and then told"
     fill(log, 1)
     steps.clear()
-    made.seal(log)
+    made.seal(log, SYNCED)
     assert steps == ["fdatasync egress", *noted]
     made.now_ns += 8 * DAY_NS
     steps.clear()
-    made.upkeep()
+    made.upkeep(settings=SYNCED)
     assert steps == [*noted, "unlink egress"]
 
 
 def test_who_asks_for_no_sync_has_none(tmp_path: Path, steps: list[str]) -> None:
     made = Directory.below(tmp_path)
     _make_key(made)
-    unsynced = replace(SMALL, fsync=Fsync.NONE)
     made.records.mkdir()
     steps.clear()
-    log = made.open(settings=unsynced)
+    log = made.open(settings=SMALL)
     fill(log, 25)
     log.finish()
-    made.upkeep(log, settings=unsynced)
+    made.upkeep(log, settings=SMALL)
     log.close()
     assert {step.partition(" ")[0] for step in steps} == {"replace"}
 

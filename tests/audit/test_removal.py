@@ -2,18 +2,19 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from audit.book import Book, What
+import audit.verify
+from audit.book import Book, Level
 from audit.log import AuditLog
-from audit.settings import AuditSettings
 from audit.upkeep import Job, keep_up
-from tests.audit.directory import DAY_NS, Directory, die, fill
+from tests.audit.directory import DAY_NS, SMALL, Directory, die, fill
 
 PER_SEGMENT = 10
-TIGHT = AuditSettings(max_segment_bytes=4096, max_bytes=2 * 4096)
+TIGHT = replace(SMALL, max_bytes=2 * 4096)
 """Room for two segments."""
 
 
@@ -25,10 +26,9 @@ def made(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.Mon
 
 
 def _broken(made: Directory) -> list[str]:
-    return [f"{one.what} {one.file}: {one.text}" for one in made.verify().findings if one.what in _BROKEN]
-
-
-_BROKEN = frozenset(What) - {What.ADOPTED, What.UNSIGNED, What.LIVE, What.TORN}
+    return [
+        f"{one.what} {one.file}: {one.text}" for one in made.verify().findings if one.level is Level.BROKEN
+    ]
 
 
 def _remove(made: Directory) -> None:
@@ -155,6 +155,18 @@ def _meanwhile(monkeypatch: pytest.MonkeyPatch, *steps: Callable[[], object]) ->
     monkeypatch.setattr("audit.verify.Book.read", read)
 
 
+def _once_looked_at(patched: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Once the files were looked at, and before the manifest is read again."""
+    real, once = audit.verify._explained, iter([act])
+
+    def explained(*args: object) -> object:
+        for step in once:
+            step()
+        return real(*args)  # type: ignore[arg-type]  # as they came
+
+    patched.setattr("audit.verify._explained", explained)
+
+
 def test_what_is_adopted_and_then_removed(made: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
     _dead(made, 0, 4)
 
@@ -166,24 +178,10 @@ def test_what_is_adopted_and_then_removed(made: Directory, monkeypatch: pytest.M
         made.upkeep()
 
     with monkeypatch.context() as patched:
-        _hold_back_until_looked_at(patched, adopt)
+        _once_looked_at(patched, adopt)
         _meanwhile(patched, lambda: None, remove)
         assert _broken(made) == []
     assert made.files() == []
-
-
-def _hold_back_until_looked_at(patched: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
-    """Once the files were looked at, and before the manifest is read again."""
-    import audit.verify
-
-    real, once = audit.verify._explained, iter([act])
-
-    def explained(*args: object) -> object:
-        for step in once:
-            step()
-        return real(*args)  # type: ignore[arg-type]  # as they came
-
-    patched.setattr("audit.verify._explained", explained)
 
 
 def test_what_is_signed_and_removed_and_what_comes_behind_it(
