@@ -45,13 +45,14 @@ class Upkeep:
                 raise
 
     def finish(self) -> Report:
-        """Wait for its end, and hear what it did. A child that died reports nothing."""
+        """Wait for its end, and hear what it did. A child that died reports nothing, however far it had come in saying it."""
         with os.fdopen(self._report, "rb") as pipe:
             said = pipe.read()
         os.waitpid(self.pid, 0)
-        if not said:
+        try:
+            report = orjson.loads(said)
+        except orjson.JSONDecodeError:
             return Report(trouble="the process that signs and removes records ended by an error")
-        report = orjson.loads(said)
         pruned = [Pruned(**one | {"cause": Cause(one["cause"])}) for one in report["pruned"]]
         return Report(report["sealed"], pruned, report["trouble"])
 

@@ -24,7 +24,7 @@ FORMS: Final = 256
 MAX_FORM_BYTES: Final = 560
 """Of a record that is a form: who hands over a brief line must know how long it may become."""
 GROWTH: Final = 12
-"""By that, at the most: from 51 bytes, with the shortest of each field, to those of a form, a writer and a number."""
+"""By that, at the most: from 61 bytes, with the shortest of each field, to those of a form, a writer and a number."""
 OWN: Final = ("timestamp", "src_ip", "flow")
 """Of each record: its fields that are strings."""
 END: Final = (*OWN, "ended_by", "phase")

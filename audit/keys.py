@@ -10,6 +10,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from audit import directories
 from audit.files import KeyTrouble as KeyTrouble
 
 if TYPE_CHECKING:
@@ -21,14 +22,29 @@ ID_DIGITS: Final = 16
 
 
 def prepare(keys: Path, audit: Path) -> None:
-    """Make the directory (0700), if it is not there. KeyTrouble where it cannot be, or lies inside the audit directory."""
+    """Make the directory (0700), if it is not there. KeyTrouble where it cannot be, lies inside the audit directory, or others can change it."""
     place, records = Path(os.path.realpath(keys)), Path(os.path.realpath(audit))
     if place == records or records in place.parents:
         raise KeyTrouble(f"{keys} lies inside the audit directory: name another with EGRESS_KEY_DIR")
     try:
-        keys.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directories.make(keys)
     except OSError as error:
         raise KeyTrouble(f"{keys}: {error.strerror}; name another with EGRESS_KEY_DIR") from error
+    _public_halves(keys)
+
+
+def _public_halves(keys: Path) -> list[Path]:
+    """Of every key that was ever in use in ``keys``. KeyTrouble where others can put in one that is believed."""
+    try:
+        if not keys.is_dir():
+            return []
+        found = sorted(keys.glob(PUBLIC))
+        for path, what in ((keys, "the key directory"), *((path, "the key") for path in found)):
+            for said in directories.strangers(path, what):
+                raise KeyTrouble(said)
+    except OSError as error:
+        raise KeyTrouble(f"{error.filename}: {error.strerror}") from error
+    return found
 
 
 def private_key(keys: Path) -> "Ed25519PrivateKey":
@@ -63,13 +79,8 @@ def _make(path: Path) -> None:
 
     key = Ed25519PrivateKey.generate()
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    draft = _draft(path, pem, 0o600)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(pem)
-            file.flush()
-            os.fsync(file.fileno())
         os.link(draft, path)
     except FileExistsError:
         pass
@@ -80,10 +91,24 @@ def _make(path: Path) -> None:
 def _publish(keys: Path, key: "Ed25519PublicKey") -> None:
     path = keys / f"audit-{key_id(key)}.pub"
     if not path.exists():
-        draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        draft.write_bytes(public_pem(key))
-        draft.chmod(0o644)
-        draft.replace(path)
+        _draft(path, public_pem(key), 0o644).replace(path)
+        directories.sync(keys)  # the private half as well: what it signs must not outlive it
+
+
+def _draft(path: Path, text: bytes, mode: int) -> Path:
+    """A file that has it, on the disk itself, to be called ``path``. OSError, and nothing is left."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)  # whatever the umask
+            file.write(text)
+            file.flush()
+            os.fsync(descriptor)
+    except OSError:
+        draft.unlink()
+        raise
+    return draft
 
 
 def public_pem(key: "Ed25519PublicKey") -> bytes:
@@ -116,7 +141,7 @@ def load_public(path: Path) -> "Ed25519PublicKey":
 
 def public_keys(keys: Path) -> dict[str, "Ed25519PublicKey"]:
     """Every key that was ever in use in ``keys``, by its id. KeyTrouble."""
-    loaded = [load_public(path) for path in sorted(keys.glob(PUBLIC))]
+    loaded = [load_public(path) for path in _public_halves(keys)]
     return {key_id(key): key for key in loaded}
 
 

@@ -16,14 +16,23 @@ class Listed:
     """``trouble``: why the manifest does not know of all files that were begun."""
 
     def __init__(
-        self, directory: Path, keys: Path | None, writer: str, sandbox: str | None, clock: Callable[[], int]
+        self,
+        directory: Path,
+        keys: Path | None,
+        writer: str,
+        sandbox: str | None,
+        clock: Callable[[], int],
+        *,
+        durable: bool,
     ) -> None:
+        """``durable``: what the manifest is told outlives a power cut."""
         self.trouble: OSError | None = None
         self._directory = directory
         self._keys = keys
         self._writer = writer
         self._sandbox = sandbox
         self._clock = clock
+        self._durable = durable
         self._untold: dict[str, int] = {}
         """Segments' numbers by file, in their order."""
         self._tried = 0.0
@@ -54,7 +63,15 @@ class Listed:
             for file, number in tuple(self._untold.items()):
                 now = self._clock()
                 manifest.opened(
-                    self._directory, self._keys, now, file, self._writer, number, self._sandbox, patience_s
+                    self._directory,
+                    self._keys,
+                    now,
+                    file,
+                    self._writer,
+                    number,
+                    self._sandbox,
+                    patience_s,
+                    durable=self._durable,
                 )
                 del self._untold[file]
             self.trouble = None

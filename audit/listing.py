@@ -5,11 +5,12 @@ from audit.manifest import SEALED, Entry, Kind
 
 
 class Listing:
-    """``entries``: what is known of each file; ``pruned``: those that were removed."""
+    """``entries``: what is known of each file; ``pruned``: those that were removed; ``based``: some that were are forgotten."""
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
         self.pruned: set[str] = set()
+        self.based = False
         self._by_place: dict[tuple[str, int], str] = {}
 
     @classmethod
@@ -24,7 +25,7 @@ class Listing:
     def take(self, entry: Entry) -> None:
         """One entry more."""
         if entry["kind"] == Kind.BASE:
-            self.entries, self._by_place = {}, {}
+            self.entries, self._by_place, self.based = {}, {}, True
             for inner in entry["entries"]:
                 self.take(inner)
         elif entry["kind"] == Kind.PRUNED:

@@ -7,7 +7,6 @@ wait than lose some. What is taken all the same is kept as far as there is room,
 import errno
 import os
 import re
-import stat
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
@@ -16,6 +15,7 @@ from typing import Any, Final
 
 import orjson
 
+from audit import directories
 from audit import record as records
 from audit.files import file_name, stamp, stamp_of
 from audit.listed import Listed
@@ -31,6 +31,8 @@ RECENT: Final = 1024
 """Decisions that are remembered, for the one that a dying sender may just have handed over."""
 TRIES: Final = 100
 """At a free name."""
+WRITER_BYTES: Final = 8
+"""Of chance, that name a writer: in one directory no two are ever alike."""
 MAX_UNSEALED: Final = 32
 EARLIER_NS: Final = 3_600_000_000_000
 """A file's name says when it was begun, or when its first record was made, if that is not long before."""
@@ -59,8 +61,8 @@ class AuditLog:
         self.settings = settings or AuditSettings()
         self.sandbox = sandbox
         self.keys = keys
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.warnings = list(self._open_to_others())
+        directories.make(self.directory)
+        self.warnings = list(directories.strangers(self.directory, "the audit directory"))
         self.seq = 0
         self.lost = 0
         self.trouble: OSError | None = None
@@ -79,9 +81,10 @@ class AuditLog:
         self._looked = self._synced = self._tried = time.monotonic()
         self._locks: dict[str, int] = {}
         self._before: str | None = None
-        self.writer = f"{os.urandom(4).hex()}-0"
+        self.writer = f"{os.urandom(WRITER_BYTES).hex()}-0"
         self._day = self._clock() // DAY_NS
-        self._listed = Listed(self.directory, keys, self.writer, sandbox, clock)
+        durable = self.settings.durable
+        self._listed = Listed(self.directory, keys, self.writer, sandbox, clock, durable=durable)
         self._segment = self._begin(0, 0)
         self._listed.begun(self._segment)
 
@@ -110,13 +113,6 @@ class AuditLog:
     def ready(self) -> bool:
         """Whether more may be handed over without being lost; always, where the settings would rather lose it than wait."""
         return self.trouble is None or self.settings.on_full is OnFull.DROP
-
-    def _open_to_others(self) -> Iterator[str]:
-        status = self.directory.stat()
-        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            yield f"others can write to the audit directory {self.directory}: chmod go-w {self.directory}"
-        if status.st_uid not in (0, os.geteuid()):
-            yield f"the audit directory {self.directory} belongs to uid {status.st_uid}, who can change what is in it"
 
     # -- taking
 
@@ -229,7 +225,7 @@ class AuditLog:
         self._looked = now
         if not self._segment.misplaced():
             return
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directories.make(self.directory)
         stem = self._segment.path.name.partition("-")[2].partition("-")[0]
         for path in self._names(stem, self._segment.number):
             try:
@@ -307,7 +303,7 @@ class AuditLog:
     def _finish(self) -> None:
         """Close the segment and put it up for signing."""
         segment = self._segment
-        segment.finish(sync=self.settings.fsync is not Fsync.NONE)
+        segment.finish(sync=self.settings.durable)
         closed = segment.closed(self.writer, self.sandbox, self._before)
         self._before = closed.sha256
         self._locks[closed.file] = segment.descriptor

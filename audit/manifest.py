@@ -22,6 +22,8 @@ from typing import Any, Final
 
 import orjson
 
+from audit import directories
+from audit.files import KeyTrouble
 from audit.locks import PATIENCE_S, lock_within
 from audit.record import timestamp
 
@@ -70,17 +72,35 @@ class Head:
 class Manifest:
     """The manifest of one directory, open and locked: ``locked`` makes one."""
 
-    def __init__(self, descriptor: int, heads: Path | None, path: Path) -> None:
+    def __init__(self, descriptor: int, heads: Path | None, path: Path, durable: bool) -> None:
         self._descriptor = descriptor
         self._heads = heads
         self._path = path
+        self._durable = durable
         self._head: Head | None = None
+        self._settled = True
 
     def append(self, kind: Kind, at_ns: int, fields: Entry, sign: Sign | None = None) -> None:
         """Add one entry, whole or not at all. OSError."""
+        if self._durable and self._settled:
+            directories.sync(
+                self._path.parent
+            )  # the files that it tells of, and this one, outlive a power cut if it does
         head = self._head or self._find_head()
         entry: Entry = {"n": head.n + 1, "prev": head.digest, "kind": kind, "at": timestamp(at_ns), **fields}
         self._head = self._put(sealed(entry, sign), head.n + 1)
+        self._settled = False
+
+    def settle(self) -> None:
+        """Have what was added on the disk itself, and only then note how far that is. Done at the end in any case. OSError.
+
+        A note that is ahead after a power cut would say that somebody had cut the manifest short.
+        """
+        if self._settled or self._head is None:
+            return
+        self._settled = True
+        if self._durable:
+            os.fdatasync(self._descriptor)
         self._note_head(self._head)
 
     def read(self) -> bytes:
@@ -113,6 +133,8 @@ class Manifest:
         except OSError:
             draft.unlink(missing_ok=True)
             raise
+        self._settled = True
+        directories.sync(self._path.parent)
         self._note_head(Head(head.n + 1, digest_of(line)))
 
     def _put(self, line: bytes, n: int) -> Head:
@@ -142,16 +164,23 @@ class Manifest:
         if self._heads is None:
             return
         draft = self._heads.with_name(f".{self._heads.name}.{os.getpid()}")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            draft.write_bytes(orjson.dumps(head))
+            with open(os.open(draft, flags, 0o600), "wb") as file:
+                file.write(orjson.dumps(head))
             draft.replace(self._heads)
         except OSError:
-            pass  # an older note is true as well, only less far
+            pass  # an older note is true as well, only less far; so is none, which a power cut may leave
 
 
 @contextmanager
-def locked(directory: Path, keys: Path | None = None, patience_s: float = PATIENCE_S) -> Iterator[Manifest]:
-    """The manifest of ``directory``, made if there is none, while nobody else writes to it. OSError; TimeoutError where somebody does for longer."""
+def locked(
+    directory: Path, keys: Path | None = None, patience_s: float = PATIENCE_S, *, durable: bool = True
+) -> Iterator[Manifest]:
+    """The manifest of ``directory``, made if there is none, while nobody else writes to it. OSError; TimeoutError where somebody does for longer.
+
+    ``durable``: what is added outlives a power cut.
+    """
     path = directory / NAME
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     deadline = time.monotonic() + patience_s
@@ -162,7 +191,13 @@ def locked(directory: Path, keys: Path | None = None, patience_s: float = PATIEN
             lock_within(descriptor, max(0.0, deadline - time.monotonic()))
             if not _is_still(descriptor, path):
                 continue  # whoever had the lock put another in its place
-            yield Manifest(descriptor, None if keys is None else head_path(keys, directory), path)
+            manifest = Manifest(
+                descriptor, None if keys is None else head_path(keys, directory), path, durable
+            )
+            try:
+                yield manifest
+            finally:
+                manifest.settle()
             return
         finally:
             os.close(descriptor)
@@ -203,9 +238,11 @@ def opened(
     segment: int,
     sandbox: str | None,
     patience_s: float = PATIENCE_S,
+    *,
+    durable: bool = True,
 ) -> None:
     """Note that there is such a segment: the next signature vouches for that. OSError."""
-    with locked(directory, keys, patience_s) as manifest:
+    with locked(directory, keys, patience_s, durable=durable) as manifest:
         fields = {"file": file, "writer": writer, "segment": segment, "sandbox": sandbox}
         manifest.append(Kind.OPENED, at_ns, fields)
 
@@ -296,8 +333,10 @@ def head_path(keys: Path, directory: Path) -> Path:
 
 
 def noted_head(keys: Path, directory: Path) -> Head | None:
-    """What is noted there; None where nothing is."""
+    """What is noted there; None where nothing is. KeyTrouble where others can change it."""
     try:
+        for said in directories.strangers(keys, "the key directory"):
+            raise KeyTrouble(said)
         said = orjson.loads(head_path(keys, directory).read_bytes())
         return Head(int(said["n"]), str(said["digest"]))
     except (OSError, ValueError, KeyError, TypeError):

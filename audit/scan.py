@@ -68,6 +68,12 @@ def scan(file: IO[bytes], writer: str, first_seq: int, begin: int = 0, end: int 
     return lines
 
 
+def begins_with(file: IO[bytes], writer: str) -> int:
+    """The number that its first line says; 0 where that is no record of ``writer``."""
+    file.seek(0)
+    return _seq_of(file.readline(MAX_LINE_BYTES), writer) or 0
+
+
 def _ends_here(file: IO[bytes], line: bytes, left: int) -> bool:
     """Whether ``line`` is all that there is: torn, or zeros where the disk had not been written when the power went."""
     rest = file.read(min(READ_BYTES, left))

@@ -37,6 +37,11 @@ class AuditSettings:
     fsync: Fsync = Fsync.INTERVAL
     on_full: OnFull = OnFull.BLOCK
 
+    @property
+    def durable(self) -> bool:
+        """Whether what is kept is to outlive a power cut."""
+        return self.fsync is not Fsync.NONE
+
     def __post_init__(self) -> None:
         if self.max_segment_bytes < 4096 or self.keep_days < 1:
             raise ValueError("a segment has 4096 bytes at least, and is kept for a day at least")

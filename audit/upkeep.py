@@ -9,8 +9,8 @@ import os
 import stat
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -115,13 +115,26 @@ def _signer(keys: Path, directory: Path, report: Report) -> Sign:
     return sign
 
 
+def _locked(job: Job) -> AbstractContextManager[Manifest]:
+    return manifest.locked(job.directory, job.keys, PATIENCE_S, durable=job.settings.durable)
+
+
 def _seal(job: Job, sign: Sign | None, report: Report) -> None:
     if not job.closed:
         return
-    with manifest.locked(job.directory, job.keys, PATIENCE_S) as held:
+    with _locked(job) as held:
         for closed in job.closed:
-            held.append(Kind.CLOSED, job.now_ns, asdict(closed), sign)
+            if not _was_removed(job, held, closed.file):
+                held.append(Kind.CLOSED, job.now_ns, asdict(closed), sign)
             report.sealed.append(closed.file)
+
+
+def _was_removed(job: Job, held: Manifest, name: str) -> bool:
+    """Whether it was signed and removed already, by one that did not live to say so. Of that nothing is left in a manifest that was begun anew."""
+    if os.path.lexists(job.directory / name):
+        return False
+    known = Listing.of(held.read())
+    return name in known.pruned or (known.based and name not in known.entries)
 
 
 # -- what a dead writer left
@@ -142,10 +155,12 @@ def _adopt(job: Job, sign: Sign | None, report: Report) -> None:
             stack.callback(os.close, descriptor)
             try:
                 found = _as_found(descriptor)
+                if job.settings.durable:
+                    os.fdatasync(descriptor)  # its writer may not have come to that
             except OSError as error:
                 report.trouble = _said(job, error)
                 continue
-            held = stack.enter_context(manifest.locked(job.directory, job.keys, PATIENCE_S))
+            held = stack.enter_context(_locked(job))
             known = Listing.of(held.read())
             if name in known.open() and not _waits(job, known.before(name)):
                 held.append(Kind.ADOPTED, job.now_ns, asdict(_closed(found, known, name)), sign)
@@ -246,13 +261,14 @@ def _prune(job: Job, sign: Sign | None, report: Report) -> None:
     if not job.prune:
         return
     with ExitStack() as stack:
-        held = stack.enter_context(manifest.locked(job.directory, job.keys, PATIENCE_S))
+        held = stack.enter_context(_locked(job))
         text = held.read()
         listing = Listing.of(text)
         files, live = _kept(job, listing, stack)
         gone = expired(files, live, job.now_ns, job.settings)
         if gone:
             held.append(Kind.PRUNED, job.now_ns, {"files": [one.kept.file for one in gone]}, sign)
+            held.settle()  # or a power cut may leave that they are gone, and not why
             for one in gone:
                 (job.directory / one.kept.file).unlink(missing_ok=True)
             report.pruned += _summed(gone)
@@ -264,7 +280,7 @@ def _prune(job: Job, sign: Sign | None, report: Report) -> None:
 def _kept(job: Job, listing: Listing, stack: ExitStack) -> tuple[list[Kept], dict[str | None, int]]:
     """Every file of records that nobody writes to, locked until ``stack`` ends; and how much lies in the others, by sandbox. What is called so and is
     not of ours is nobody's to remove."""
-    files: list[Kept] = []
+    files: list[tuple[Entry, Kept]] = []
     live: defaultdict[str | None, int] = defaultdict(int)
     for path in job.directory.glob(PATTERN):
         try:
@@ -283,14 +299,26 @@ def _kept(job: Job, listing: Listing, stack: ExitStack) -> tuple[list[Kept], dic
         if descriptor is not None:
             stack.callback(os.close, descriptor)
         records = max(0, entry.get("next_seq", 0) - entry.get("first_seq", 0))
-        files.append(Kept(path.name, sandbox, status.st_size, _ended_ns(entry, status.st_mtime_ns), records))
-    return files, live
+        ended_ns = _ended_ns(entry, status.st_mtime_ns)
+        files.append((entry, Kept(path.name, sandbox, status.st_size, ended_ns, records)))
+    return list(_in_order(files)), live
+
+
+def _in_order(files: list[tuple[Entry, Kept]]) -> Iterator[Kept]:
+    """One writer's end one after the other, so that none is removed before the one before it: that would look like a gap."""
+    latest: dict[str, int] = {}
+    for entry, kept in sorted(files, key=lambda one: one[0].get("segment", 0)):
+        if (writer := entry.get("writer")) is None:
+            yield kept  # nobody knows whose it is
+            continue
+        latest[writer] = max(kept.ended_ns, latest.get(writer, -1) + 1)
+        yield replace(kept, ended_ns=latest[writer])
 
 
 def _ended_ns(entry: Entry, mtime_ns: int) -> int:
-    """By the keeper's clock: what a record says of its time is the worker's word."""
+    """By the keeper's clock: what a record says of its time is the worker's word, and who can write to the directory can make a file look old."""
     try:
-        return manifest.ns_of(entry["at"]) if entry.get("kind") == Kind.CLOSED else mtime_ns
+        return manifest.ns_of(entry["at"]) if entry.get("kind") in SEALED else mtime_ns
     except ValueError:
         return mtime_ns
 

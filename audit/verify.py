@@ -17,7 +17,7 @@ from audit.book import Book, Verdict, What
 from audit.files import PATTERN
 from audit.keys import KeyTrouble, public_keys
 from audit.manifest import SEALED, Entry, Head, Kind
-from audit.scan import differs_at, digest_of, scan
+from audit.scan import begins_with, differs_at, digest_of, scan
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -54,11 +54,14 @@ def verify(directory: Path, keys: Mapping[str, "Ed25519PublicKey"], noted: Head 
                 "is not in the manifest: put here by somebody else, or its entry was removed",
             )
     found = len(verdict.findings)
-    # One writer's in their order: where the one before ends is where the next must begin.
-    for name in sorted(book.segments, key=lambda name: (book.segments[name]["segment"], name)):
-        _look_at(directory, name, book)
-    if any(finding.what in PASSING for finding in verdict.findings[found:]):
-        _look_again(directory, book, Book(keys, Verdict()), found)
+    again = set(book.segments)
+    while again:
+        # One writer's in their order: where the one before ends is where the next must begin.
+        for name in sorted(again, key=lambda name: (book.segments[name]["segment"], name)):
+            _look_at(directory, name, book)
+        passing = {finding.file for finding in verdict.findings[found:] if finding.what in PASSING}
+        again = _explained(directory, book, Book(keys, Verdict()), passing)
+        verdict.findings[found:] = [one for one in verdict.findings[found:] if one.file not in again]
     verdict.findings[found:] = sorted(verdict.findings[found:], key=lambda finding: finding.file)
     _follow_writers(directory, book)
     present = {file.name for file in directory.glob(PATTERN)}
@@ -67,21 +70,31 @@ def verify(directory: Path, keys: Mapping[str, "Ed25519PublicKey"], noted: Head 
     return verdict
 
 
-def _look_again(directory: Path, book: Book, later: Book, found: int) -> None:
-    """What was signed meanwhile explains what is ``PASSING`` among the findings from ``found`` on."""
-    findings, head = book.verdict.findings, book.verdict.head
+def _explained(directory: Path, book: Book, later: Book, passing: set[str]) -> set[str]:
+    """What is to be looked at again: the files ``passing`` that were signed or removed meanwhile, and what is open behind them."""
+    if not passing:
+        return set()
+    head = book.verdict.head
     later.read(_manifest_of(directory, later, needed=False))
     begun_anew = later.based and head is not None and later.begins > head.n
-    for name in sorted({finding.file for finding in findings[found:] if finding.what in PASSING}):
-        entry = later.segments.get(name)
-        if name in later.pruned or (entry is None and begun_anew):
-            book.pruned.add(name)
-        elif entry is not None and entry["kind"] in SEALED and book.segments[name]["kind"] not in SEALED:
-            book.segments[name] = entry
-        else:
+    again: set[str] = set()
+    for name in passing - book.pruned:
+        mine, its = book.segments[name], later.segments.get(name)
+        removed = name in later.pruned or (its is None and begun_anew)
+        if its is not None and its["kind"] in SEALED and mine["kind"] not in SEALED:
+            book.segments[name] = its
+        elif not removed:
             continue
-        findings[found:] = [finding for finding in findings[found:] if finding.file != name]
-        _look_at(directory, name, book)
+        if removed:
+            book.pruned.add(name)
+        again |= {name} | {
+            other
+            for other, entry in book.segments.items()
+            if entry["writer"] == mine["writer"]
+            and entry["segment"] > mine["segment"]
+            and entry["kind"] not in SEALED
+        }
+    return again
 
 
 def _manifest_of(directory: Path, book: Book, *, needed: bool) -> bytes:
@@ -206,6 +219,8 @@ def _look_at_open(file: IO[bytes], name: str, entry: Entry, book: Book) -> None:
     """One that is not signed: it is written to now, or its writer died."""
     writer = entry["writer"]
     first = _first_of(entry, book)
+    if first is None:
+        first = begins_with(file, writer)
     lines = scan(file, writer, first)
     live = _is_locked_by_other(file.fileno())
     if live:
@@ -225,35 +240,44 @@ def _look_at_open(file: IO[bytes], name: str, entry: Entry, book: Book) -> None:
         _gaps(file, name, entry, book)
 
 
-def _first_of(entry: Entry, book: Book) -> int:
-    """The number that its first line must have: what the segment before it came to, as it was signed, else as it is found."""
-    before = (entry["writer"], entry["segment"] - 1)
-    ends = [
-        (other["kind"] in SEALED, int(other["next_seq"]))
-        for other in book.segments.values()
-        if (other["writer"], other["segment"]) == before and "next_seq" in other
-    ]
-    return max(ends, default=(False, 0))[1]
+def _first_of(entry: Entry, book: Book) -> int | None:
+    """The number that its first line must have: what the segment before it came to, as it was signed, else as it is found. None where that one was
+    removed before it was either."""
+    place = (entry["writer"], entry["segment"] - 1)
+    before = [other for other in book.segments.values() if (other["writer"], other["segment"]) == place]
+    ends = [(one["kind"] in SEALED, int(one["next_seq"])) for one in before if "next_seq" in one]
+    if ends:
+        return max(ends)[1]
+    removed = any(one["file"] in book.pruned for one in before) if before else book.based
+    return None if removed and entry["segment"] else 0
 
 
 def _follow_writers(directory: Path, book: Book) -> None:
     """Each writer's segments, one after the other."""
     by_writer: defaultdict[str, list[Entry]] = defaultdict(list)
-    for entry in book.segments.values():
-        if "next_seq" in entry:
+    for name, entry in book.segments.items():
+        if "next_seq" in entry or name in book.pruned:
             by_writer[entry["writer"]].append(entry)
     for writer, entries in by_writer.items():
-        entries.sort(key=lambda one: (one["segment"], one["first_seq"]))
-        expected = (entries[0]["segment"], entries[0]["first_seq"]) if book.based else (0, 0)
+        entries.sort(key=lambda one: (one["segment"], one.get("first_seq", 0)))
+        segment: int = entries[0]["segment"] if book.based else 0
+        seq: int | None = entries[0].get("first_seq") if book.based else 0
         before: Entry | None = None
         for entry in entries:
-            if (entry["segment"], entry["first_seq"]) != expected:
-                text = f"before segment {entry['segment']} (seq {entry['first_seq']}), segment {expected[0]} (seq {expected[1]}) is missing"
-                book.find(What.MISSING_SEGMENT, entry["file"], text, writer, expected[1])
+            if "next_seq" not in entry:
+                # Removed in order, before anybody had signed where it ends. Whatever comes next may begin there.
+                if entry["segment"] == segment:
+                    segment, seq, before = segment + 1, None, None
+                continue
+            if entry["segment"] != segment or seq not in (None, entry["first_seq"]):
+                which = f"segment {segment}" + ("" if seq is None else f" (seq {seq})")
+                text = f"before segment {entry['segment']} (seq {entry['first_seq']}), {which} is missing"
+                book.find(What.MISSING_SEGMENT, entry["file"], text, writer, seq)
             elif (
                 before is not None
                 and entry["kind"] == Kind.CLOSED
-                and entry["before"] != (before.get("sha256") or _sha256(directory / before["file"]))
+                and (digest := before.get("sha256") or _sha256(directory / before["file"])) is not None
+                and entry["before"] != digest
             ):
                 book.find(
                     What.CHAIN,
@@ -262,12 +286,12 @@ def _follow_writers(directory: Path, book: Book) -> None:
                     writer,
                     entry["first_seq"],
                 )
-            expected = (entry["segment"] + 1, entry["next_seq"])
-            before = entry
+            segment, seq, before = entry["segment"] + 1, entry["next_seq"], entry
 
 
 def _sha256(path: Path) -> str | None:
-    """Of one that is not signed, and is vouched for by what its writer signed after it."""
+    """Of one that is not signed, and is vouched for by what its writer signed after it. None where it is gone: that was found already, or it was just
+    removed in order."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(descriptor, "rb") as file:

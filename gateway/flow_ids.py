@@ -2,13 +2,15 @@
 
 from typing import Final
 
+LIFE_BYTES: Final = 8
+"""Of chance, that name a worker's life: in one directory no two are ever alike."""
 STEP: Final = 0x1000
 _FIRST: Final = [f"{number:x}" for number in range(STEP)]
 _LATER: Final = [f"{number:03x}" for number in range(STEP)]
 
 
 class FlowIds:
-    """``<worker life>-<counter>``, both in hex: no two alike while lives are not. From tables, for each connection asks for one."""
+    """``<worker life>-<counter>``, both in hex: no two alike, for lives are not. From tables, for each connection asks for one."""
 
     __slots__ = ("_digits", "_front", "_life", "_made")
 

@@ -24,7 +24,7 @@ from gateway.dns.guard import Guard, Rule
 from gateway.dns.records import QueryRecords
 from gateway.dns.server import DnsForwarder
 from gateway.flow import Endpoint, Flow, IPAddress
-from gateway.flow_ids import FlowIds
+from gateway.flow_ids import LIFE_BYTES, FlowIds
 from gateway.hindsight import decide_packet, explains, still_allowed
 from gateway.journal import Counting, Journal
 from gateway.kernel import Judge, KernelRecords, OwnOrLocal
@@ -88,7 +88,7 @@ class Worker:
         self._most = most_sessions(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         self._ledger = bundle.ledger
         self._sandbox = bundle.sandbox
-        self._ids = FlowIds(os.urandom(3).hex())
+        self._ids = FlowIds(os.urandom(LIFE_BYTES).hex())
         self._stopped = self._loop.create_future()
         self._report = self._ended  # one for all connections
         self._forwarder = self._dns()

@@ -9,12 +9,13 @@ from audit.book import Verdict
 from audit.keys import public_keys
 from audit.log import AuditLog
 from audit.manifest import noted_head
-from audit.settings import AuditSettings
+from audit.settings import AuditSettings, Fsync
 from audit.upkeep import Job, Report, keep_up
 from audit.verify import verify
 from tests.audit.example import AT_NS, blocked
 
-SMALL = AuditSettings(max_segment_bytes=4096, max_bytes=1024 * 1024)
+SMALL = AuditSettings(max_segment_bytes=4096, max_bytes=1024 * 1024, fsync=Fsync.NONE)
+"""What the disk itself has by when is ``test_cut``'s, and syncs take time."""
 DAY_NS = 86_400_000_000_000
 
 
@@ -47,10 +48,10 @@ class Directory:
         self.seal(log)
         return log
 
-    def seal(self, log: AuditLog) -> Report:
+    def seal(self, log: AuditLog, settings: AuditSettings = SMALL) -> Report:
         """Close it, signed."""
         log.finish()
-        report = self.upkeep(log, prune=False)
+        report = self.upkeep(log, prune=False, settings=settings)
         log.close()
         return report
 

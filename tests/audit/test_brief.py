@@ -184,14 +184,14 @@ def test_how_much_longer_a_line_may_become() -> None:
     long = ALLOWED_RECORD | {"rule": ""}
     long["rule"] = "x" * (brief.MAX_FORM_BYTES - len(orjson.dumps(long)))
     longer = orjson.dumps(long | {"rule": long["rule"] + "x"})
-    made = Forms("agent-1", "b7e1a9c0-0")
+    made = Forms("agent-1", "b7e1a9c0b7e1a9c0-0")
     assert made.define(b"=0" + orjson.dumps(long)) is not None
     assert made.define(b"=1" + longer) is None
-    short = allowed(0, MOMENT, "10.0.0.2", 1, "ab12cd-1")
+    short = allowed(0, MOMENT, "10.0.0.2", 1, "ab12cdef34567890-1")
     kept = made.kept(short, 10**9)
     assert kept is not None
     assert len(kept) <= brief.GROWTH * (len(short) + 1)
-    short = closed(0, MOMENT, "10.0.0.2", 1, "ab12cd-1", "null", 0, 0, "0.0", "error", "sniff")
+    short = closed(0, MOMENT, "10.0.0.2", 1, "ab12cdef34567890-1", "null", 0, 0, "0.0", "error", "sniff")
     kept = made.kept(short, 10**9)
     assert kept is not None
     assert len(kept) <= brief.GROWTH * (len(short) + 1)

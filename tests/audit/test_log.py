@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from audit.files import is_ours
 from audit.log import MAX_BUFFERED_BYTES, AuditLog
 from tests.audit.example import PUBLISHED, blocked
 
@@ -96,6 +97,8 @@ def test_each_writer_has_a_file_of_its_own(tmp_path: Path) -> None:
         assert one.path != other.path
         assert one.writer != other.writer
         assert one.path.name.endswith(f"-{one.writer}.jsonl")
+        assert is_ours(one.path.name)
+        assert len(bytes.fromhex(one.writer.removesuffix("-0"))) == 8, "so that they are never alike"
 
 
 def test_a_file_or_a_symlink_that_is_there_already_is_never_written_to(

@@ -308,8 +308,8 @@ def test_when_records_are_on_the_disk_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fsync: str, at_flush: int, at_tick: int
 ) -> None:
     synced: list[int] = []
-    monkeypatch.setattr(os, "fdatasync", synced.append)
     with AuditLog(tmp_path, settings=AuditSettings(fsync=Fsync(fsync))) as log:
+        monkeypatch.setattr(os, "fdatasync", synced.append)
         log.tick()
         log.flush()
         assert synced == [], "nothing to sync"

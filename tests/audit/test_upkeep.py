@@ -2,6 +2,8 @@
 
 import fcntl
 import os
+import select
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from audit.manifest import NAME
 from audit.record import Cause
 from audit.retention import Kept, expired
 from audit.settings import AuditSettings
-from audit.upkeep import Job, keep_up
+from audit.upkeep import Job, Report, keep_up
 from tests.audit.directory import DAY_NS, SMALL, Directory, die, fill
 from tests.audit.example import AT_NS, blocked
 
@@ -245,6 +247,18 @@ def test_a_child_that_dies_is_said(made: Directory) -> None:
     os.kill(child.pid, 9)
     child.start(Job(made.records, None, SMALL, made.now_ns))
     assert "ended by an error" in str(child.finish().trouble)
+
+
+def test_a_child_that_dies_while_it_reports_is_said(made: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than the pipe holds, so that part of it is there and the rest never comes."""
+    monkeypatch.setattr("audit.apart.keep_up", lambda _: Report(sealed=["a"] * 100_000))
+    child = Upkeep()
+    child.start(Job(made.records, None, SMALL, made.now_ns))
+    select.select([child], [], [])
+    os.kill(child.pid, signal.SIGKILL)
+    report = child.finish()
+    assert report.sealed == []
+    assert "ended by an error" in str(report.trouble)
 
 
 def test_a_child_that_cannot_be_forked_leaves_nothing_open(

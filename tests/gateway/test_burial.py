@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from audit.ledger import SLOT_BYTES
 from gateway.attempt import Attempt
 from gateway.burial import Notes, bury
 from gateway.dns.budget import Bucket
+from gateway.flow import Endpoint
 from gateway.journal import FLUSH_S
 from gateway.reasons import Reason
 from tests.gateway.deciding import flow_to
@@ -208,7 +210,9 @@ def test_what_finds_no_room_owes_nothing(desk: Desk) -> None:
     "ip", ["203.0.113.9", "2001:db8::9", "::ffff:203.0.113.9", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"]
 )
 def test_a_note_holds_every_address_whole(desk: Desk, ip: str) -> None:
-    flow = flow_to(ip, 65535)
+    flow = flow_to(ip, 65535)._replace(
+        id="f" * 16 + "-" + "f" * 12, source=Endpoint(ip_address("ffff" + ":ffff" * 7), 65535)
+    )
     who = whose(str(flow.source.ip), flow.source.port, flow.id)
     assert len(Notes().of(who, flow.dest)) < SLOT_BYTES - 2
     desk.open(flow)

@@ -66,6 +66,16 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
     desk.close()
 
 
+async def test_a_flow_is_called_after_a_life_that_no_other_will_have(served: Served) -> None:
+    """Of 64 random bits: with 24, some five thousand workers share one."""
+    served.dial()
+    await asyncio.sleep(0.05)
+    served.desk.keep()
+    (record,) = served.desk.decisions()
+    life, _, number = record["flow"].partition("-")
+    assert (len(bytes.fromhex(life)), number) == (8, "1")
+
+
 async def test_what_could_not_be_recorded_is_not_even_accepted(served: Served) -> None:
     """The kernel's queue keeps it, however long."""
     served.desk.stuff()
