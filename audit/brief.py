@@ -16,6 +16,7 @@ from typing import Final
 
 from audit import fields
 from audit.claim import record_of
+from audit.dates import Dates
 from audit.form import Form
 from audit.record import EndedBy, Event, Phase, Record, closed
 
@@ -87,10 +88,11 @@ class _Known:
 class Forms:
     """What the keeper has been told by one sender."""
 
-    def __init__(self, sandbox: str, writer: str) -> None:
-        """All are records of ``sandbox``, numbered under ``writer``."""
+    def __init__(self, sandbox: str, writer: str, dates: Dates) -> None:
+        """All are records of ``sandbox``, numbered under ``writer``; ``dates`` says when they can have been made."""
         self._sandbox = sandbox
         self._writer = writer
+        self._dates = dates
         self._known: dict[bytes, _Known] = {}
 
     def define(self, line: bytes) -> Record | None:
@@ -131,6 +133,7 @@ class Forms:
                 known.closed = self._pieces(end_of(known.record), END, END_NUMBERS)
             pieces = known.closed.copy()
             own[3], own[4] = own[4], own[3]  # a record has the flow behind upstream_ip
+        own[0] = self._dates.dated(own[0])
         pieces[1::2] = own
         return b"".join(pieces)
 

@@ -16,6 +16,7 @@ import orjson
 
 from audit.brief import ALLOWED_MARK, CLOSED_MARK, FORM_MARK, Forms
 from audit.claim import record_of
+from audit.dates import Dates
 from audit.log import AuditLog
 from audit.record import MAX_LINE_BYTES, Event, Record, lost
 
@@ -203,7 +204,8 @@ class Intake:
         self._log = log
         self._count = count
         self._sandbox = sandbox
-        self._forms = Forms(sandbox, "" if log is None else log.writer)
+        self._dates = Dates()
+        self._forms = Forms(sandbox, "" if log is None else log.writer, self._dates)
         self._rest = b""
         self.lines = 0
         """Taken in so far, in the order in which they were sent; those that were refused among them."""
@@ -217,6 +219,10 @@ class Intake:
     def waiting(self) -> int:
         """Bytes in the pipe."""
         return int(_INT.unpack(fcntl.ioctl(self._descriptor, termios.FIONREAD, bytes(_INT.size)))[0])
+
+    def pause(self) -> None:
+        """Nothing is taken in until the next ``drain``, since it could not be kept."""
+        self._dates.pause()
 
     def drain(self, give_way: Callable[[], object] | None = None) -> int:
         """Take in what there is now, a pipe's fill at the most, so that no sender can hold the keeper here; the number of records. ``give_way``: call
@@ -232,6 +238,7 @@ class Intake:
     def _read(self, room: int, give_way: Callable[[], object] | None) -> int:
         """At most ``room`` bytes."""
         taken = 0
+        self._dates.look()
         give_up = time.monotonic() + POLITE_S
         piece = self._pipe_bytes if give_way is None else PIECE_BYTES
         while room > 0:
@@ -296,6 +303,7 @@ class Intake:
             if self._log is not None:
                 self._log.count_lost(1)
             return False
+        record["timestamp"] = self._dates.dated(record["timestamp"].encode()).decode()
         if self._log is not None:
             self._log.write(record)
         if self._count is not None:

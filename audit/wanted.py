@@ -59,7 +59,7 @@ class Wanted:
     sandbox: str | None = None
     event: str | None = None
     domain: str | None = None
-    """A name, or a pattern with ``*`` and ``?``."""
+    """A name, or a pattern with ``*`` and ``?``, as records spell names."""
     ip: IPv4Network | IPv6Network | None = None
     """Holds the address dialled, the one gone to, or the sandbox's."""
     rule: str | None = None
@@ -86,7 +86,7 @@ class Wanted:
         wrote it and with whatever spaces."""
         exact = [self.sandbox, self.event, self.reason]
         if self.domain is not None and not _is_pattern(self.domain):
-            exact.append(self.domain.lower())
+            exact.append(self.domain)
         return [f'"{value}"'.encode() for value in exact if value is not None and _SPELT_ONE_WAY(value)]
 
 
@@ -109,6 +109,10 @@ def wanted(
             times[name] = None if value is None else moment(value)
         except ValueError as error:
             wrong.append(f"{name}: {error}")
+    if domain is not None:
+        if not domain.isascii():
+            wrong.append(f"domain: {domain!r} is on record by its A-labels: write xn--...")
+        domain = domain.lower().removesuffix(".")
     network = None
     if ip is not None:
         try:
@@ -127,10 +131,9 @@ def _is_pattern(text: str) -> bool:
 
 
 def _named(domain: str) -> Callable[[Mapping[str, Any]], bool]:
-    lower = domain.lower()
-    if not _is_pattern(lower):
-        return lambda record: record.get("domain") == lower
-    matches = re.compile(translate(lower)).match
+    if not _is_pattern(domain):
+        return lambda record: record.get("domain") == domain
+    matches = re.compile(translate(domain)).match
     return lambda record: isinstance(name := record.get("domain"), str) and matches(name) is not None
 
 

@@ -11,7 +11,7 @@ import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from audit.files import file_name
 from bench.installed import insist
@@ -44,7 +44,7 @@ def make(directory: Path, count: int) -> None:
         ns = end - (count - seq) * step
         if file is None or written > SEGMENT_BYTES:
             if file is not None:
-                file.close()
+                _close(file, ns)
             start = datetime.fromtimestamp(ns / 1e9, UTC).strftime("%Y%m%dT%H%M%SZ")
             file = (directory / file_name(start, "b7e1-0", seq)).open("w", buffering=1 << 20)
             written = 0
@@ -64,7 +64,13 @@ def make(directory: Path, count: int) -> None:
         )
         written += file.write(line)
     if file is not None:
-        file.close()
+        _close(file, end)
+
+
+def _close(file: TextIO, ns: int) -> None:
+    """As if it had been written then."""
+    file.close()
+    os.utime(file.name, ns=(ns, ns))
 
 
 def ask(directory: Path, words: list[str]) -> dict[str, Any]:

@@ -54,7 +54,8 @@ class Journal:
         self._room: asyncio.Future[None] | None = None
         self.wordings = Wordings()
         self._refusals = Bucket(*REFUSALS, now())
-        self._sums = Sums(self._send_sum)
+        self._sums = Sums(self)
+        self._held = 0
         self._notes = Notes()
 
     @property
@@ -101,8 +102,7 @@ class Journal:
         self._sums.add(
             alike, {field: record[field] for field in record if field not in OF_ONE} | {"src_port": 0}
         )
-        self._owe()  # before the slot is cleared: one too many for a kill in between, and none too few
-        if slot is not None:
+        if slot is not None:  # when it is owed already: one too many for a kill in between, and none too few
             self.ledger.close(slot)
         return True
 
@@ -150,7 +150,7 @@ class Journal:
 
     def _owe(self) -> None:
         """Where whoever survives this process finds it."""
-        owed = self._carried + self.feed.unsent + self._sums.held
+        owed = self._carried + self.feed.unsent + self._held
         if owed != self._owed:
             self._owed = owed
             self.ledger.owe(owed)
@@ -170,8 +170,9 @@ class Journal:
             self._flush_soon()
         return taken
 
-    def _send_sum(self, record: Record) -> None:
-        self.send(record)
+    def hold(self, count: int) -> None:
+        """So many more wait in a sum, this journal's or another's; fewer, where it is below 0. They would be lost with this process."""
+        self._held += count
         self._owe()
 
     def _date(self, record: Record) -> None:
@@ -223,3 +224,7 @@ class Counting:
         """As ``Journal.send``. Counted in any case: what is lost of it was decided all the same."""
         self._journal.tally.record(record)
         return self._journal.send(record)
+
+    def hold(self, count: int) -> None:
+        """As ``Journal.hold``. They are counted with their sum."""
+        self._journal.hold(count)

@@ -193,6 +193,8 @@ class Keeper:
             self._selector.register(self._read_end, selectors.EVENT_READ, self.keep)
         elif self._listening and not wanted:
             self._selector.unregister(self._read_end)
+            if self._intake is not None:
+                self._intake.pause()
         self._listening = wanted
 
     def _say_how_it_stands(self, log: AuditLog) -> None:

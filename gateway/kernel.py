@@ -15,11 +15,10 @@ from typing import Final, NamedTuple
 from audit.record import Event, Record, decision, lost
 from gateway.decide import Decision, Verdict, refuse
 from gateway.dns.budget import Bucket
-from gateway.dns.records import Sink
 from gateway.flow import Endpoint, Flow, IPAddress
 from gateway.packets import Packet, messages
 from gateway.reasons import Reason
-from gateway.sums import REFUSALS, Sums
+from gateway.sums import REFUSALS, Sink, Sums
 from rules.link import LO, VETH
 
 MESSAGES: Final = (2000.0, 8000.0)
@@ -84,7 +83,7 @@ class KernelRecords:
         now = time.monotonic()
         self._messages = Bucket(*MESSAGES, now)
         self._budget = Bucket(*REFUSALS, now)
-        self._sums = Sums(sink.send)
+        self._sums = Sums(sink)
         self._held = False
 
     def start(self) -> None:

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Hashable
-from typing import Final
+from collections.abc import Hashable
+from typing import Final, Protocol
 
 from audit.record import Record, timestamp
 
@@ -15,17 +15,28 @@ REFUSALS: Final = (10.0, 1000.0)
 """That get a line of their own: so many a second, and so many at once."""
 
 
-class Sums:
-    """``send`` takes each sum when its time has come, or at ``flush``."""
+class Sink(Protocol):
+    """Takes records: ``gateway.journal.Journal``."""
 
-    def __init__(self, send: Callable[[Record], object], most: int = APART) -> None:
-        self._send = send
+    def offer(self, record: Record) -> bool:
+        """Now, or not at all."""
+
+    def send(self, record: Record) -> bool:
+        """Now, or as soon as there is room."""
+
+    def hold(self, count: int) -> None:
+        """So many more that are decided wait for a sum to be written; fewer, where it is below 0."""
+
+
+class Sums:
+    """``sink`` takes each sum when its time has come, or at ``flush``; until then it knows how many would be lost with this process."""
+
+    def __init__(self, sink: Sink, most: int = APART) -> None:
+        self._sink = sink
         self._most = most
         self._sums: dict[Hashable, Record] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
-        self.held = 0
-        """How many the lines stand for that are not written yet."""
 
     def apart(self, alike: Hashable) -> bool:
         """Whether those that are ``alike`` can be counted apart."""
@@ -37,7 +48,7 @@ class Sums:
         if known is None:
             known = self._sums[alike] = record | {"count": 0}
         known["count"] += count
-        self.held += count
+        self._sink.hold(count)
         if self._timer is None and not self._stopped:
             self._timer = asyncio.get_running_loop().call_later(AGGREGATE_S, self.flush)
 
@@ -53,8 +64,10 @@ class Sums:
             count = record["count"]
             if count == 1 and record["dest_ip"] is not None:
                 del record["count"]
-            self.held -= count
-            self._send(record | {"timestamp": moment})
+            self._sink.send(record | {"timestamp": moment})
+            self._sink.hold(
+                -count
+            )  # only now: one that dies in between has some counted twice, and none not at all
 
     def stop(self) -> None:
         """Write them down; what comes after this waits for a ``flush``."""

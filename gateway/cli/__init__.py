@@ -9,7 +9,14 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from typing import TextIO, cast
 
-from gateway.cli.streams import Output, OutputError, drop_output, hold_standard_descriptors, say
+from gateway.cli.streams import (
+    Output,
+    OutputError,
+    drop_output,
+    hold_standard_descriptors,
+    say,
+    take_every_letter,
+)
 from gateway.errors import EgressError
 from rules import PolicyError
 
@@ -37,6 +44,7 @@ def build_parser(verbs: Sequence[str] = VERBS) -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; the value is the process's exit status."""
     hold_standard_descriptors()
+    take_every_letter()
     try:
         with redirect_stdout(cast(TextIO, Output(sys.stdout))):
             try:

@@ -21,7 +21,9 @@ from gateway.cli.records import (
     chosen,
     count,
     directory_of,
-    say_torn,
+    hold_to_files,
+    say_passed_over,
+    say_refused,
 )
 from gateway.errors import EgressError
 
@@ -77,7 +79,7 @@ def run_query(args: argparse.Namespace) -> int:
     tally = Tally()
     for line in FORMS[args.output](islice(chosen(args, tally), args.limit)):
         print(line)
-    say_torn(tally)
+    say_passed_over(tally)
     return 0
 
 
@@ -85,9 +87,14 @@ def run_tail(args: argparse.Namespace) -> int:
     """Print them; with -f, for ever."""
     asked, directory = choice(args), directory_of(args)
     try:
+        tally = Tally()
         with _reading(directory):
-            follower = Follower(directory, asked.test()) if args.follow else None
-            shown = newest(directory, asked, args.count)
+            follower = Follower(directory, asked.test(), tally) if args.follow else None
+            shown = newest(directory, asked, args.count, tally)
+        if follower is None:
+            hold_to_files(tally)
+        say_refused(tally)
+        refused = len(tally.refused)
         _print(shown, as_json=args.json)
         # What came while those were looked for is among them, and comes from the follower once more.
         known = list(shown)
@@ -96,6 +103,9 @@ def run_tail(args: argparse.Namespace) -> int:
                 come = follower.poll()
             _print((record for record in come if record not in known), as_json=args.json)
             known.clear()
+            if len(tally.refused) > refused:
+                refused = len(tally.refused)
+                say_refused(tally)
             time.sleep(POLL_S)
     except KeyboardInterrupt:
         pass
@@ -108,9 +118,7 @@ def _reading(directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise EgressError(
-            f"{error.filename or directory}: {error.strerror}; ask as the user who ran egress"
-        ) from error
+        raise EgressError(f"{error.filename or directory}: {error.strerror}") from error
 
 
 def _print(records: Iterable[Record], *, as_json: bool) -> None:

@@ -10,7 +10,8 @@ from audit.page import page
 from audit.reader import Tally
 from audit.schema import json_schema
 from audit.stats import ALLOWED, BLOCKED, Stats, add_up, busiest, largest
-from gateway.cli.records import add_choice, add_directory, chosen, count, say_torn, shown
+from gateway.cli.records import add_choice, add_directory, chosen, count, say_passed_over
+from gateway.cli.streams import shown
 from gateway.errors import EgressError
 
 EPILOG: Final = """\
@@ -51,7 +52,7 @@ def run_stats(args: argparse.Namespace) -> int:
     """Add up, and print."""
     tally = Tally()
     stats = add_up(chosen(args, tally))
-    say_torn(tally)
+    say_passed_over(tally)
     if args.html is not None:
         try:
             args.html.write_text(page(stats, "Egress: what left, and what was refused"), encoding="utf-8")
@@ -77,7 +78,7 @@ def _as_text(stats: Stats, top: int) -> Iterator[str]:
         yield "no records; --since goes further back (default: 1d)"
         return
     events = stats.events
-    yield f"{stats.first} to {stats.last}"
+    yield f"{shown(stats.first)} to {shown(stats.last)}"
     yield (
         f"{events['egress_allowed']:,} connections allowed, {events['egress_blocked']:,} blocked; "
         f"{events['dns_blocked']:,} DNS queries kept back; {stats.bytes_up:,} bytes up, {stats.bytes_down:,} down"

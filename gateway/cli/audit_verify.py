@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audit.files import default_directory, key_directory
-from gateway.cli.records import shown
-from gateway.cli.streams import say
+from gateway.cli.streams import say, shown
 from gateway.errors import EgressError
 
 if TYPE_CHECKING:

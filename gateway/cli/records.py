@@ -17,7 +17,7 @@ from audit.ocsf import to_ocsf
 from audit.reader import Tally, read_wanted
 from audit.record import Event, Record
 from audit.wanted import Wanted, wanted
-from gateway.cli.streams import say
+from gateway.cli.streams import say, shown
 from gateway.errors import EgressError
 
 COLUMNS: Final = (
@@ -93,24 +93,36 @@ def choice(args: argparse.Namespace) -> Wanted:
 
 
 def chosen(args: argparse.Namespace, tally: Tally) -> Iterator[Record]:
-    """The records that are asked for. EgressError where a file cannot be read."""
+    """The records that are asked for, of those files that may be read. EgressError where none may, or one cannot be."""
     directory, asked = directory_of(args), choice(args)
 
     def records() -> Iterator[Record]:
         try:
             yield from read_wanted(directory, asked, tally)
         except OSError as error:
-            raise EgressError(
-                f"{error.filename or directory}: {error.strerror}; ask as the user who ran egress"
-            ) from error
+            raise EgressError(f"{error.filename or directory}: {error.strerror}") from error
+        hold_to_files(tally)
 
     return records()
 
 
-def say_torn(tally: Tally) -> None:
+def hold_to_files(tally: Tally) -> None:
+    """EgressError where there were some and none may be read: that is no answer."""
+    if tally.refused and not tally.opened:
+        raise EgressError(f"{min(tally.refused)}: Permission denied; ask as the user who ran egress")
+
+
+def say_passed_over(tally: Tally) -> None:
     """What was passed over, if anything was."""
     if tally.torn:
         say(f"{tally.torn:,} lines were no records and passed over: see egress audit verify")
+    say_refused(tally)
+
+
+def say_refused(tally: Tally) -> None:
+    """How many files were passed over, if any were."""
+    if tally.refused:
+        say(f"{len(tally.refused):,} files may not be read by this user and were passed over")
 
 
 def directory_of(args: argparse.Namespace) -> Path:
@@ -170,11 +182,6 @@ def _why(record: Record) -> str:
             f"{record['count']:,} times" if record.get("event") != Event.LOST else f"{record['count']:,}"
         )
     return shown("  ".join(words))
-
-
-def shown(text: object) -> str:
-    """Nothing that a terminal would obey: records are read from files that somebody else may have written."""
-    return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in str(text))
 
 
 def cell(value: object) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from io import TextIOWrapper
 from typing import Any, TextIO
 
 from gateway.errors import EgressError
@@ -50,10 +51,21 @@ def hold_standard_descriptors() -> None:
     sys.stderr = sys.stderr or open(os.devnull, "w")
 
 
+def take_every_letter() -> None:
+    """On standard output, too: what its encoding has no letter for is written as its number, as on standard error."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def shown(text: object) -> str:
+    """Nothing that a terminal would obey: names, and records, are read from files that somebody else may have written."""
+    return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in str(text))
+
+
 def say(line: str) -> None:
     """One line on standard error, if anybody can be told."""
     try:
-        print(f"egress: {line}", file=sys.stderr, flush=True)
+        print(f"egress: {shown(line)}", file=sys.stderr, flush=True)
     except OSError:
         sys.stderr = open(os.devnull, "w")  # the descriptor stays as it is: it is the command's too
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import dns.rdatatype
 
@@ -10,17 +10,7 @@ from audit.record import Event, Record, query
 from gateway.dns.budget import RECORDED, Budget
 from gateway.dns.guard import Question, Rule
 from gateway.flow import Endpoint
-from gateway.sums import Sums
-
-
-class Sink(Protocol):
-    """Takes records: ``gateway.journal.Counting``."""
-
-    def offer(self, record: Record) -> bool:
-        """Now, or not at all."""
-
-    def send(self, record: Record) -> bool:
-        """Now, or as soon as there is room."""
+from gateway.sums import Sink, Sums
 
 
 class _Alike(NamedTuple):
@@ -44,7 +34,7 @@ class QueryRecords:
         self._sandbox = sandbox
         self._dest = (str(resolver.ip), resolver.port)
         self._budget = Budget(*RECORDED, clock)
-        self._sums = Sums(sink.send)
+        self._sums = Sums(sink)
 
     def offer(self, rule: Rule, question: Question, client: Endpoint, proto: str) -> bool:
         """Record a query that is about to leave: False where that cannot be, and then it must not."""

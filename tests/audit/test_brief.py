@@ -1,5 +1,8 @@
 """Brief lines are kept as the very lines that their records would be, and nothing is kept that no record may say."""
 
+import time
+from collections.abc import Iterator
+
 import orjson
 import pytest
 from hypothesis import example, given
@@ -8,7 +11,8 @@ from hypothesis import strategies as st
 from audit import brief
 from audit.brief import FORMS, Forms, allowed_line, closed_line, whose
 from audit.claim import record_of
-from audit.record import EndedBy, Phase, Record
+from audit.dates import Dates
+from audit.record import EndedBy, Phase, Record, timestamp
 from tests.audit.example import blocked, ended
 
 ALLOWED_RECORD = blocked() | {"event": "egress_allowed", "upstream_ip": "203.0.113.9"}
@@ -19,11 +23,20 @@ FORMED = [
     ALLOWED_RECORD | {"ech": True, "dest_mismatch": True},
     ALLOWED_RECORD | {"generation": 7},
 ]
-MOMENT = "2026-11-28T15:42:11.123456Z"
+AT_NS = 1_795_880_531_123_456_000
+MOMENT = timestamp(AT_NS)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def then() -> Iterator[None]:
+    """The keeper's clock says it is the moment of the lines."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(time, "time_ns", lambda: AT_NS)
+        yield
 
 
 def forms(record: Record = ALLOWED_RECORD, number: int = 7) -> Forms:
-    made = Forms("agent-1", "b7e1-0")
+    made = Forms("agent-1", "b7e1-0", Dates())
     assert made.define(b"=%d" % number + orjson.dumps(record)) == record
     return made
 
@@ -156,7 +169,7 @@ def test_only_the_record_of_an_allowed_connection_is_a_form(line: bytes) -> None
 
 
 def test_whose_record_it_is_is_not_for_the_sender_to_say() -> None:
-    made = Forms("agent-1", "b7e1-0")
+    made = Forms("agent-1", "b7e1-0", Dates())
     assert made.define(b"=1" + orjson.dumps(ALLOWED_RECORD | {"sandbox": "agent-2", "writer": "x", "seq": 9}))
     kept = made.kept(allowed(1, *WHO), 4)
     assert kept is not None
@@ -165,7 +178,7 @@ def test_whose_record_it_is_is_not_for_the_sender_to_say() -> None:
 
 
 def test_the_newest_are_known_and_no_more() -> None:
-    made = Forms("agent-1", "b7e1-0")
+    made = Forms("agent-1", "b7e1-0", Dates())
     for number in range(FORMS + 3):
         made.define(b"=%d" % number + orjson.dumps(ALLOWED_RECORD | {"dest_port": number}))
     assert len(made._known) == FORMS
@@ -184,7 +197,7 @@ def test_how_much_longer_a_line_may_become() -> None:
     long = ALLOWED_RECORD | {"rule": ""}
     long["rule"] = "x" * (brief.MAX_FORM_BYTES - len(orjson.dumps(long)))
     longer = orjson.dumps(long | {"rule": long["rule"] + "x"})
-    made = Forms("agent-1", "b7e1a9c0b7e1a9c0-0")
+    made = Forms("agent-1", "b7e1a9c0b7e1a9c0-0", Dates())
     assert made.define(b"=0" + orjson.dumps(long)) is not None
     assert made.define(b"=1" + longer) is None
     short = allowed(0, MOMENT, "10.0.0.2", 1, "ab12cdef34567890-1")

@@ -16,9 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from audit import feed as feeding
+from audit.brief import allowed_line, whose
 from audit.feed import MAX_BACKLOG, PIECE_BYTES, PIPE_BYTES, POLITE_S, Feed, Intake, open_answer, open_pipe
 from audit.log import AuditLog
-from audit.record import MAX_LINE_BYTES, Record, lost
+from audit.record import MAX_LINE_BYTES, Record, lost, timestamp
 from tests.audit.example import AT_NS, blocked
 
 
@@ -83,6 +84,30 @@ def test_each_record_is_one_write_and_so_whole_or_absent(pipe: Pipe, monkeypatch
     monkeypatch.setattr(feeding, "_write", seen)
     Feed(pipe.write_end).send(blocked())
     assert writes == [b"\n", orjson.dumps(blocked()) + b"\n"]
+
+
+def test_what_is_dated_as_nothing_can_have_been_is_dated_as_it_is_taken_in(pipe: Pipe) -> None:
+    allowed = blocked() | {"event": "egress_allowed"}
+    for said in ("0000-00-00T00:00:00.000000Z", "2026-02-30T00:00:00.000000Z", timestamp(AT_NS)):
+        moment = said.encode()
+        before = timestamp(time.time_ns())
+        os.write(pipe.write_end, b"%b\n" % orjson.dumps(blocked() | {"timestamp": said}))
+        os.write(pipe.write_end, b"=1%b\n" % orjson.dumps(allowed | {"timestamp": said}))
+        os.write(pipe.write_end, allowed_line(b"1", moment, whose("10.0.0.2", 1, "ab")))
+        dates = [record["timestamp"] for record in pipe.kept()[-3:]]
+        assert all(before <= date <= timestamp(time.time_ns()) for date in dates)
+    assert pipe.log.lost == 0
+
+
+def test_what_waited_while_nothing_could_be_kept_keeps_its_date(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decided = timestamp(time.time_ns())
+    os.write(pipe.write_end, orjson.dumps(blocked() | {"timestamp": decided}) + b"\n")
+    pipe.intake.pause()
+    hours_later = time.time_ns() + 5 * 3600 * 10**9
+    monkeypatch.setattr(time, "time_ns", lambda: hours_later)
+    assert [record["timestamp"] for record in pipe.kept()] == [decided]
 
 
 def test_a_burst_fits_into_the_pipe(pipe: Pipe) -> None:
@@ -478,6 +503,6 @@ def test_no_bytes_raise_and_how_they_are_cut_makes_no_difference(
             os.write(pipe.write_end, whole[begin:end])
             pipe.intake.drain()
             begin = end
-        seen.append((pipe.counted, pipe.log.lost))
+        seen.append(([record | {"timestamp": ""} for record in pipe.counted], pipe.log.lost))
         pipe.close()
     assert seen[0] == seen[1]

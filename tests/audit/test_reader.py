@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from audit import read
 from audit.log import AuditLog
-from audit.reader import Follower
+from audit.reader import Follower, Tally, read_wanted
 from audit.record import timestamp
+from audit.wanted import wanted
 
 SECOND = 10**9
 
@@ -195,6 +196,38 @@ def test_who_follows_sees_what_was_put_back_once(tmp_path: Path, in_its_place: b
             log.flush()
             assert _follow(follower) == [seq]
         assert log.rescued == 1
+
+
+def test_who_follows_sees_all_of_a_file_that_got_the_number_of_one_that_was_removed(
+    tmp_path: Path,
+) -> None:
+    old = _file(tmp_path, 10, *range(10, 20), writer="a")
+    follower = Follower(tmp_path, lambda record: True)
+    new = old.rename(
+        tmp_path / "egress-20261129T000000Z-b.jsonl"
+    )  # the same number, whatever the file system
+    new.write_bytes(new.read_bytes().replace(b'"writer": "a"', b'"writer": "b"'))
+    assert [(record["writer"], record["seq"]) for record in follower.poll()] == [
+        ("b", seq) for seq in range(10)
+    ]
+    assert follower.poll() == []
+
+
+@pytest.mark.parametrize("of_lists", [False, True])
+def test_what_is_nested_beyond_all_that_shows_it_is_no_record(tmp_path: Path, of_lists: bool) -> None:
+    begin, end = (b"[", b"]") if of_lists else (b'{"x":', b"}")
+    path = _file(tmp_path, 10, 10)
+    for depth, more in ((63, 1), (64, 0), (1000, 0)):
+        nested = (
+            b'{"timestamp":"1970-01-01T00:00:10.000000Z","x":' + begin * depth + b"1" + end * depth + b"}\n"
+        )
+        path.write_bytes(path.read_bytes().splitlines(keepends=True)[0] + nested)
+        tally = Tally()
+        assert len(list(read_wanted(tmp_path, wanted(), tally))) == 1 + more
+        assert tally.torn == 1 - more
+    brackets = {"timestamp": "1970-01-01T00:00:10.000000Z", "rule": "[" * 500}
+    path.write_text(json.dumps(brackets) + "\n")
+    assert list(read(tmp_path)) == [brackets]
 
 
 def test_who_follows_sees_all_that_comes_after_a_cut(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Reading from a time on: no record of the time is missed, and what lies before is not read."""
 
 import json
+import os
 import random
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -119,6 +121,38 @@ def test_a_clock_that_was_ahead_for_a_moment_hides_no_line(tmp_path: Path) -> No
     file(tmp_path, "20261123T070000Z-00000000-0", [line(ns, seq) for seq, ns in enumerate(stamps)])
     until = timestamp(START_NS + 2 * SECOND)
     assert [record["seq"] for record in read(tmp_path, until=until)] == [0, 2]
+
+
+@pytest.fixture(params=[50, 5000], ids=["short", "long"])
+def wrong_at_its_end(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """Lines of the last minute, the last of them dated when nothing was, a few as if it were hours ago: by a clock, or by who sent them."""
+    count: int = request.param
+    now = time.time_ns()
+    lines = [line(now - 60 * SECOND + number, number) for number in range(count)]
+    for place in (1, 2, 3, 4):
+        at = count * place // 4
+        lines[at - 1 : at] = [line(now - 3 * 3600 * SECOND, -1)] * 3 + [lines[at - 1]]
+    lines.append(line(0, -1).replace(b"1970-01-01", b"0000-00-00"))
+    lines.append(line(now - 3 * 3600 * SECOND, -1))
+    file(tmp_path, "20261123T070000Z-00000000-0", lines)
+    return tmp_path
+
+
+def test_a_line_with_a_wrong_date_hides_no_other(wrong_at_its_end: Path) -> None:
+    meant = len(list(read(wrong_at_its_end))) - 14
+    assert len(list(read(wrong_at_its_end, since="1h"))) == meant
+    assert [record["seq"] for record in newest(wrong_at_its_end, wanted(), 3)] == [
+        meant - 3,
+        meant - 2,
+        meant - 1,
+    ]
+
+
+def test_a_file_that_ends_before_is_not_read_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = file(tmp_path, "20261123T070000Z-0-0", [line(START_NS + seq * SECOND, seq) for seq in range(100)])
+    os.utime(path, (START_NS / SECOND + 100,) * 2)
+    monkeypatch.setattr(reader, "parsed", lambda raw: pytest.fail("it was"))
+    assert list(read(tmp_path, since=timestamp(START_NS + 1000 * SECOND))) == []
 
 
 @pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])

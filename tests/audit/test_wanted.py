@@ -43,8 +43,8 @@ def test_what_is_no_time_is_said_with_the_forms_there_are(text: str) -> None:
 
 
 def test_everything_that_is_wrong_is_said_at_once() -> None:
-    with pytest.raises(ValueError, match=r"since.*; until.*; ip.*; event"):
-        wanted(since="x", until="y", ip="z", event="egress")
+    with pytest.raises(ValueError, match=r"since.*; until.*; domain.*; ip.*; event"):
+        wanted(since="x", until="y", domain="bücher.example", ip="z", event="egress")
 
 
 RECORD = blocked() | {"domain": "a.evil.example", "dest_ip": "203.0.113.9", "upstream_ip": None}
@@ -60,6 +60,9 @@ RECORD = blocked() | {"domain": "a.evil.example", "dest_ip": "203.0.113.9", "ups
         ({"event": "egress_allowed"}, False),
         ({"domain": "a.evil.example"}, True),
         ({"domain": "A.EVIL.example"}, True),
+        ({"domain": "A.EVIL.example."}, True),
+        ({"domain": "*.EVIL.example."}, True),
+        ({"domain": "a.evil.example.."}, False),
         ({"domain": "evil.example"}, False),
         ({"domain": "*.evil.example"}, True),
         ({"domain": "?.evil.*"}, True),

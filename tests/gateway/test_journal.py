@@ -15,12 +15,17 @@ from audit.record import EndedBy, Phase
 from gateway import wording
 from gateway.attempt import Attempt, opened
 from gateway.decide import Decision, Target, Verdict, refuse
-from gateway.dns.budget import Bucket
-from gateway.journal import FLUSH_S, Journal
+from gateway.dns.budget import Bucket, Budget
+from gateway.dns.guard import Question
+from gateway.dns.records import QueryRecords
+from gateway.flow import Endpoint
+from gateway.journal import FLUSH_S, Counting, Journal
 from gateway.reasons import Reason
 from gateway.sniff.result import Refused, Sniffed
-from gateway.sums import APART
+from gateway.sums import APART, Sums
+from tests.audit.example import blocked
 from tests.gateway.deciding import NAME, flow_to, tls
+from tests.gateway.dns.queries import NO
 from tests.gateway.journal_desk import ALLOW, BLOCK, Desk
 from tests.gateway.net.carrying import carried
 
@@ -488,6 +493,23 @@ async def test_a_flood_of_refusals_is_some_lines_and_sums_that_count_each(desk: 
     (rest,) = (record for record in sums if record["domain"] is None)
     assert (rest["dest_ip"], rest["dest_port"], rest["app"], rest["domain_source"]) == (None, 0, None, None)
     assert (desk.summary.blocked, desk.ledger.missing()) == (LINES + 500, 0)
+
+
+async def test_what_others_hold_in_sums_is_owed_too(desk: Desk) -> None:
+    """The kernel's packets and the queries are counted elsewhere, and die with the same process."""
+    _flood(desk, LINES + 3)
+    kernel = Sums(Counting(desk.journal))
+    for _ in range(5):
+        kernel.add("alike", blocked(layer="kernel"), 2)
+    somewhere = Endpoint(flow_to("192.0.2.1").dest.ip, 53)
+    queries = QueryRecords(Counting(desk.journal), "agent-1", somewhere)
+    queries._budget = Budget((0.0, 0.0), (0.0, 0.0))
+    queries.note(NO, Question("evil.example", b"", 1), somewhere, "udp")
+    assert desk.ledger.missing() == 3 + 10 + 1
+    kernel.flush()
+    assert desk.ledger.missing() == 3 + 1
+    desk.bury()
+    assert [record["count"] for record in desk.records() if record["event"] == "audit_lost"] == [4]
 
 
 async def test_what_is_allowed_is_never_a_part_of_a_sum(desk: Desk) -> None:

@@ -15,7 +15,8 @@ from jsonschema import Draft202012Validator
 from audit.log import AuditLog
 from audit.record import Record
 from gateway.cli import main
-from gateway.cli.records import cell, shown
+from gateway.cli.records import cell
+from gateway.cli.streams import shown
 from tests.audit.example import asked, blocked, ended
 from tests.lab.lab import ROOT
 

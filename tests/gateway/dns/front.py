@@ -21,6 +21,7 @@ class Sink:
     def __init__(self) -> None:
         self.records: list[Record] = []
         self.full = False
+        self.held = 0
 
     def offer(self, record: Record) -> bool:
         return not self.full and self.send(record)
@@ -28,6 +29,9 @@ class Sink:
     def send(self, record: Record) -> bool:
         self.records.append(record)
         return True
+
+    def hold(self, count: int) -> None:
+        self.held += count
 
 
 class Front:

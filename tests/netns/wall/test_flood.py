@@ -53,3 +53,17 @@ def test_each_packet_of_a_flood_is_counted(lab: Lab) -> None:
     print(f"{PACKETS:,} in {sent_s:.1f} s: {found}, {flood:,} of them not told apart, in {lines:,} lines")
     assert found == {"egress_blocked": PACKETS}
     assert lines < 2500
+
+
+def test_what_a_worker_had_counted_and_not_written_when_it_died_is_counted_as_lost(lab: Lab) -> None:
+    frames = [
+        frame(Flow(ip_address(ATTACKER_IP), "udp", port), OWN[4], to=TO, by=BY) for port in range(1, 1501)
+    ]
+    with Standing(lab, allow=["allowed.test"], deny=["0.0.0.0/0"]) as sandbox:
+        sandbox.raw(frames)
+        sandbox.await_records(1000)  # the others wait for their sum, or are still to be read: by a successor
+        sandbox.kill("worker")
+        sandbox.end()
+        found = counted(sandbox)
+    assert found.total() == len(frames)
+    assert found["audit_lost"] > 0
