@@ -17,8 +17,8 @@ POOLS: Final[dict[Family, str]] = {4: "169.254.64.0/18", 6: "fd65:6772:6573:7570
 to use, and a sandbox can dial none of it, for it is in the floor."""
 PORTS: Final = {"tcp": "1024-32767", "udp": "61000-65535", "sctp": "61000-65535"}
 """Of the host's address, for what cells send: outside of those that its own programs are given (ip_local_port_range, 32768 to 60999 where nobody
-changed it), which no cell is to use up. Datagrams have the few above, where no service lives: what a peer sends unasked to one of the host's own, from a
-port that a cell has sent to, would be the cell's. TCP has more, for it keeps each a while; nobody calls a service from a port that is known beforehand."""
+changed it), which no cell is to use up. Datagrams have the few above, where no service lives: what a peer sends unasked to one of the host's own,
+from a port that a cell has sent to, would be the cell's. TCP keeps each a while and has more; nobody knows beforehand from which a peer calls."""
 
 
 @dataclass(frozen=True, slots=True)
