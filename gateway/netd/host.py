@@ -20,6 +20,7 @@ import msgspec
 from pyroute2 import IPRoute, NetlinkError
 
 from gateway.netd import sysctls, variants
+from gateway.netd.generation import generation
 from gateway.netd.links import FAMILIES, NUD_PERMANENT, OF_HOST, OF_UPLINK, Way
 from gateway.netd.variants import HostError
 from rules import host
@@ -52,6 +53,10 @@ class Before(msgspec.Struct):
     """Settings, of the families that a gateway began to forward."""
     forward: dict[Family, list[str]] = {}
     """Others' rules in FORWARD then."""
+    tables: dict[Family, str] = {}
+    """Their generation in which all of ours was last seen to be in order."""
+    rests_until: float = 0.0
+    """By the monotonic clock: before that nobody looks again."""
 
 
 class Place:
@@ -106,7 +111,7 @@ def raise_uplink(cell: int, device: str, families: Iterable[Family], owner: str)
     with locked() as place, IPRoute() as netlink:
         _sweep(netlink, place.path)
         for family in families:
-            _open_host(family, place)
+            open_host(family, place)
         index, name = _own_uplink(netlink, owner) or _new_uplink(netlink, place, cell, device, owner)
         number = int(name.removeprefix(PREFIX))
         sysctls.write(_device_settings(name, families), if_there=True)
@@ -142,6 +147,14 @@ def lower_uplinks(owner: str) -> None:
         _sweep(netlink, place.path)
         if not uplinks(netlink):
             _close_host(place)
+
+
+def cut_uplinks(owner: str) -> None:
+    """Let nothing pass by those of ``owner``; ``raise_uplink`` lets it again. NetlinkError."""
+    with IPRoute() as netlink:
+        for index, _, alias in uplinks(netlink):
+            if alias == owner:
+                netlink.link("set", index=index, state="down")
 
 
 @contextlib.contextmanager
@@ -275,17 +288,26 @@ def _lead_to(netlink: IPRoute, index: int, family: Family, way: Way) -> None:
 # -- rules and forwarding
 
 
-def _open_host(family: Family, place: Place) -> None:
-    """Rules, then forwarding. What we begin to forward for is remembered first."""
+def open_host(family: Family, place: Place) -> bool:
+    """Rules, then forwarding. What we begin to forward for is remembered first. Whether one of our chains was not jumped to.
+    OSError or HostError."""
     before = place.before
+    seen = generation(family)
     held = _held(family)
     if family not in before.values and not _forwards(family):
         _remember(family, place, sysctls.read((FORWARDING[family], *TOUCHED[family])), held)
     elif family not in before.values and any(map(host.is_closed, held.values())):
         # A gateway began to, whose file is not seen here: whichever is the last ends it. That it forwarded nothing is all that is known.
         _remember(family, place, {FORWARDING[family]: "0"}, held)
+    gone, in_order = False, True
     for variant, chains in _meant(family, before, held).items():
-        variants.apply(variant, family, host.restore_text(chains, held.get(variant, {})))
+        tables = held.get(variant, {})
+        gone |= any(chain.jump not in tables.get(chain.table, ()) for chain in chains)
+        if text := host.restore_text(chains, tables):
+            variants.apply(variant, family, text)
+            in_order = False
+    if in_order:
+        before.tables[family] = seen
     if not _forwards(family):
         if family == 6:
             # A host that forwards would no longer heed router advertisements, and lose its way out.
@@ -297,6 +319,7 @@ def _open_host(family: Family, place: Place) -> None:
                 }
             )
         sysctls.write({FORWARDING[family]: "1"})
+    return gone
 
 
 def _remember(family: Family, place: Place, values: dict[str, str], held: Held) -> None:
