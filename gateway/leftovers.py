@@ -9,6 +9,7 @@ from pyroute2 import IPRoute, NetlinkError
 from gateway.errors import SetupError
 from gateway.finding import Finding, is_root
 from gateway.netd import host, variants
+from rules.link import Family
 
 
 def left() -> tuple[dict[str, str], list[str]]:
@@ -32,7 +33,7 @@ def left() -> tuple[dict[str, str], list[str]]:
                         f"{command}, unless a gateway in another container has it; the next run then sweeps the rest"
                     )
             if not strangers and not _lives(place.path):
-                left |= dict(_left_chains())
+                left |= dict(_kept_files(place)) | dict(_left_chains())
     except (OSError, variants.HostError, NetlinkError) as error:
         raise SetupError(f"cannot be looked for: {error}") from error
     return left, strangers
@@ -49,9 +50,21 @@ def _left_files(here: Path) -> Iterator[tuple[str, str]]:
         if place != here and not _lives(place):
             what = f"{place}, of another network namespace"
             yield what, f"rm -r {place}, if that is gone; else the next run in it sweeps it"
-    for path in here.glob("*"):
-        if host.is_dead(path) if path.suffix == ".alive" else not _lives(here):
+    for path in here.glob("*.alive"):
+        if host.is_dead(path):
             yield str(path), f"rm {path}"
+
+
+def _kept_files(place: host.Place) -> Iterator[tuple[str, str]]:
+    """What says how the host was before: as long as it forwards, somebody needs that."""
+    switches = [_switch_off(family) for family in place.before.values]
+    for path in place.path.glob("before.*"):
+        yield str(path), "; ".join((*switches, f"rm {path}"))
+
+
+def _switch_off(family: Family) -> str:
+    """Before rules go that keep the host from being a router."""
+    return f"sysctl -w net.{host.FORWARDING[family].replace('/', '.')}=0"
 
 
 def _left_chains() -> Iterator[tuple[str, str]]:
@@ -61,8 +74,10 @@ def _left_chains() -> Iterator[tuple[str, str]]:
                 for name in (rule[1:] for rule in rules if rule.startswith(":EGRESS-")):
                     jumps = [f"-D{rule[2:]}" for rule in rules if rule.endswith(f" -j {name}")]
                     argv = f"{iptables}-{variant} -t {table}"
-                    command = "; ".join(f"{argv} {step}" for step in (*jumps, f"-F {name}", f"-X {name}"))
-                    yield f"chain {name} of {iptables}-{variant}, table {table}", command
+                    steps = [f"{argv} {step}" for step in (*jumps, f"-F {name}", f"-X {name}")]
+                    if f"-A {name} -j DROP" in rules and name == "EGRESS-FORWARD":
+                        steps.insert(0, _switch_off(family))
+                    yield f"chain {name} of {iptables}-{variant}, table {table}", "; ".join(steps)
 
 
 def leftovers(before: dict[str, str]) -> Finding:

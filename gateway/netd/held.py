@@ -1,10 +1,13 @@
 """What netd has made and not yet taken down: cells, and the uplinks of those that have one."""
 
+import contextlib
 import os
 from typing import NamedTuple
 
+from pyroute2 import NetlinkError
+
 from gateway.netd.cells import clear, in_child, open_cell, wrong_with
-from gateway.netd.host import Lifeline, lower_uplinks
+from gateway.netd.host import Lifeline, cut_uplinks, lower_uplinks, raise_uplink
 from gateway.netd.requests import (
     Answer,
     CellClosed,
@@ -15,6 +18,8 @@ from gateway.netd.requests import (
     SwapPlans,
 )
 from gateway.netd.swap import Standing, restore, swap
+from gateway.netd.watch import Watch
+from rules.link import Family
 from rules.plan import Plan
 
 
@@ -27,6 +32,10 @@ class _Cell(NamedTuple):
     owner: str
     """Of its uplink; empty where it has none."""
 
+    @property
+    def forwarded(self) -> list[Family]:
+        return [plan.family for plan in self.plans if plan.uplink]
+
 
 class Held:
     """The cells of one netd process, by the inode of the sandbox's namespace."""
@@ -35,6 +44,9 @@ class Held:
         self._cells: dict[int, _Cell] = {}
         self._lifeline: Lifeline | None = None
         self._opened = 0
+        self._watch = Watch()
+        self._cut = False
+        """Whether uplinks are, for nobody knows what the host's rules are."""
 
     def open(self, request: OpenCell) -> tuple[Answer, list[int]]:
         """What ``open_cell`` says and gives; OSError as it does."""
@@ -92,6 +104,31 @@ class Held:
             return Failed("that is no cell of this process's")
         self._take_down([cell])
         return CellClosed()
+
+    def forwards(self) -> bool:
+        """Whether there is something to look after."""
+        return any(cell.forwarded for cell in self._cells.values())
+
+    def look_after(self) -> str:
+        """Have the host's half be as it was made, or let nothing pass by the uplinks until it is; what to say of it."""
+        cells = [cell for cell in self._cells.values() if cell.forwarded]
+        try:
+            gone = self._watch.look({family: None for cell in cells for family in cell.forwarded})
+            for cell in cells if self._cut else ():
+                device = str(cell.plans[0].link.uplink_device)
+                raise_uplink(cell.spaces["cell"], device, cell.forwarded, cell.owner)
+        except Exception as error:  # OSError, HostError, NetlinkError
+            for cell in cells:
+                with contextlib.suppress(NetlinkError):
+                    cut_uplinks(cell.owner)
+            said = "" if self._cut else f"the uplink is cut until this host's rules can be seen to: {error}"
+            self._cut = True
+            return said
+        families = " and ".join(f"IPv{family}" for family in gone)
+        said = f"somebody has changed this host's rules of {families}: those of the uplink are in force again"
+        again = "the uplink is open again" if self._cut else ""
+        self._cut = False
+        return "; ".join(filter(None, (families and said, again)))
 
     def close_all(self) -> None:
         """The asker is gone, or done."""

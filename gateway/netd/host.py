@@ -20,6 +20,7 @@ import msgspec
 from pyroute2 import IPRoute, NetlinkError
 
 from gateway.netd import sysctls, variants
+from gateway.netd.generation import generation
 from gateway.netd.links import FAMILIES, NUD_PERMANENT, OF_HOST, OF_UPLINK, Way
 from gateway.netd.variants import HostError
 from rules import host
@@ -31,6 +32,7 @@ OWNERS: Final = f"{PREFIX}netd "
 """What each alias of ours begins with."""
 NUMBERS: Final = ip_network(host.POOLS[4]).num_addresses - 2
 SO_NETNS_COOKIE: Final = 71  # asm-generic/socket.h, Linux 5.14
+RTM_F_FIB_MATCH: Final = 0x2000  # linux/rtnetlink.h, Linux 4.13
 FORWARDING: Final[dict[Family, str]] = {4: "ipv4/ip_forward", 6: "ipv6/conf/all/forwarding"}
 TOUCHED: Final[dict[Family, tuple[str, ...]]] = {
     4: ("ipv4/conf/*/forwarding", "ipv4/conf/*/accept_redirects"),
@@ -38,16 +40,23 @@ TOUCHED: Final[dict[Family, tuple[str, ...]]] = {
 }
 """What the kernel changes with ``FORWARDING``, and what we change lest it does."""
 
+Held = dict[variants.Variant, dict[str, list[str]]]
+"""Rules, by kind of tables and by table."""
+
 
 class Before(msgspec.Struct):
     """The host as it was before the first uplink; kept in a file, for whoever takes the last one away."""
 
-    last: int = 0
-    """The number last given."""
+    last: int = msgspec.field(default_factory=lambda: secrets.randbelow(NUMBERS))
+    """The number last given; where none is known, no telling which: what the host's conntrack remembers may be of any."""
     values: dict[Family, dict[str, str]] = {}
-    """Settings, of the families that we began to forward."""
+    """Settings, of the families that a gateway began to forward."""
     forward: dict[Family, list[str]] = {}
     """Others' rules in FORWARD then."""
+    tables: dict[Family, str] = {}
+    """Their generation in which all of ours was last seen to be in order."""
+    rests_until: float = 0.0
+    """By the monotonic clock: before that nobody looks again."""
 
 
 class Place:
@@ -102,7 +111,7 @@ def raise_uplink(cell: int, device: str, families: Iterable[Family], owner: str)
     with locked() as place, IPRoute() as netlink:
         _sweep(netlink, place.path)
         for family in families:
-            _open_host(family, place)
+            open_host(family, place)
         index, name = _own_uplink(netlink, owner) or _new_uplink(netlink, place, cell, device, owner)
         number = int(name.removeprefix(PREFIX))
         sysctls.write(_device_settings(name, families), if_there=True)
@@ -138,6 +147,14 @@ def lower_uplinks(owner: str) -> None:
         _sweep(netlink, place.path)
         if not uplinks(netlink):
             _close_host(place)
+
+
+def cut_uplinks(owner: str) -> None:
+    """Let nothing pass by those of ``owner``; ``raise_uplink`` lets it again. NetlinkError."""
+    with IPRoute() as netlink:
+        for index, _, alias in uplinks(netlink):
+            if alias == owner:
+                netlink.link("set", index=index, state="down")
 
 
 @contextlib.contextmanager
@@ -220,13 +237,24 @@ def _take_away(netlink: IPRoute, index: int) -> None:
 
 
 def _free_number(netlink: IPRoute, last: int) -> int:
-    """The next after ``last``: what the host's conntrack remembers of one that went is nobody's for a while."""
+    """The next after ``last``: what the host's conntrack remembers of one that went is nobody's for a while. It keeps the port too, so that what a
+    server still sends to that one comes to nobody."""
     taken = {link.get_attr("IFLA_IFNAME") for link in netlink.get_links()}  # others' too
     for step in range(NUMBERS):
         number = (last + step) % NUMBERS + 1
-        if f"{PREFIX}{number}" not in taken:
+        if f"{PREFIX}{number}" not in taken and not _is_somebodys(netlink, _way(4, number).address):
             return number
     raise HostError(f"all {NUMBERS} uplinks are taken")
+
+
+def _is_somebodys(netlink: IPRoute, address: str) -> bool:
+    """Whether the host has it, or a route into the pool that leads there, as to the ends of a VPN's tunnels. What leads to all that is link-local
+    gives way to the uplink's own."""
+    try:
+        (found,) = netlink.route("get", dst=address, flags=RTM_F_FIB_MATCH)
+    except NetlinkError:
+        return False  # there is no way there
+    return bool(found["dst_len"] > ip_network(host.POOLS[4]).prefixlen)
 
 
 def _way(family: Family, number: int) -> Way:
@@ -260,18 +288,26 @@ def _lead_to(netlink: IPRoute, index: int, family: Family, way: Way) -> None:
 # -- rules and forwarding
 
 
-def _open_host(family: Family, place: Place) -> None:
-    """Rules, then forwarding. What we begin to forward for is remembered first."""
+def open_host(family: Family, place: Place) -> bool:
+    """Rules, then forwarding. What we begin to forward for is remembered first. Whether one of our chains was not jumped to.
+    OSError or HostError."""
     before = place.before
+    seen = generation(family)
+    held = _held(family)
     if family not in before.values and not _forwards(family):
-        before.values[family] = sysctls.read((FORWARDING[family], *TOUCHED[family]))
-        before.forward[family] = _others_forward(_held(family))
-        place.keep()
-    closed = family in before.values
-    first, *others = variants.in_use(family) or [variants.to_use(family)]
-    variants.restore(first, family, host.host_chains(family, closed=closed))
-    for variant in others:  # where both are in use a packet has to pass both
-        variants.restore(variant, family, (host.forward_chain(closed=closed),))
+        _remember(family, place, sysctls.read((FORWARDING[family], *TOUCHED[family])), held)
+    elif family not in before.values and any(map(host.is_closed, held.values())):
+        # A gateway began to, whose file is not seen here: whichever is the last ends it. That it forwarded nothing is all that is known.
+        _remember(family, place, {FORWARDING[family]: "0"}, held)
+    gone, in_order = False, True
+    for variant, chains in _meant(family, before, held).items():
+        tables = held.get(variant, {})
+        gone |= any(chain.jump not in tables.get(chain.table, ()) for chain in chains)
+        if text := host.restore_text(chains, tables):
+            variants.apply(variant, family, text)
+            in_order = False
+    if in_order:
+        before.tables[family] = seen
     if not _forwards(family):
         if family == 6:
             # A host that forwards would no longer heed router advertisements, and lose its way out.
@@ -283,6 +319,31 @@ def _open_host(family: Family, place: Place) -> None:
                 }
             )
         sysctls.write({FORWARDING[family]: "1"})
+    return gone
+
+
+def _remember(family: Family, place: Place, values: dict[str, str], held: Held) -> None:
+    place.before.values[family] = values
+    place.before.forward[family] = _others_forward(held)
+    place.keep()
+
+
+def _meant(family: Family, before: Before, held: Held) -> dict[variants.Variant, tuple[host.OwnChain, ...]]:
+    """The chains of each kind of tables: all of them in the first, and where both are in use a packet has to pass both. What nobody forwarded before
+    is dropped, after others' rules where these have become more since: whoever forwards himself now is not to be cut off."""
+    closed, known = family in before.values, set(before.forward.get(family, ()))
+    came = [
+        variant
+        for variant, tables in held.items()
+        if closed and not known.issuperset(_others_forward({variant: tables}))
+    ]
+    first, *others = held or [variants.to_use(family)]
+    chains = {first: host.host_chains(family, closed=closed and not came)}
+    for variant in others:
+        chains[variant] = (host.forward_chain(closed=closed and not came),)
+    for variant in came:  # this one first: at no moment is neither there
+        chains[variant] = (host.closing_chain(), *chains[variant])
+    return chains
 
 
 def _close_host(place: Place) -> None:
@@ -306,9 +367,8 @@ def _close_family(family: Family, place: Place) -> None:
     held = _held(family)
     if family in before.values and _others_forward(held) == before.forward[family]:
         _give_back(family, before.values[family])
-    chains = host.host_chains(family, closed=False)
     for variant, rules in held.items():
-        variants.apply(variant, family, host.removal_text(chains, rules))
+        variants.apply(variant, family, host.removal_text(host.all_chains(family), rules))
     if before.values.pop(family, None) is not None:
         place.keep()  # what is given back is not what was before the next uplink, should the other family fail
 
@@ -326,12 +386,11 @@ def _forwards(family: Family) -> bool:
     return (sysctls.SYSCTL_ROOT / FORWARDING[family]).read_text().strip() != "0"
 
 
-def _held(family: Family) -> dict[variants.Variant, dict[str, list[str]]]:
-    """Rules, by table."""
+def _held(family: Family) -> Held:
     return {variant: variants.saved(variant, family) for variant in variants.in_use(family)}
 
 
-def _others_forward(held: dict[variants.Variant, dict[str, list[str]]]) -> list[str]:
-    ours = host.forward_chain(closed=False).jump
+def _others_forward(held: Held) -> list[str]:
+    ours = {host.forward_chain(closed=False).jump, host.closing_chain().jump}
     rules = (rule for tables in held.values() for rule in tables.get("filter", ()))
-    return [rule for rule in rules if rule.startswith("-A FORWARD ") and rule != ours]
+    return [rule for rule in rules if rule.startswith("-A FORWARD ") and rule not in ours]

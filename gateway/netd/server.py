@@ -5,6 +5,7 @@ import faulthandler
 import gc
 import logging
 import os
+import select
 import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
@@ -42,6 +43,7 @@ ANSWER_TIMEOUT_S = 60.0
 ENCLOSED: Final = b"enclosed"
 """Instead of a request that is too long: it is in the file that comes with the message."""
 MAX_BROUGHT: Final = 2
+WATCH_PAUSE_MS: Final = 1000
 SYSTEM_PATH: Final = "/usr/sbin:/usr/bin:/sbin:/bin"
 """What root runs is looked for here: the caller's PATH may name a directory that a sandbox once could write."""
 
@@ -223,7 +225,13 @@ def serve(channel: socket.socket) -> None:
 
 
 def _answer_all(channel: socket.socket, held: "Held") -> None:
+    """Until there will be no more requests; between two of them, what the host has is looked after."""
+    waiting = select.poll()
+    waiting.register(channel, select.POLLIN)
     while True:
+        if held.forwards() and not waiting.poll(WATCH_PAUSE_MS):
+            _say(held.look_after())
+            continue
         raw, brought = _receive(channel)
         if not raw:
             return
@@ -245,8 +253,14 @@ def _tell_why(channel: socket.socket, error: BaseException) -> None:
     try:
         channel.send(encode(Failed(reason, in_doubt=True)))
     except OSError:  # whoever asked is gone: what is left on the host is to be known all the same
+        _say(reason)
+
+
+def _say(what: str) -> None:
+    """To nobody in particular, if anything."""
+    if what:
         with contextlib.suppress(OSError):
-            os.write(2, f"egress: netd: {reason}\n".encode())
+            os.write(2, f"egress: netd: {' '.join(what.split())}\n".encode(errors="backslashreplace"))
 
 
 def _answer(raw: bytes, brought: list[int], held: "Held") -> tuple[Answer, list[int]]:

@@ -47,10 +47,6 @@ def saved(variant: Variant, family: Family) -> dict[str, list[str]]:
     return host.saved_rules(done.stdout)
 
 
-def restore(variant: Variant, family: Family, chains: tuple[host.OwnChain, ...]) -> None:
-    apply(variant, family, host.restore_text(chains, saved(variant, family)))
-
-
 def apply(variant: Variant, family: Family, text: str) -> None:
     if not text:
         return

@@ -11,9 +11,10 @@ from ipaddress import ip_network
 
 import pytest
 
+from gateway.netd.conntrack import forget
 from rules import host
 from rules.link import Family
-from tests.rules.cell import inside
+from tests.rules.cell import ETH_P_ALL, inside
 
 pytestmark = [
     pytest.mark.root,
@@ -167,15 +168,16 @@ def test_twice_is_once_and_it_goes_as_it_came(made: Host, family: Family, varian
 def test_cells_get_no_port_that_the_hosts_programs_may_be_given(
     made: Host, family: Family, variant: str, how: int
 ) -> None:
-    """Or one of them, with a flow from each of its ports, would leave the host and the others none to the same destination."""
+    """Or one of them, with a flow from each of its ports, would leave the host and the others none to the same destination. Nor, for datagrams, one
+    that a service has: its peers answer nobody's question, and would be heard by a cell that had taken the port first."""
     made.install(family, variant)
-    low, high = map(int, host.PORTS.split("-"))
-    first = int(made.run("cat /proc/sys/net/ipv4/ip_local_port_range").split()[0])
-    assert high < first
+    low, high = map(int, host.PORTS["udp" if how == socket.SOCK_DGRAM else "tcp"].split("-"))
+    first, last = map(int, made.run("cat /proc/sys/net/ipv4/ip_local_port_range").split())
+    assert high < first or last < low
     found = set()
     with contextlib.ExitStack() as stack:
         far = stack.enter_context(bound(made.far, family, FAR[family], 9, how, listens=True))
-        for port in (*range(1, 65536, 997), first, 65535):
+        for port in (*range(1, 65536, 997), 4500, first, last, 65535):
             ours = stack.enter_context(bound(made.cell, family, CELL[family], port, how, listens=False))
             ours.setblocking(True)
             ours.settimeout(5)
@@ -192,6 +194,53 @@ def test_cells_get_no_port_that_the_hosts_programs_may_be_given(
             assert peer[0] == HOST[family]
             found.add(peer[1])
     assert low <= min(found) and max(found) <= high
+
+
+@VARIANTS
+@BOTH
+@pytest.mark.parametrize("untracked", [False, True], ids=["invalid", "untracked"])
+def test_what_the_hosts_conntrack_does_not_follow_does_not_leave(
+    made: Host, family: Family, variant: str, untracked: bool
+) -> None:
+    """It could be given no address of the host's, and would leave with the cell's own."""
+    made.install(family, variant)
+    made.run("echo 0 > /proc/sys/net/netfilter/nf_conntrack_tcp_loose")
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(
+            bound(made.far, family, FAR[family], 9, socket.SOCK_STREAM, listens=True)
+        )
+        last = stack.enter_context(bound(made.far, family, FAR[family], 9, socket.SOCK_DGRAM, listens=False))
+        with inside(made.far):
+            wire = stack.enter_context(
+                socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+            )
+        wire.setblocking(False)
+        ours = stack.enter_context(
+            bound(made.cell, family, CELL[family], 0, socket.SOCK_STREAM, listens=False)
+        )
+        ours.setblocking(True)
+        ours.settimeout(5)
+        ours.connect((FAR[family], 9))
+        assert select.select([listener], [], [], 5)[0], "its first packet is followed"
+        if untracked:  # by a rule of somebody else's
+            made.run(f"{PROGRAMS[family]}-{variant} -t raw -A PREROUTING -i egress-1 -p tcp -j NOTRACK")
+        else:
+            with inside(made.host):
+                forget(family, lambda *_: False)
+        ours.send(b"x")
+        after = stack.enter_context(
+            bound(made.cell, family, CELL[family], 0, socket.SOCK_DGRAM, listens=False)
+        )
+        after.connect((FAR[family], 9))
+        after.send(b"x")
+        assert select.select([last], [], [], 5)[0]
+        own = socket.inet_pton(KINDS[family], CELL[family])
+        came = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                came.append(wire.recv(200))
+        assert came
+        assert [one for one in came if own in one[14:54]] == []
 
 
 @VARIANTS

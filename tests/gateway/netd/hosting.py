@@ -14,6 +14,7 @@ FAMILIES: tuple[Family, ...] = (4, 6)
 OWNER = f"{host.OWNERS}test.1"
 SWITCHES = ("ipv4/ip_forward", "ipv6/conf/all/forwarding")
 CLOSING = "-A EGRESS-FORWARD -j DROP"
+CLOSING_LAST = "-A FORWARD -j EGRESS-CLOSE"
 
 
 def other_space() -> int:
@@ -62,7 +63,7 @@ def is_router() -> list[Family]:
     return [
         family
         for family, switch in zip(FAMILIES, forwards(), strict=True)
-        if switch != "0" and CLOSING not in rules(family)
+        if switch != "0" and not {CLOSING, CLOSING_LAST} & set(rules(family))
     ]
 
 

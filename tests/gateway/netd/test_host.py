@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from gateway.netd.variants import HostError
 from rules.link import Family
 from tests.gateway.netd.hosting import (
     CLOSING,
+    CLOSING_LAST,
     FAMILIES,
     OWNER,
     SWITCHES,
@@ -58,6 +60,11 @@ def watch(monkeypatch: pytest.MonkeyPatch, look: Callable[[str], None]) -> None:
         monkeypatch.setattr(module, name, step)
 
 
+def never_a_router(step: str) -> None:
+    """For ``watch``."""
+    assert is_router() == [], step
+
+
 @pytest.mark.parametrize("used", [[], ["legacy"], ["nft"], ["legacy", "nft"]], ids=" ".join)
 def test_at_no_step_is_it_a_router(cell: int, monkeypatch: pytest.MonkeyPatch, used: list[str]) -> None:
     """Whose tables the host uses already, or both kinds."""
@@ -71,7 +78,7 @@ def test_at_no_step_is_it_a_router(cell: int, monkeypatch: pytest.MonkeyPatch, u
 
     def look(step: str) -> None:
         seen.append(step)
-        assert is_router() == [], step
+        never_a_router(step)
 
     watch(monkeypatch, look)
     raised(cell)
@@ -232,3 +239,72 @@ def test_who_came_meanwhile_goes_on_forwarding(cell: int) -> None:
     host.lower_uplinks(OWNER)
     assert forwards() == ["1", "0"]
     assert rules(4) == ["-A FORWARD -i docker0 -j ACCEPT"]
+
+
+@pytest.mark.parametrize("used", [["legacy"], ["nft"], ["legacy", "nft"]], ids=" ".join)
+def test_who_begins_to_forward_meanwhile_is_not_cut_off(
+    cell: int, neighbours: list[socket.socket], monkeypatch: pytest.MonkeyPatch, used: list[str]
+) -> None:
+    """As dockerd does, with rules before ours. What he does not accept is dropped as before."""
+    for variant in used:
+        subprocess.run([f"iptables-{variant}", "-A", "FORWARD", "-i", "theirs", "-j", "DROP"], check=True)
+    raised(cell)
+    rule = ["FORWARD", "-i", "near", "-p", "udp", "--dport", "9", "-j", "ACCEPT"]
+    subprocess.run([f"iptables-{used[-1]}", "-I", *rule], check=True)
+    taken(neighbours)
+    watch(monkeypatch, never_a_router)
+    second = other_space()
+    try:
+        raised(second, f"{OWNER}1")
+    finally:
+        os.close(second)
+    heard, shut = neighbours
+    heard.settimeout(5)
+    assert heard.recv(9) == b"x"
+    heard.setblocking(False)
+    forward = [rule for rule in variants.saved(used[-1], 4)["filter"] if rule.startswith("-A FORWARD")]
+    assert (forward[0], forward[-1]) == ("-A FORWARD -j EGRESS-FORWARD", CLOSING_LAST)
+    assert CLOSING in rules(6) and taken([shut]) == [0], "there nobody has come"
+    subprocess.run([f"iptables-{used[-1]}", "-D", *rule], check=True)
+    third = other_space()
+    raised(third, f"{OWNER}2")
+    os.close(third)
+    assert CLOSING in rules(4), "he is gone"
+    for owner in (OWNER, f"{OWNER}1", f"{OWNER}2"):
+        host.lower_uplinks(owner)
+    assert forwards() == ["0", "0"]
+    assert "EGRESS" not in str(state()["rules"])
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_two_that_do_not_see_each_others_files(
+    cell: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, first: int
+) -> None:
+    """As in a container with the host's network beside the host: whichever ends last, the host is no router after it, nor before."""
+    before = state()
+    places, other = [host.STATE, tmp_path / "other"], other_space()
+    watch(monkeypatch, never_a_router)
+    for place, space, owner in zip(places, (cell, other), (OWNER, f"{OWNER}1"), strict=True):
+        monkeypatch.setattr(host, "STATE", place)
+        raised(space, owner)
+        assert is_router() == []
+    for number in (first, 1 - first):
+        monkeypatch.setattr(host, "STATE", places[number])
+        host.lower_uplinks((OWNER, f"{OWNER}1")[number])
+        assert is_router() == []
+    assert forwards() == ["0", "0"] and "EGRESS" not in str(state()["rules"])
+    monkeypatch.setattr(host, "STATE", places[0])
+    raised(other)
+    host.lower_uplinks(OWNER)
+    os.close(other)
+    assert state() == before
+
+
+def test_the_first_after_a_while_is_not_the_one_before(cell: int) -> None:
+    """Or what a server still sends to that one is the new one's, for the host's conntrack knows no difference."""
+    found = set()
+    for _ in range(4):
+        raised(cell)
+        found.add(state()["devices"][0].partition("@")[0])
+        host.lower_uplinks(OWNER)
+    assert len(found) > 1

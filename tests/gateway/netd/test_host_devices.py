@@ -12,6 +12,7 @@ from pyroute2 import IPRoute
 from gateway.errors import SetupError
 from gateway.netd import cells, host, variants
 from gateway.netd.held import Held
+from gateway.netd.host import Before
 from gateway.netd.links import OF_HOST
 from gateway.netd.server import Netd
 from gateway.netd.variants import HostError
@@ -46,6 +47,23 @@ def test_one_that_is_called_as_ours_but_says_so_by_nothing_else_is_not_ours(cell
         assert host.uplinks(netlink) == []
 
 
+def test_an_address_that_is_the_hosts_or_is_routed_is_not_given(
+    cell: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the ends of VPN tunnels are numbered. A route of the whole of what is link-local, as many hosts have it, is in nobody's way."""
+    monkeypatch.setattr(host, "Before", lambda: Before(last=0))
+    ip("link add vpn type veth peer name theirs")
+    ip("link set vpn up")
+    ip("link set theirs up")
+    ip("addr add 169.254.64.1/30 dev vpn")
+    ip("route add 169.254.64.4/31 dev vpn")
+    ip("route add 169.254.0.0/16 dev vpn")
+    ip("route add unreachable default")
+    raised(cell)
+    assert "egress-6@" in ip("-o link")
+    assert "dev egress-6" in ip("route get 169.254.64.6")
+
+
 class Deadly(IPRoute):  # type: ignore[misc]
     """Whoever would say whose a device is by this is killed."""
 
@@ -70,7 +88,7 @@ def half_made(cell: int, owner: str) -> None:
 def test_one_that_was_half_made_goes_with_the_attempt(cell: int) -> None:
     before = state()
     half_made(cell, OWNER)
-    assert "egress-1" in str(state()["devices"])
+    assert "egress-" in str(state()["devices"])
     host.lower_uplinks(OWNER)
     assert state() == before
     assert "up0" not in ip("-o link", cell)

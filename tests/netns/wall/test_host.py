@@ -249,6 +249,47 @@ def test_the_host_is_out_of_reach_whatever_is_allowed(
         assert service.stdout.read() == ""
 
 
+RELOAD = "".join(
+    f"*{table}\n:{chain} ACCEPT\nCOMMIT\n"
+    for table, chain in (("filter", "FORWARD"), ("raw", "PREROUTING"), ("nat", "POSTROUTING"))
+)
+
+
+def test_a_reload_of_the_hosts_firewall_opens_nothing_for_long(lab: Lab, before: dict[str, str]) -> None:
+    """What a file that an administrator saved once puts in its place has none of ours; each kind of tables, both families."""
+    path = lab.work / "dials.py"
+    path.write_text(DIALS)
+    (lab.work / "reload").write_text(RELOAD)
+    with (
+        lab.popen([sys.executable, "-c", SERVICE]) as service,
+        Standing(lab, allow=["198.18.0.0/15", "2001:db8::/32"], deny=["0.0.0.0/0", "::/0"]) as sandbox,
+    ):
+        assert service.stdout is not None and service.stdout.readline() == "ready\n"
+        standing = [line for line in saved(lab) if "EGRESS-" in line]
+        assert standing
+        for tool in ("iptables-legacy", "iptables-nft", "ip6tables-legacy", "ip6tables-nft"):
+            if any(line.startswith(f"{tool} ") for line in standing):
+                assert lab.run(["sh", "-c", f"{tool}-restore <{lab.work / 'reload'}"]).returncode == 0
+        give_up = time.monotonic() + 20
+        while [line for line in saved(lab) if "EGRESS-" in line] != standing:
+            assert time.monotonic() < give_up
+            time.sleep(0.1)
+        sandbox.in_sandbox(f"/usr/bin/python3 {path} {HOST_IP} {HOST_IP6}")
+        service.kill()
+        assert service.stdout.read() == ""
+        sandbox.in_sandbox(f"curl -sS -m 5 http://{GOOD_IP}/")
+        assert "somebody has changed this host's rules of IPv4 and IPv6" in sandbox.end()
+
+
+def saved(lab: Lab) -> list[str]:
+    """The host's rules, by the program that says them."""
+    tools = "iptables-legacy iptables-nft ip6tables-legacy ip6tables-nft"
+    script = (
+        f'for tool in {tools}; do $tool-save 2>/dev/null | sed "s/^/$tool /; s/ .[0-9]*:[0-9]*.$//"; done'
+    )
+    return lab.run(["sh", "-c", script]).stdout.splitlines()
+
+
 def test_the_host_is_not_reached_by_its_own_service_addresses(lab: Lab, before: dict[str, str]) -> None:
     """As kube-proxy makes them: nobody's until the host's DNAT makes them its own."""
     services = {"iptables": ("203.0.113.77", HOST_IP), "ip6tables": ("2001:db8:77::77", f"[{HOST_IP6}]")}
