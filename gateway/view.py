@@ -52,8 +52,9 @@ class View:
 
     identity: Identity
     cwd: Path
+    """Where it starts: entered inside, as its user, when all is mounted."""
     writable: tuple[Path, ...]
-    """Bound writable, an outer path before those inside it."""
+    """Bound writable, none inside another: a mount point in what a command can write could be replaced by a link while the next one is started."""
     pinned: tuple[Path, ...]
     """Directories between a writable path and a protected one: mount points of their own, since a directory that is none could be renamed, and the
     protected path inside it replaced."""
@@ -72,7 +73,7 @@ class View:
 
 def plan_view(
     *,
-    cwd: Path,
+    cwd: Path | None,
     binds: Iterable[Path],
     protected: Iterable[Path],
     user: str | None,
@@ -83,17 +84,19 @@ def plan_view(
 ) -> View:
     """Root's view of what the command may have; every doubt about a path makes it read-only, with a notice. ViewError for what makes no sense.
 
-    ``protected`` is never writable; ``unseen``, which exists, is not even there.
+    ``cwd`` is where who asks stands: the command starts there, and may write there. None hands in nothing but ``binds``. ``protected`` is never
+    writable; ``unseen``, which exists, is not even there.
     """
     identity = identify(user, environment)
     secret = (*unseen, *(keys for keys in _keys() if os.path.isdir(keys)))
     guarded, links = _guard((*protected, *secret))
     notices: list[str] = []
-    writable = list(_binds(binds, guarded, links))
-    start, own = _start(cwd.resolve(), guarded, links, identity, notices)
-    if own and not any(_inside(start, path) for path in writable):
-        writable.append(start)
-    writable.sort()
+    handed_in = set(_binds(binds, guarded, links))
+    start = Path("/")
+    if cwd is not None:
+        start, own = _start(cwd.resolve(), guarded, links, identity, notices)
+        handed_in |= {start} if own else set()
+    writable = sorted(path for path in handed_in if handed_in.isdisjoint(path.parents))
     covered = [path for path in sorted({*guarded, *links}) if any(_inside(path, outer) for outer in writable)]
     return View(
         identity,

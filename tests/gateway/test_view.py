@@ -38,7 +38,7 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     shutil.rmtree(place)
 
 
-def seen(cwd: Path, *binds: Path, audit: Path = Path("/var/log/egress"), **more: Any) -> View:
+def seen(cwd: Path | None, *binds: Path, audit: Path = Path("/var/log/egress"), **more: Any) -> View:
     """The plan for a command that starts in ``cwd``."""
     settings: dict[str, Any] = {
         "user": f"{ME.uid}:{ME.gid}",
@@ -133,10 +133,15 @@ def test_what_lies_inside_a_bind_is_pinned_and_protected(home: Path) -> None:
     assert (view.writable, view.protected, view.pinned) == ((home / "a", work), (audit,), ())
 
 
-def test_an_outer_bind_comes_before_an_inner_one(home: Path) -> None:
+def test_a_bind_inside_another_is_not_bound_again(home: Path) -> None:
     inner = made(home / "a" / "b")
-    view = seen(inner, inner, home / "a", home)
-    assert view.writable == (home, home / "a", inner)
+    assert seen(inner, inner, home / "a", home).writable == (home,)
+    assert seen(home, inner).writable == (home,)
+
+
+def test_who_stands_nowhere_hands_in_nothing_but_binds(home: Path) -> None:
+    view = seen(None, home)
+    assert (view.cwd, view.writable, view.notices) == (Path("/"), (home,), ())
 
 
 def test_a_current_directory_inside_a_bind_is_not_bound_again(home: Path) -> None:
