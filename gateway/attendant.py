@@ -71,7 +71,7 @@ def main(descriptor: int) -> NoReturn:
 def _attend(channel: socket.socket, netd: Netd, endings: Endings) -> None:
     from gateway.scratch import Scratch
     from gateway.supervisor import Supervisor
-    from gateway.view import identify
+    from gateway.view import identify, real
 
     raw, _ = receive(channel)
     asked = decode_errand(raw)
@@ -90,7 +90,7 @@ def _attend(channel: socket.socket, netd: Netd, endings: Endings) -> None:
             attendant = Attendant(
                 channel,
                 supervisor,
-                Place(scratch, audit_dir, (*map(real, asked.binds), real(scratch.home)), metrics),
+                Place(scratch, audit_dir, tuple(map(real, (*map(Path, asked.binds), scratch.home))), metrics),
                 identity,
                 policy,
                 endings,
@@ -311,11 +311,6 @@ def trouble(error: Exception, number: int = 0) -> Trouble:
     if isinstance(error, ViewError):
         return Trouble("SetupError", error.in_python, number)
     return Trouble(type(error).__name__, str(error), number)
-
-
-def real(path: str | Path) -> Path:
-    """Where it leads."""
-    return Path(os.path.realpath(path))
 
 
 def say(line: str) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from audit.files import KeyTrouble, key_directory
+from audit.files import KeyTrouble, key_directory, usual_places
 from gateway.errors import EgressError
 
 NOBODY: Final = 65534
@@ -25,6 +25,7 @@ KERNEL: Final = tuple(map(Path, ("/proc", "/sys", "/dev")))
 _ESCAPE: Final = re.compile(r"\\([0-7]{3})")
 MAX_LINKS: Final = 40
 """path_resolution(7)."""
+IMPORTED: Final = "lies on the path that this program runs and imports from"
 
 
 class ViewError(EgressError):
@@ -89,15 +90,21 @@ def plan_view(
     """
     identity = identify(user, environment)
     secret = (*unseen, *(keys for keys in _keys() if os.path.isdir(keys)))
-    guarded, links = _guard((*protected, *secret))
+    guard = _guard((*protected, *secret, *(place for place in _usual(identity) if os.path.lexists(place))))
     notices: list[str] = []
-    handed_in = set(_binds(binds, guarded, links))
+    handed_in = set(_binds(binds, guard))
     start = Path("/")
     if cwd is not None:
-        start, own = _start(cwd.resolve(), guarded, links, identity, notices)
+        start, own = _start(cwd.resolve(), guard, identity, notices)
         handed_in |= {start} if own else set()
     writable = sorted(path for path in handed_in if handed_in.isdisjoint(path.parents))
-    covered = [path for path in sorted({*guarded, *links}) if any(_inside(path, outer) for outer in writable)]
+    covered = guard.inside(writable)
+    for path in handed_in:
+        if between := next((kept for kept in covered if _inside(path, kept)), None):
+            raise ViewError(
+                "bind",
+                f"{path}: {between} {guard.forbids(between)}, and what holds both is bound; leave that out",
+            )
     return View(
         identity,
         start,
@@ -121,9 +128,9 @@ def check_view(
     unseen: Iterable[Path] = (),
 ) -> None:
     """Whether ``plan_view`` would take these, asked before anything is made that it is to protect. ViewError."""
-    identify(user, environment)
+    identity = identify(user, environment)
     # The key as if it were there: who makes the records makes it.
-    for _ in _binds(binds, *_guard((*protected, *unseen, *_keys()))):
+    for _ in _binds(binds, _guard((*protected, *unseen, *_keys(), *_usual(identity)))):
         pass
 
 
@@ -135,20 +142,77 @@ def _keys() -> tuple[Path, ...]:
         return ()
 
 
-def _guard(kept: Iterable[Path]) -> tuple[list[Path], set[Path]]:
-    """What is never writable, ``kept`` and the installation; and where the symbolic links lie that lead there. What is not there yet, too."""
-    every = (*kept, *installation())
-    return sorted({Path(os.path.realpath(path)) for path in every}), {
-        link.parent for path in every for link in symlinks(path)
+def _usual(identity: Identity) -> list[Path]:
+    """Where other commands' records lie, and the keys: of who starts this one, and of who runs it."""
+    try:
+        return usual_places(Path(pwd.getpwuid(identity.uid).pw_dir))
+    except KeyError:
+        return usual_places()
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """What is never writable, and why: the rest of a sentence."""
+
+    trees: Mapping[Path, str]
+    """With all that lies below."""
+    directories: Mapping[Path, str]
+    """With all that lies below, unless something in there is handed in by itself."""
+
+    def forbids(self, path: Path) -> str | None:
+        """Why it cannot be handed in."""
+        for tree, why in self.trees.items():
+            if _inside(path, tree):
+                return why
+        return self.directories.get(path)
+
+    def inside(self, writable: Sequence[Path]) -> list[Path]:
+        """What of it lies in there."""
+        return sorted(
+            path
+            for path in {*self.trees, *self.directories}
+            if any(_inside(path, outer) for outer in writable)
+        )
+
+
+def _guard(kept: Iterable[Path]) -> Guard:
+    """``kept``, the installation, what is imported; and where the symbolic links lie that lead there. What is not there yet, too."""
+    own = program_directory()
+    every = {
+        **dict.fromkeys((*import_path(), *([own] if own else [])), IMPORTED),
+        **dict.fromkeys((*kept, *installation()), "belongs to the gateway itself"),
     }
+    directories = {
+        link.parent: f"holds a link that {why}" for path, why in every.items() for link in symlinks(path)
+    }
+    trees = {real(path): why for path, why in every.items() if path != own or why != IMPORTED}
+    if own and not any(_inside(real(own), tree) for tree in trees):
+        directories[real(own)] = IMPORTED
+    return Guard(trees, directories)
 
 
 def installation() -> Iterator[Path]:
-    """Where the code lies that this process runs: what a command could change to be obeyed next time."""
+    """The gateway's own code."""
     yield Path(__file__).resolve().parents[1]
+
+
+def import_path() -> Iterator[Path]:
+    """Where else the code lies that this process runs, or imports later: what a command could change to be obeyed next time."""
     for name in (sys.prefix, sys.base_prefix, sys.argv[0], *sys.path):
-        if name and os.path.exists(name):
+        if name and os.path.exists(name) and Path(name).absolute() != program_directory():
             yield Path(name).absolute()
+
+
+def program_directory() -> Path | None:
+    """Where the script lies that this process runs, or with ``python -m`` the current directory: what it works on often lies in there, too."""
+    if sys.flags.safe_path and not sys.flags.isolated:
+        return None  # -P: PYTHONPATH may come first
+    return Path(sys.path[0]).absolute() if sys.path[:1] and sys.path[0] else None
+
+
+def real(path: Path) -> Path:
+    """Where it leads."""
+    return Path(os.path.realpath(path))
 
 
 def symlinks(path: Path) -> Iterator[Path]:
@@ -198,10 +262,10 @@ def _number(environment: Mapping[str, str], name: str) -> int:
     return int(text)
 
 
-def _binds(binds: Iterable[Path], guarded: list[Path], links: set[Path]) -> Iterator[Path]:
+def _binds(binds: Iterable[Path], guard: Guard) -> Iterator[Path]:
     for given in binds:
         try:
-            path = Path(os.path.realpath(given))  # resolve() raises at a link that leads to itself
+            path = real(given)  # resolve() raises at a link that leads to itself
             path.stat()
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
@@ -209,16 +273,12 @@ def _binds(binds: Iterable[Path], guarded: list[Path], links: set[Path]) -> Iter
             raise ViewError("bind", f"{given}: {error.strerror}; name one that can be looked at") from None
         if path == Path("/") or path in OWN or any(_inside(path, top) for top in KERNEL):
             raise ViewError("bind", f"{given}: {path} cannot be handed in whole; name a directory inside it")
-        if path in links or any(_inside(path, guard) for guard in guarded):
-            raise ViewError(
-                "bind", f"{given}: {path} belongs to the gateway itself and stays read-only; name another"
-            )
+        if why := guard.forbids(path):
+            raise ViewError("bind", f"{given}: {path} {why} and stays read-only; name another")
         yield path
 
 
-def _start(
-    cwd: Path, guarded: list[Path], links: set[Path], identity: Identity, notices: list[str]
-) -> tuple[Path, bool]:
+def _start(cwd: Path, guard: Guard, identity: Identity, notices: list[str]) -> tuple[Path, bool]:
     """Where the command starts, and whether that place is made writable. Below ``/run`` are the sockets of the machine's services."""
     if any(_inside(cwd, top) for top in (*KERNEL, Path("/run"))) or cwd in OWN:
         notices.append(f"{cwd} is the sandbox's own: the command starts in an empty one")
@@ -229,10 +289,11 @@ def _start(
     if cwd == Path("/"):
         notices.append("the current directory is /: nothing is writable but /tmp; see --bind")
         return cwd, False
-    if cwd in links or any(_inside(cwd, guard) for guard in guarded):
-        notices.append(
-            f"{cwd} holds the gateway itself or its records: read-only for the command; see --bind"
-        )
+    if why := guard.forbids(cwd):
+        mend = "see --bind"
+        if why == IMPORTED and cwd in guard.directories:
+            mend = "that is python -m's doing: run egress, or python -P -m gateway, or see --bind"
+        notices.append(f"{cwd} {why}: read-only for the command; {mend}")
         return (Path("/") if any(_inside(cwd, own) for own in OWN) else cwd), False
     return cwd, True
 

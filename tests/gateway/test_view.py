@@ -18,8 +18,10 @@ from gateway.view import (
     ViewError,
     check_view,
     identify,
+    import_path,
     installation,
     plan_view,
+    program_directory,
     reachable,
     symlinks,
 )
@@ -318,12 +320,48 @@ def test_every_link_on_the_way_is_found(home: Path) -> None:
     assert len(list(symlinks(home / "loop"))) <= 40
 
 
-def test_the_installation_is_all_that_this_process_runs_from() -> None:
-    found = set(installation())
-    assert Path(views.__file__).parents[1] in found
+def test_what_this_process_runs_and_imports_is_guarded() -> None:
+    assert Path(views.__file__).parents[1] in set(installation())
+    found = set(import_path())
     assert {Path(sys.prefix), Path(sys.base_prefix)} <= found
-    assert {Path(name) for name in sys.path if name and Path(name).exists()} <= found
+    own = program_directory()
+    assert {Path(name) for name in sys.path if name and Path(name).exists()} - {own} <= found
     assert all(path.is_absolute() and path.exists() for path in found)
+
+
+def test_what_a_program_works_on_may_lie_beside_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its directory comes first on the path: with ``python -m`` that is the current one."""
+    program, out = made(home / "program"), made(home / "program" / "out")
+    monkeypatch.setattr(sys, "path", [str(program), *sys.path])
+    assert seen(None, out).writable == (out,)
+    assert seen(None, home).protected == (home / "gateway", program)
+    with pytest.raises(ViewError, match=f"^--bind {program}: .* imports from and stays read-only"):
+        seen(None, program)
+    with pytest.raises(ViewError, match="what holds both is bound; leave that out"):
+        seen(None, home, out)
+    view = seen(program)
+    assert (view.cwd, view.writable) == (program, ())
+    assert "run egress, or python -P -m gateway" in view.notices[0]
+    monkeypatch.setattr(views, "installation", lambda: iter((program,)))
+    with pytest.raises(ViewError, match="belongs to the gateway itself"):
+        seen(None, out)
+
+
+# -- records of other commands
+
+
+def test_the_usual_places_of_records_are_never_writable(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named, state = made(home / "named"), made(home / "state" / "egress")
+    monkeypatch.setenv("EGRESS_AUDIT_DIR", str(named))
+    monkeypatch.setattr("audit.files.ROOT_STATE", state)
+    monkeypatch.setenv("XDG_STATE_HOME", str(state.parent))
+    monkeypatch.setenv("EGRESS_KEY_DIR", str(home / "missing"))
+    assert {named, state} <= set(seen(home, audit=Path("/srv/elsewhere")).protected)
+    for place in (named, state):
+        with pytest.raises(ViewError, match="belongs to the gateway"):
+            checked(place, audit=Path("/srv/elsewhere"))
+    shutil.rmtree(named)
+    assert named not in seen(home, audit=Path("/srv/elsewhere")).protected, "there is nothing to bind"
 
 
 # -- who
