@@ -111,7 +111,7 @@ class Command:
                 return int(document["exit-code"])
         if status < 0:
             return 128 - status
-        raise SetupError("bubblewrap could not make the sandbox; what it says is above")
+        raise SetupError("bubblewrap could not make the sandbox, and said why")
 
 
 def launch(

@@ -22,6 +22,7 @@ NOBODY: Final = 65534
 OWN: Final = tuple(map(Path, ("/run", "/tmp", "/dev/shm")))  # noqa: S108 - mounted anew, not used here
 KERNEL: Final = tuple(map(Path, ("/proc", "/sys", "/dev")))
 """Never handed in from outside, whatever lies below."""
+INTERFACES: Final = "/sys/class/net"
 _ESCAPE: Final = re.compile(r"\\([0-7]{3})")
 MAX_LINKS: Final = 40
 """path_resolution(7)."""
@@ -63,8 +64,8 @@ class View:
     """Inside a writable path and read-only all the same."""
     hidden: tuple[Path, ...]
     """Where the machine's processes can be seen although ``/proc`` is the sandbox's own: ``root`` and ``fd`` of a process of the same user are
-    a door to its files and its unix sockets, whatever pid namespace they are asked from. And where the key lies that records are signed with, and the
-    socket that tells metrics."""
+    a door to its files and its unix sockets, whatever pid namespace they are asked from. The machine's interfaces. And
+    where the key lies that records are signed with, and the socket that tells metrics."""
     resolver: str
     environment: Mapping[str, str]
     notices: tuple[str, ...]
@@ -111,7 +112,7 @@ def plan_view(
         tuple(writable),
         tuple(sorted(set(_between(writable, covered)))),
         tuple(covered),
-        (*_other_procs(), *_shown(secret, writable)),
+        (*_other_procs(), *_interfaces(), *_shown(secret, writable)),
         resolver,
         _environment(environment, identity),
         tuple(notices),
@@ -347,6 +348,15 @@ def _other_procs() -> Iterator[Path]:
             continue
         if device == f"{os.major(seen)}:{os.minor(seen)}":  # else another mount lies over it
             yield path
+
+
+def _interfaces() -> Iterator[Path]:
+    """Where ``/sys``, which is the machine's, shows its interfaces and what they carry."""
+    if not os.path.isdir(INTERFACES):
+        return
+    links = [os.readlink(entry.path) for entry in os.scandir(INTERFACES) if entry.is_symlink()]
+    places = {os.path.normpath(f"{INTERFACES}/{link}/..") for link in links}
+    yield from (Path(place) for place in sorted((INTERFACES, *places)) if os.path.isdir(place))
 
 
 def _shown(paths: Iterable[Path], writable: list[Path]) -> Iterator[Path]:

@@ -47,7 +47,7 @@ print(json.dumps({
     "status": status,
     "write": {path: can_write(path) for path in sys.argv[1].split(":") if path},
     "move": {path: can_move(path) for path in sys.argv[2].split(":") if path},
-    "list": {path: sorted(os.listdir(path)) for path in ("/run", "/tmp", "/dev/shm", "/dev", "/")},
+    "list": {path: sorted(os.listdir(path)) for path in ("/run", "/tmp", "/dev/shm", "/dev", "/", *sys.argv[3:])},
     "pids": [int(name) for name in os.listdir("/proc") if name.isdigit()],
     "namespaces": {name: os.readlink(f"/proc/self/ns/{name}") for name in os.listdir("/proc/self/ns")},
     "fds": {name: os.readlink(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{name}")},
@@ -136,6 +136,16 @@ def test_run_tmp_shm_and_dev_are_its_own(lab: Lab, starter: int | None, work: Pa
             "zero",
         ),
     }
+
+
+def test_sys_does_not_show_the_machines_interfaces(lab: Lab, starter: int | None, work: Path) -> None:
+    class_net = Path("/sys/class/net")
+    places = {str(class_net), *(str(device.resolve().parent) for device in class_net.iterdir())}
+    outcome = egress_run(
+        lab, [PYTHON, "-c", LOOK, "", "", *places], allow=["allowed.test"], uid=starter, cwd=work
+    )
+    listed = json.loads(outcome.stdout)["list"]
+    assert {place: listed[place] for place in places} == {place: [] for place in places}
 
 
 def test_the_process_holds_nothing(lab: Lab, starter: int | None, work: Path) -> None:
