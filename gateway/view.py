@@ -92,7 +92,11 @@ def plan_view(
     identity = identify(user, environment)
     secret = (*unseen, *(keys for keys in _keys() if os.path.isdir(keys)))
     guard = _guard((*protected, *secret, *(place for place in _usual(identity) if os.path.lexists(place))))
-    notices: list[str] = []
+    binds = list(binds)
+    # An earlier command may have put the link there.
+    notices = [
+        f"--bind {given} leads to {real(given)}: that is writable" for given in binds if _is_led(given)
+    ]
     handed_in = set(_binds(binds, guard))
     start = Path("/")
     if cwd is not None:
@@ -209,6 +213,11 @@ def program_directory() -> Path | None:
     if sys.flags.safe_path and not sys.flags.isolated:
         return None  # -P: PYTHONPATH may come first
     return Path(sys.path[0]).absolute() if sys.path[:1] and sys.path[0] else None
+
+
+def _is_led(path: Path) -> bool:
+    """Whether a symbolic link says where it is."""
+    return real(path) != Path(os.path.abspath(path))
 
 
 def real(path: Path) -> Path:

@@ -210,7 +210,9 @@ def test_a_bind_by_a_symbolic_link_is_what_it_leads_to(home: Path) -> None:
     (home / "link").symlink_to(there)
     (home / "loop").symlink_to("loop")
     (home / "sneaky").symlink_to(home / "gateway")
-    assert seen(made(home / "work"), home / "link").writable == (there, home / "work")
+    view = seen(made(home / "work"), home / "link", there)
+    assert view.writable == (there, home / "work")
+    assert view.notices == (f"--bind {home / 'link'} leads to {there}: that is writable",)
     with pytest.raises(ViewError, match="belongs to the gateway"):
         seen(home, home / "sneaky")
     with pytest.raises(ViewError, match="there is no such path"):
