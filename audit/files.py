@@ -1,11 +1,14 @@
 """Where records are kept, and what their files are called."""
 
+import contextlib
 import os
 import re
 import time
 from pathlib import Path
 
 PATTERN = "egress-*.jsonl"
+ROOT_RECORDS = Path("/var/log/egress")
+ROOT_STATE = Path("/var/lib/egress")
 
 _is_ours = re.compile(r"egress-\d{8}T\d{6}Z-[0-9a-f]+-\d+(_\d{5,}(r\d+)?)?\.jsonl", re.ASCII).fullmatch
 _again = re.compile(r"(_00000)?r\d+(?=\.jsonl$)", re.ASCII).sub
@@ -24,7 +27,7 @@ def default_directory() -> Path:
     if named := os.environ.get("EGRESS_AUDIT_DIR"):
         return Path(named)
     if os.geteuid() == 0:
-        return Path("/var/log/egress")
+        return ROOT_RECORDS
     return _state() / "audit"
 
 
@@ -33,15 +36,28 @@ def key_directory() -> Path:
     Homeless."""
     if named := os.environ.get("EGRESS_KEY_DIR"):
         return Path(named)
-    return Path("/var/lib/egress/keys") if os.geteuid() == 0 else _state() / "keys"
+    return ROOT_STATE / "keys" if os.geteuid() == 0 else _state() / "keys"
+
+
+def usual_places(home: Path | None = None) -> list[Path]:
+    """Where records and keys of this user, and of the one whose ``home`` it is, are kept unless a command is told another place: with what the
+    environment says, and without it."""
+    places = [ROOT_RECORDS, ROOT_STATE] if os.geteuid() == 0 else []
+    for place in (default_directory, key_directory, _state):
+        with contextlib.suppress(Homeless):
+            places.append(place())
+    return places if home is None else [*places, _state_below(home)]
 
 
 def _state() -> Path:
     state = os.environ.get("XDG_STATE_HOME", "")
-    base = (
-        Path(state) if os.path.isabs(state) else _home() / ".local" / "state"
+    return (
+        Path(state) / "egress" if os.path.isabs(state) else _state_below(_home())
     )  # a relative one is to be ignored
-    return base / "egress"
+
+
+def _state_below(home: Path) -> Path:
+    return home / ".local" / "state" / "egress"
 
 
 def _home() -> Path:

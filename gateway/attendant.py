@@ -71,7 +71,7 @@ def main(descriptor: int) -> NoReturn:
 def _attend(channel: socket.socket, netd: Netd, endings: Endings) -> None:
     from gateway.scratch import Scratch
     from gateway.supervisor import Supervisor
-    from gateway.view import identify
+    from gateway.view import identify, real
 
     raw, _ = receive(channel)
     asked = decode_errand(raw)
@@ -90,7 +90,7 @@ def _attend(channel: socket.socket, netd: Netd, endings: Endings) -> None:
             attendant = Attendant(
                 channel,
                 supervisor,
-                Place(scratch, audit_dir, asked.binds, metrics),
+                Place(scratch, audit_dir, tuple(map(real, (*map(Path, asked.binds), scratch.home))), metrics),
                 identity,
                 policy,
                 endings,
@@ -109,7 +109,8 @@ class Place:
 
     scratch: "Scratch"
     audit_dir: Path
-    binds: tuple[str, ...]
+    given: tuple[Path, ...]
+    """All that is writable, as it was when the sandbox was made: what leads there may lie where a command can write."""
     metrics: Path | None
 
 
@@ -207,13 +208,13 @@ class Attendant:
 
     def _run(self, asked: Run, channel: socket.socket, streams: list[int]) -> None:
         from gateway.launch import forwarded, launch
-        from gateway.view import plan_view
+        from gateway.view import plan_view, reachable
 
         place, home, begun = self._place, self._place.scratch.home, time.monotonic()
         try:
             view = plan_view(
-                cwd=Path(asked.cwd) if asked.cwd else home,
-                binds=[*map(Path, place.binds), home],
+                cwd=None,
+                binds=place.given,
                 protected=[place.audit_dir],
                 unseen=[place.metrics] if place.metrics and place.metrics.is_socket() else [],
                 user=asked.user or self._user,
@@ -222,8 +223,14 @@ class Attendant:
                 environment={"PATH": PATH, "LANG": "C.UTF-8"},
                 tmp=place.scratch.tmp,
             )
+            for path in view.writable:
+                if path not in place.given:
+                    raise SetupError(
+                        f"binds: one leads to {path} now, which was not handed in; create another sandbox"
+                    )
             environment = {**view.environment, "HOME": str(home), **asked.environment}
-            view = replace(view, environment=environment)
+            start = home if asked.cwd or reachable(home, view.identity) else Path("/")
+            view = replace(view, cwd=start / (asked.cwd or ""), environment=environment)
             command = launch(view, asked.argv, self._supervisor.namespaces, streams)
         except (
             EgressError,

@@ -21,6 +21,8 @@ from gateway.errors import EgressError, SetupError
 CHUNK_BYTES: Final = 65536
 MAX_OUTPUT_BYTES: Final = 64 * 1024 * 1024
 """That are kept of each stream: a command that never stops talking must not fill its caller's memory."""
+MAX_TAIL_BYTES: Final = 1000
+"""Of what is quoted in an error."""
 LATE_ROUNDS: Final = 20
 """Of ``CHUNK_BYTES``: more than the largest pipe (pipe(7), pipe-max-size) that a command without privileges can make of its own."""
 ABOVE_STANDARD: Final = 3
@@ -148,7 +150,10 @@ class Streams:
             if self._answer.timed_out:
                 raise self.timed_out()
             return CommandResult(self._answer.exit_code, *self._raw(), self.truncated)
-        raise raised(self._answer)
+        error = raised(self._answer)
+        # Of a command that was not started: bubblewrap's.
+        said = "; ".join(self._raw()[1][-MAX_TAIL_BYTES:].decode(errors="replace").split("\n")).strip("; ")
+        raise type(error)(f"{error}: {said}") if isinstance(self._answer, Trouble) and said else error
 
     def timed_out(self) -> CommandTimeout:
         """What is to be raised."""

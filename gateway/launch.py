@@ -27,6 +27,8 @@ CLONE_NEWUSER: Final = 0x10000000
 MS_REC_PRIVATE: Final = 0x4000 | 1 << 18  # sys/mount.h
 OWN: Final = ("/run", "/tmp", "/dev/shm")  # noqa: S108
 """Empty at first, and the sandbox's own."""
+SETTINGS: Final = ("/proc/sys", "/proc/sysrq-trigger", "/proc/mtrr")
+"""Of the machine, whatever mounts there are, and root's to change without any capability."""
 RESOLV_CONF: Final = Path("/etc/resolv.conf")
 PROGRAMS: Final = {"bwrap": "bubblewrap", "setpriv": "util-linux", "env": "coreutils"}
 SYSTEM_PATH: Final = "/usr/bin:/bin:/usr/sbin:/sbin:/usr/local/bin"
@@ -109,7 +111,7 @@ class Command:
                 return int(document["exit-code"])
         if status < 0:
             return 128 - status
-        raise SetupError("bubblewrap could not make the sandbox; what it says is above")
+        raise SetupError("bubblewrap could not make the sandbox, and said why")
 
 
 def launch(
@@ -209,13 +211,20 @@ def _enter(namespaces: Mapping[str, int], signals: Sequence[signal.Signals]) -> 
 
 def _bwrap(view: View, files: dict[str, int], status_fd: int) -> Iterator[str]:
     yield from ("--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev")
+    for path in SETTINGS:
+        yield from ("--ro-bind-try", path, path)
     for path in OWN:
         yield from ("--perms", "1777" if path != "/run" else "0755", "--tmpfs", path)
     if view.tmp is not None:
         yield from ("--bind", str(view.tmp), "/tmp")  # noqa: S108 - the sandbox's own
+    tops = _tops(view)
+    for top in tops:
+        yield from ("--perms", "0755", "--tmpfs", top)
     for inner in (*view.writable, *view.pinned):
         yield from _way_to(inner)
         yield from ("--bind", str(inner), str(inner))
+    for top in tops:
+        yield from ("--remount-ro", top)
     for inner in view.protected:
         yield from _way_to(inner)
         yield from ("--ro-bind", str(inner), str(inner))
@@ -232,6 +241,15 @@ def _bwrap(view: View, files: dict[str, int], status_fd: int) -> Iterator[str]:
         yield from ("--unshare-user", "--disable-userns")
     yield from ("--seccomp", str(files["seccomp"]), "--json-status-fd", str(status_fd))
     yield from ("--die-with-parent", "--chdir", "/", "--")
+
+
+def _tops(view: View) -> list[str]:
+    """Where the ways begin to what is bound below a shared ``/tmp``. Each is to be a mount of this command's own: a directory in there could be
+    replaced, by a command that runs already, by a link that bubblewrap would follow."""
+    if view.tmp is None:
+        return []
+    ways = {path.parts[2] for path in view.writable if path.parts[1] == "tmp" and len(path.parts) > 3}
+    return [f"/tmp/{name}" for name in sorted(ways)]  # noqa: S108 - the sandbox's own
 
 
 def _way_to(inner: Path) -> Iterator[str]:

@@ -71,7 +71,7 @@ class Reason(StrEnum):
     FORGED_SOURCE = "forged_source"
     """A packet from an address that is not the sandbox's."""
     NOT_CARRIED = "not_carried"
-    """The policy has nothing against it, but it cannot be carried: ``lo`` carries TCP and DNS, a hop limit ends here, a routing header says otherwise."""
+    """The policy has nothing against it, but it cannot be carried: ``lo`` carries TCP and DNS; a hop limit ends here; a routing header is on it."""
     FLOOD = "flood"
     """More packets at once than are told apart; each is counted."""
 

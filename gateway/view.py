@@ -15,16 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from audit.files import KeyTrouble, key_directory
+from audit.files import KeyTrouble, key_directory, usual_places
 from gateway.errors import EgressError
 
 NOBODY: Final = 65534
 OWN: Final = tuple(map(Path, ("/run", "/tmp", "/dev/shm")))  # noqa: S108 - mounted anew, not used here
 KERNEL: Final = tuple(map(Path, ("/proc", "/sys", "/dev")))
 """Never handed in from outside, whatever lies below."""
+INTERFACES: Final = "/sys/class/net"
 _ESCAPE: Final = re.compile(r"\\([0-7]{3})")
 MAX_LINKS: Final = 40
 """path_resolution(7)."""
+IMPORTED: Final = "lies on the path that this program runs and imports from"
 
 
 class ViewError(EgressError):
@@ -52,8 +54,9 @@ class View:
 
     identity: Identity
     cwd: Path
+    """Where it starts: entered inside, as its user, when all is mounted."""
     writable: tuple[Path, ...]
-    """Bound writable, an outer path before those inside it."""
+    """Bound writable, none inside another: a mount point in what a command can write could be replaced by a link while the next one is started."""
     pinned: tuple[Path, ...]
     """Directories between a writable path and a protected one: mount points of their own, since a directory that is none could be renamed, and the
     protected path inside it replaced."""
@@ -61,8 +64,8 @@ class View:
     """Inside a writable path and read-only all the same."""
     hidden: tuple[Path, ...]
     """Where the machine's processes can be seen although ``/proc`` is the sandbox's own: ``root`` and ``fd`` of a process of the same user are
-    a door to its files and its unix sockets, whatever pid namespace they are asked from. And where the key lies that records are signed with, and the
-    socket that tells metrics."""
+    a door to its files and its unix sockets, whatever pid namespace they are asked from. The machine's interfaces. And
+    where the key lies that records are signed with, and the socket that tells metrics."""
     resolver: str
     environment: Mapping[str, str]
     notices: tuple[str, ...]
@@ -72,7 +75,7 @@ class View:
 
 def plan_view(
     *,
-    cwd: Path,
+    cwd: Path | None,
     binds: Iterable[Path],
     protected: Iterable[Path],
     user: str | None,
@@ -83,25 +86,37 @@ def plan_view(
 ) -> View:
     """What the command may have; every doubt about a path makes it read-only, with a notice. ViewError for what makes no sense.
 
-    ``protected`` is never writable; ``unseen``, which exists, is not even there.
+    ``cwd`` is where who asks stands: the command starts there, and may write there. None hands in nothing but ``binds``. ``protected`` is never
+    writable; ``unseen``, which exists, is not even there.
     """
     identity = identify(user, environment)
     secret = (*unseen, *(keys for keys in _keys() if os.path.isdir(keys)))
-    guarded, links = _guard((*protected, *secret))
-    notices: list[str] = []
-    writable = list(_binds(binds, guarded, links))
-    start, own = _start(cwd.resolve(), guarded, links, identity, notices)
-    if own and not any(_inside(start, path) for path in writable):
-        writable.append(start)
-    writable.sort()
-    covered = [path for path in sorted({*guarded, *links}) if any(_inside(path, outer) for outer in writable)]
+    guard = _guard((*protected, *secret, *(place for place in _usual(identity) if os.path.lexists(place))))
+    binds = list(binds)
+    # An earlier command may have put the link there.
+    notices = [
+        f"--bind {given} leads to {real(given)}: that is writable" for given in binds if _is_led(given)
+    ]
+    handed_in = set(_binds(binds, guard))
+    start = Path("/")
+    if cwd is not None:
+        start, own = _start(cwd.resolve(), guard, identity, notices)
+        handed_in |= {start} if own else set()
+    writable = sorted(path for path in handed_in if handed_in.isdisjoint(path.parents))
+    covered = guard.inside(writable)
+    for path in handed_in:
+        if between := next((kept for kept in covered if _inside(path, kept)), None):
+            raise ViewError(
+                "bind",
+                f"{path}: {between} {guard.forbids(between)}, and what holds both is bound; leave that out",
+            )
     return View(
         identity,
         start,
         tuple(writable),
         tuple(sorted(set(_between(writable, covered)))),
         tuple(covered),
-        (*_other_procs(), *_shown(secret, writable)),
+        (*_other_procs(), *_interfaces(), *_shown(secret, writable)),
         resolver,
         _environment(environment, identity),
         tuple(notices),
@@ -118,9 +133,9 @@ def check_view(
     unseen: Iterable[Path] = (),
 ) -> None:
     """Whether ``plan_view`` would take these, asked before anything is made that it is to protect. ViewError."""
-    identify(user, environment)
+    identity = identify(user, environment)
     # The key as if it were there: who makes the records makes it.
-    for _ in _binds(binds, *_guard((*protected, *unseen, *_keys()))):
+    for _ in _binds(binds, _guard((*protected, *unseen, *_keys(), *_usual(identity)))):
         pass
 
 
@@ -132,20 +147,82 @@ def _keys() -> tuple[Path, ...]:
         return ()
 
 
-def _guard(kept: Iterable[Path]) -> tuple[list[Path], set[Path]]:
-    """What is never writable, ``kept`` and the installation; and where the symbolic links lie that lead there. What is not there yet, too."""
-    every = (*kept, *installation())
-    return sorted({Path(os.path.realpath(path)) for path in every}), {
-        link.parent for path in every for link in symlinks(path)
+def _usual(identity: Identity) -> list[Path]:
+    """Where other commands' records lie, and the keys: of who starts this one, and of who runs it."""
+    try:
+        return usual_places(Path(pwd.getpwuid(identity.uid).pw_dir))
+    except KeyError:
+        return usual_places()
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """What is never writable, and why: the rest of a sentence."""
+
+    trees: Mapping[Path, str]
+    """With all that lies below."""
+    directories: Mapping[Path, str]
+    """With all that lies below, unless something in there is handed in by itself."""
+
+    def forbids(self, path: Path) -> str | None:
+        """Why it cannot be handed in."""
+        for tree, why in self.trees.items():
+            if _inside(path, tree):
+                return why
+        return self.directories.get(path)
+
+    def inside(self, writable: Sequence[Path]) -> list[Path]:
+        """What of it lies in there."""
+        return sorted(
+            path
+            for path in {*self.trees, *self.directories}
+            if any(_inside(path, outer) for outer in writable)
+        )
+
+
+def _guard(kept: Iterable[Path]) -> Guard:
+    """``kept``, the installation, what is imported; and where the symbolic links lie that lead there. What is not there yet, too."""
+    own = program_directory()
+    every = {
+        **dict.fromkeys((*import_path(), *([own] if own else [])), IMPORTED),
+        **dict.fromkeys((*kept, *installation()), "belongs to the gateway itself"),
     }
+    directories = {
+        link.parent: f"holds a link that {why}" for path, why in every.items() for link in symlinks(path)
+    }
+    trees = {real(path): why for path, why in every.items() if path != own or why != IMPORTED}
+    if own and not any(_inside(real(own), tree) for tree in trees):
+        directories[real(own)] = IMPORTED
+    return Guard(trees, directories)
 
 
 def installation() -> Iterator[Path]:
-    """Where the code lies that this process runs: what a command could change to be obeyed next time."""
+    """The gateway's own code."""
     yield Path(__file__).resolve().parents[1]
+
+
+def import_path() -> Iterator[Path]:
+    """Where else the code lies that this process runs, or imports later: what a command could change to be obeyed next time."""
     for name in (sys.prefix, sys.base_prefix, sys.argv[0], *sys.path):
-        if name and os.path.exists(name):
+        if name and os.path.exists(name) and Path(name).absolute() != program_directory():
             yield Path(name).absolute()
+
+
+def program_directory() -> Path | None:
+    """Where the script lies that this process runs, or with ``python -m`` the current directory: what it works on often lies in there, too."""
+    if sys.flags.safe_path and not sys.flags.isolated:
+        return None  # -P: PYTHONPATH may come first
+    return Path(sys.path[0]).absolute() if sys.path[:1] and sys.path[0] else None
+
+
+def _is_led(path: Path) -> bool:
+    """Whether a symbolic link says where it is."""
+    return real(path) != Path(os.path.abspath(path))
+
+
+def real(path: Path) -> Path:
+    """Where it leads."""
+    return Path(os.path.realpath(path))
 
 
 def symlinks(path: Path) -> Iterator[Path]:
@@ -195,10 +272,10 @@ def _number(environment: Mapping[str, str], name: str) -> int:
     return int(text)
 
 
-def _binds(binds: Iterable[Path], guarded: list[Path], links: set[Path]) -> Iterator[Path]:
+def _binds(binds: Iterable[Path], guard: Guard) -> Iterator[Path]:
     for given in binds:
         try:
-            path = Path(os.path.realpath(given))  # resolve() raises at a link that leads to itself
+            path = real(given)  # resolve() raises at a link that leads to itself
             path.stat()
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
@@ -206,16 +283,12 @@ def _binds(binds: Iterable[Path], guarded: list[Path], links: set[Path]) -> Iter
             raise ViewError("bind", f"{given}: {error.strerror}; name one that can be looked at") from None
         if path == Path("/") or path in OWN or any(_inside(path, top) for top in KERNEL):
             raise ViewError("bind", f"{given}: {path} cannot be handed in whole; name a directory inside it")
-        if path in links or any(_inside(path, guard) for guard in guarded):
-            raise ViewError(
-                "bind", f"{given}: {path} belongs to the gateway itself and stays read-only; name another"
-            )
+        if why := guard.forbids(path):
+            raise ViewError("bind", f"{given}: {path} {why} and stays read-only; name another")
         yield path
 
 
-def _start(
-    cwd: Path, guarded: list[Path], links: set[Path], identity: Identity, notices: list[str]
-) -> tuple[Path, bool]:
+def _start(cwd: Path, guard: Guard, identity: Identity, notices: list[str]) -> tuple[Path, bool]:
     """Where the command starts, and whether that place is made writable. Below ``/run`` are the sockets of the machine's services."""
     if any(_inside(cwd, top) for top in (*KERNEL, Path("/run"))) or cwd in OWN:
         notices.append(f"{cwd} is the sandbox's own: the command starts in an empty one")
@@ -226,10 +299,11 @@ def _start(
     if cwd == Path("/"):
         notices.append("the current directory is /: nothing is writable but /tmp; see --bind")
         return cwd, False
-    if cwd in links or any(_inside(cwd, guard) for guard in guarded):
-        notices.append(
-            f"{cwd} holds the gateway itself or its records: read-only for the command; see --bind"
-        )
+    if why := guard.forbids(cwd):
+        mend = "see --bind"
+        if why == IMPORTED and cwd in guard.directories:
+            mend = "that is python -m's doing: run egress, or python -P -m gateway, or see --bind"
+        notices.append(f"{cwd} {why}: read-only for the command; {mend}")
         return (Path("/") if any(_inside(cwd, own) for own in OWN) else cwd), False
     return cwd, True
 
@@ -283,6 +357,15 @@ def _other_procs() -> Iterator[Path]:
             continue
         if device == f"{os.major(seen)}:{os.minor(seen)}":  # else another mount lies over it
             yield path
+
+
+def _interfaces() -> Iterator[Path]:
+    """Where ``/sys``, which is the machine's, shows its interfaces and what they carry."""
+    if not os.path.isdir(INTERFACES):
+        return
+    links = [os.readlink(entry.path) for entry in os.scandir(INTERFACES) if entry.is_symlink()]
+    places = {os.path.normpath(f"{INTERFACES}/{link}/..") for link in links}
+    yield from (Path(place) for place in sorted((INTERFACES, *places)) if os.path.isdir(place))
 
 
 def _shown(paths: Iterable[Path], writable: list[Path]) -> Iterator[Path]:

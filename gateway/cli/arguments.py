@@ -18,7 +18,7 @@ class UsageError(EgressError):
 def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``--policy`` and the arguments that spell one out; ``policy_from`` reads them."""
     group = parser.add_argument_group("policy")
-    group.add_argument("--policy", metavar="FILE", type=Path, help="a policy file, YAML or JSON")
+    group.add_argument("--policy", metavar="FILE", type=path, help="a policy file, YAML or JSON")
     group.add_argument(
         "--allow-out",
         metavar="E",
@@ -38,6 +38,13 @@ def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--resolver", metavar="IP", help=f"the DNS server to ask (default: {DEFAULT_RESOLVER})"
     )
+
+
+def path(text: str) -> Path:
+    """One that is named: an empty word is a variable that was not set, and not the current directory."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty path: name one, or leave it out")
+    return Path(text)
 
 
 def policy_from(args: argparse.Namespace, *, default_deny: bool) -> SecurityPolicy:

@@ -3,13 +3,13 @@
 import argparse
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 from audit.page import page
 from audit.reader import Tally
 from audit.schema import json_schema
 from audit.stats import ALLOWED, BLOCKED, Stats, add_up, busiest, largest
+from gateway.cli.arguments import path
 from gateway.cli.records import add_choice, add_directory, chosen, count, say_passed_over
 from gateway.cli.streams import shown
 from gateway.errors import EgressError
@@ -38,7 +38,7 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     stats.add_argument("--top", metavar="N", type=count, default=10, help="how many of each (default: 10)")
     form = stats.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON object")
-    form.add_argument("--html", metavar="FILE", type=Path, help="write one page with plots to FILE")
+    form.add_argument("--html", metavar="FILE", type=path, help="write one page with plots to FILE")
     stats.set_defaults(run=run_stats, parser=stats)
     schema = verbs.add_parser(
         "schema",

@@ -4,10 +4,10 @@ import argparse
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audit.files import default_directory, key_directory
+from gateway.cli.arguments import path
 from gateway.cli.streams import say, shown
 from gateway.errors import EgressError
 
@@ -43,7 +43,7 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
         "--key",
         action="append",
         metavar="PUB",
-        type=Path,
+        type=path,
         help="a public key (PEM) that may have signed; repeatable (default: this machine's own, also those of before)",
     )
     parser.add_argument(
@@ -67,7 +67,7 @@ def _add_directory(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--audit-dir",
         metavar="DIR",
-        type=Path,
+        type=path,
         help="where the records are (default: $EGRESS_AUDIT_DIR, else /var/log/egress for root, ~/.local/state/egress/audit for others)",
     )
 

@@ -2,9 +2,8 @@
 
 import argparse
 import json
-from pathlib import Path
 
-from gateway.cli.arguments import UsageError, add_policy_arguments, policy_from, read_policy
+from gateway.cli.arguments import UsageError, add_policy_arguments, path, policy_from, read_policy
 from gateway.cli.streams import say
 from rules import PolicyError
 from rules.document import dump_policy
@@ -26,7 +25,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         ("show", show, "print a policy as the gateway reads it, in canonical form"),
     ):
         one = verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        one.add_argument("file", metavar="FILE", type=Path, nargs="?", help="a policy file, YAML or JSON")
+        one.add_argument("file", metavar="FILE", type=path, nargs="?", help="a policy file, YAML or JSON")
         add_policy_arguments(one)
         one.add_argument("--json", action="store_true", help="answer in JSON")
         one.set_defaults(run=run, parser=one)

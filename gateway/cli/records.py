@@ -17,6 +17,7 @@ from audit.ocsf import to_ocsf
 from audit.reader import Tally, read_wanted
 from audit.record import Event, Record
 from audit.wanted import Wanted, wanted
+from gateway.cli.arguments import path
 from gateway.cli.streams import say, shown
 from gateway.errors import EgressError
 
@@ -45,7 +46,7 @@ def add_directory(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--audit-dir",
         metavar="DIR",
-        type=Path,
+        type=path,
         help="where the records are (default: $EGRESS_AUDIT_DIR, else /var/log/egress for root, ~/.local/state/egress/audit for others)",
     )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, get_args
 
 from audit.files import default_directory
 from audit.settings import AuditSettings, Fsync, OnFull
-from gateway.cli.arguments import add_policy_arguments, policy_from
+from gateway.cli.arguments import add_policy_arguments, path, policy_from
 from gateway.cli.streams import say
 from gateway.errors import SetupError
 from gateway.privilege import check_link, usual_link
@@ -61,7 +61,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         action="append",
         default=[],
         metavar="PATH",
-        type=Path,
+        type=path,
         help="make PATH writable for the command (repeatable)",
     )
     parser.add_argument(
@@ -73,7 +73,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--audit-dir",
         metavar="DIR",
-        type=_directory,
+        type=path,
         help="where records go (default: $EGRESS_AUDIT_DIR, else /var/log/egress for root, ~/.local/state/egress/audit for others)",
     )
     parser.add_argument(
@@ -100,7 +100,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--metrics",
         metavar="PATH",
-        type=Path,
+        type=path,
         help="make a unix socket there that tells Prometheus' metrics over HTTP, to its owner only (docs/metrics.md)",
     )
     parser.add_argument(
@@ -191,13 +191,6 @@ def _here() -> Path:
         return Path.cwd()
     except OSError as error:
         raise SetupError(f"the current directory: {error.strerror}; change to one that is there") from error
-
-
-def _directory(text: str) -> Path:
-    """One that is named: an empty word is a variable that was not set, and not the current directory."""
-    if not text:
-        raise argparse.ArgumentTypeError("an empty path: name a directory, or leave it out")
-    return Path(text)
 
 
 def _name(text: str) -> str:

@@ -14,6 +14,7 @@ from audit.files import (
     key_directory,
     stamp,
     stamp_of,
+    usual_places,
 )
 from audit.keys import KeyTrouble
 
@@ -119,3 +120,17 @@ def test_what_is_called_as_we_call_it_is_ours(number: int, again: int) -> None:
 )
 def test_what_is_called_otherwise_is_not(name: str) -> None:
     assert not is_ours(name)
+
+
+def test_the_usual_places_are_those_without_the_environment_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EGRESS_AUDIT_DIR", "/srv/records")
+    _as(monkeypatch, 1000)
+    own = [
+        Path("/srv/records"),
+        Path("/home/user/.local/state/egress/keys"),
+        Path("/home/user/.local/state/egress"),
+    ]
+    assert usual_places() == own
+    assert usual_places(Path("/home/other")) == [*own, Path("/home/other/.local/state/egress")]
+    _as(monkeypatch, 0)
+    assert {Path("/var/log/egress"), Path("/var/lib/egress"), *own[::2]} <= set(usual_places())

@@ -116,6 +116,14 @@ def test_an_answer_that_is_none_is_the_end_of_the_sandbox(streams: Streams, said
         streams.result()
 
 
+def test_what_bubblewrap_said_is_in_the_error(streams: Streams) -> None:
+    os.write(streams.theirs[3], b"bwrap: one\nbwrap: another\n")
+    end(streams, encode(Trouble("SetupError", "it could not, and said why")))
+    assert streams.take()
+    with pytest.raises(SetupError, match=r"^it could not, and said why: bwrap: one; bwrap: another$"):
+        streams.result()
+
+
 def test_an_answer_is_raised_by_its_own_class() -> None:
     assert type(raised(Trouble("PrivilegeError", "x"))) is PrivilegeError
     assert type(raised(Trouble("OSError", "x"))) is SetupError

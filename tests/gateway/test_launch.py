@@ -20,7 +20,7 @@ from tests.lab.lab import ROOT
 NONE: Mapping[str, str] = MappingProxyType({})
 
 
-def view(**changes: tuple[Path, ...]) -> View:
+def view(tmp: Path | None = None, **changes: tuple[Path, ...]) -> View:
     """A plain one, with some paths."""
     paths = {"writable": (), "pinned": (), "protected": (), "hidden": (), **changes}
     return View(
@@ -29,14 +29,14 @@ def view(**changes: tuple[Path, ...]) -> View:
         resolver="192.0.2.53",
         environment=NONE,
         notices=(),
-        tmp=None,
+        tmp=tmp,
         **paths,
     )
 
 
-def bwrap(**changes: tuple[Path, ...]) -> list[str]:
+def bwrap(tmp: Path | None = None, **changes: tuple[Path, ...]) -> list[str]:
     """Its arguments."""
-    return list(launch._bwrap(view(**changes), {"seccomp": 10, "resolv": 11}, 12))
+    return list(launch._bwrap(view(tmp, **changes), {"seccomp": 10, "resolv": 11}, 12))
 
 
 def position(arguments: list[str], *words: str) -> int:
@@ -70,6 +70,29 @@ def test_the_way_to_what_lies_deep_in_a_place_of_its_own_is_open() -> None:
     assert not {"/srv/one", "/srv", "/tmp"} & {
         arguments[i + 1] for i, word in enumerate(arguments) if word == "--dir"
     }
+
+
+def test_the_way_through_a_shared_tmp_is_a_mount_of_the_commands_own() -> None:
+    arguments = bwrap(
+        writable=(Path("/srv/a"), Path("/tmp/a"), Path("/tmp/one/two"), Path("/tmp/one/x/y")), tmp=Path("/t")
+    )
+    order = [
+        position(arguments, "--bind", "/t", "/tmp"),
+        position(arguments, "--tmpfs", "/tmp/one"),
+        position(arguments, "--bind", "/tmp/one/two", "/tmp/one/two"),
+        position(arguments, "--bind", "/tmp/one/x/y", "/tmp/one/x/y"),
+        position(arguments, "--remount-ro", "/tmp/one"),
+    ]
+    assert order == sorted(order)
+    assert arguments.count("--tmpfs") == len(launch.OWN) + 1
+
+
+def test_settings_of_the_kernel_are_read_only() -> None:
+    """Root becomes the user inside."""
+    arguments = bwrap()
+    assert position(arguments, "--proc", "/proc") < position(
+        arguments, "--ro-bind-try", "/proc/sys", "/proc/sys"
+    )
 
 
 def test_a_file_is_hidden_by_an_empty_one() -> None:

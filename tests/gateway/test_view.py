@@ -18,8 +18,10 @@ from gateway.view import (
     ViewError,
     check_view,
     identify,
+    import_path,
     installation,
     plan_view,
+    program_directory,
     reachable,
     symlinks,
 )
@@ -38,7 +40,7 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     shutil.rmtree(place)
 
 
-def seen(cwd: Path, *binds: Path, audit: Path = Path("/var/log/egress"), **more: Any) -> View:
+def seen(cwd: Path | None, *binds: Path, audit: Path = Path("/var/log/egress"), **more: Any) -> View:
     """The plan for a command that starts in ``cwd``."""
     settings: dict[str, Any] = {
         "user": f"{ME.uid}:{ME.gid}",
@@ -133,10 +135,15 @@ def test_what_lies_inside_a_bind_is_pinned_and_protected(home: Path) -> None:
     assert (view.writable, view.protected, view.pinned) == ((home / "a", work), (audit,), ())
 
 
-def test_an_outer_bind_comes_before_an_inner_one(home: Path) -> None:
+def test_a_bind_inside_another_is_not_bound_again(home: Path) -> None:
     inner = made(home / "a" / "b")
-    view = seen(inner, inner, home / "a", home)
-    assert view.writable == (home, home / "a", inner)
+    assert seen(inner, inner, home / "a", home).writable == (home,)
+    assert seen(home, inner).writable == (home,)
+
+
+def test_who_stands_nowhere_hands_in_nothing_but_binds(home: Path) -> None:
+    view = seen(None, home)
+    assert (view.cwd, view.writable, view.notices) == (Path("/"), (home,), ())
 
 
 def test_a_current_directory_inside_a_bind_is_not_bound_again(home: Path) -> None:
@@ -203,7 +210,9 @@ def test_a_bind_by_a_symbolic_link_is_what_it_leads_to(home: Path) -> None:
     (home / "link").symlink_to(there)
     (home / "loop").symlink_to("loop")
     (home / "sneaky").symlink_to(home / "gateway")
-    assert seen(made(home / "work"), home / "link").writable == (there, home / "work")
+    view = seen(made(home / "work"), home / "link", there)
+    assert view.writable == (there, home / "work")
+    assert view.notices == (f"--bind {home / 'link'} leads to {there}: that is writable",)
     with pytest.raises(ViewError, match="belongs to the gateway"):
         seen(home, home / "sneaky")
     with pytest.raises(ViewError, match="there is no such path"):
@@ -313,12 +322,48 @@ def test_every_link_on_the_way_is_found(home: Path) -> None:
     assert len(list(symlinks(home / "loop"))) <= 40
 
 
-def test_the_installation_is_all_that_this_process_runs_from() -> None:
-    found = set(installation())
-    assert Path(views.__file__).parents[1] in found
+def test_what_this_process_runs_and_imports_is_guarded() -> None:
+    assert Path(views.__file__).parents[1] in set(installation())
+    found = set(import_path())
     assert {Path(sys.prefix), Path(sys.base_prefix)} <= found
-    assert {Path(name) for name in sys.path if name and Path(name).exists()} <= found
+    own = program_directory()
+    assert {Path(name) for name in sys.path if name and Path(name).exists()} - {own} <= found
     assert all(path.is_absolute() and path.exists() for path in found)
+
+
+def test_what_a_program_works_on_may_lie_beside_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its directory comes first on the path: with ``python -m`` that is the current one."""
+    program, out = made(home / "program"), made(home / "program" / "out")
+    monkeypatch.setattr(sys, "path", [str(program), *sys.path])
+    assert seen(None, out).writable == (out,)
+    assert seen(None, home).protected == (home / "gateway", program)
+    with pytest.raises(ViewError, match=f"^--bind {program}: .* imports from and stays read-only"):
+        seen(None, program)
+    with pytest.raises(ViewError, match="what holds both is bound; leave that out"):
+        seen(None, home, out)
+    view = seen(program)
+    assert (view.cwd, view.writable) == (program, ())
+    assert "run egress, or python -P -m gateway" in view.notices[0]
+    monkeypatch.setattr(views, "installation", lambda: iter((program,)))
+    with pytest.raises(ViewError, match="belongs to the gateway itself"):
+        seen(None, out)
+
+
+# -- records of other commands
+
+
+def test_the_usual_places_of_records_are_never_writable(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named, state = made(home / "named"), made(home / "state" / "egress")
+    monkeypatch.setenv("EGRESS_AUDIT_DIR", str(named))
+    monkeypatch.setattr("audit.files.ROOT_STATE", state)
+    monkeypatch.setenv("XDG_STATE_HOME", str(state.parent))
+    monkeypatch.setenv("EGRESS_KEY_DIR", str(home / "missing"))
+    assert {named, state} <= set(seen(home, audit=Path("/srv/elsewhere")).protected)
+    for place in (named, state):
+        with pytest.raises(ViewError, match="belongs to the gateway"):
+            checked(place, audit=Path("/srv/elsewhere"))
+    shutil.rmtree(named)
+    assert named not in seen(home, audit=Path("/srv/elsewhere")).protected, "there is nothing to bind"
 
 
 # -- who

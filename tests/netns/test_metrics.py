@@ -355,7 +355,7 @@ def test_scrapers_that_say_nothing_hold_up_no_record(lab: Lab) -> None:
 def test_workers_that_die_under_load_take_no_counter_back(lab: Lab) -> None:
     """A kill can fall between a decision's line and its count: one for each kill at the most."""
     kills, audit = 4, new_audit_dir(lab)
-    script = f'{PYTHON} -c "$LOAD" allowed.test x 8 600 >/dev/null; echo done; read end'
+    script = f'{PYTHON} -c "$LOAD" allowed.test 10 8 600 >/dev/null; echo done; read end'
     with _place(lab) as path:
         argv = egress_argv(audit, ["sh", "-c", script], allow=["allowed.test"], options=["--metrics", path])
         with lab.popen(argv, stdin=subprocess.PIPE, env={"LOAD": LOAD}) as run:

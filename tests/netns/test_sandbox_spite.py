@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,67 @@ def test_a_policy_may_be_longer_than_a_message(lab: Lab) -> None:
         """,
     )
     assert told.lines == [[3]]
+
+
+def test_where_a_command_starts_is_found_inside_and_hands_in_nothing(lab: Lab, starter: int | None) -> None:
+    """A command can put a link there, and so choose what the next one would be given of the machine."""
+    outside = lab.directory / "outside"
+    outside.mkdir()
+    outside.chmod(0o777)
+    told = Told(
+        lab,
+        f"""
+        with Sandbox.create(allow_internet_access=False) as sbx:
+            run = sbx.commands.run
+            run("mkdir sub /tmp/work; ln -s {outside} link")
+            for cwd in (sbx.home + "/link", "link", "{outside}"):
+                tell(run("pwd -P", cwd=cwd).stdout, run("touch x", cwd=cwd).exit_code)
+            for cwd in ("sub", "/tmp/work", "/tmp", "/proc/sys"):
+                tell(run(["pwd"], cwd=cwd).stdout)
+            for cwd in ("/srv/typo", "missing"):
+                done = run("echo begun", cwd=cwd)
+                tell(done.exit_code, done.stdout, cwd in done.stderr and "No such file" in done.stderr)
+            tell(sbx.home)
+        """,
+        starter,
+    )
+    left = list(outside.iterdir())
+    outside.rmdir()
+    assert told.lines[:3] == [[f"{outside}\n", 1]] * 3 and left == []
+    (home,) = told.lines[-1]
+    assert told.lines[3:7] == [[f"{home}/sub\n"], ["/tmp/work\n"], ["/tmp\n"], ["/proc/sys\n"]]
+    assert told.lines[7:9] == [[125, "", True]] * 2
+
+
+def test_no_command_leads_the_next_ones_mounts_elsewhere(lab: Lab, starter: int | None) -> None:
+    """``/tmp`` is the commands' own, and what is bound below it lies in it; a bind may be replaced by whoever else can write there."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as top:
+        bound, other = (Path(top) / "deep" / name for name in ("bound", "other"))
+        for path in (bound, other):
+            path.mkdir(parents=True)
+        for path in (bound, other, bound.parent, Path(top)):
+            path.chmod(0o777)
+        told = Told(
+            lab,
+            f"""
+            with Sandbox.create(allow_internet_access=False, binds=["{bound}"]) as sbx:
+                run = sbx.commands.run
+                for path in ("{top}", "{bound.parent}", os.path.dirname(sbx.home)):
+                    tell(run(["mv", path, "/tmp/was"]).exit_code, run(["touch", path + "/x"]).exit_code)
+                tell(run("touch mine {bound}/mine").exit_code)
+                os.rename("{bound}", "{bound}.was")
+                os.symlink("{other}", "{bound}")
+                try:
+                    tell(run("touch {bound}/x {other}/x").exit_code)
+                except EgressError as error:
+                    tell(str(error))
+            """,
+            starter,
+        )
+        left = list(other.iterdir())
+    assert told.lines[:3] == [[1, 1]] * 3
+    assert told.lines[3] == [0]
+    assert told.lines[4] == [
+        f"binds: one leads to {other} now, which was not handed in; create another sandbox"
+    ]
+    assert left == []

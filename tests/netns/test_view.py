@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -46,7 +47,7 @@ print(json.dumps({
     "status": status,
     "write": {path: can_write(path) for path in sys.argv[1].split(":") if path},
     "move": {path: can_move(path) for path in sys.argv[2].split(":") if path},
-    "list": {path: sorted(os.listdir(path)) for path in ("/run", "/tmp", "/dev/shm", "/dev", "/")},
+    "list": {path: sorted(os.listdir(path)) for path in ("/run", "/tmp", "/dev/shm", "/dev", "/", *sys.argv[3:])},
     "pids": [int(name) for name in os.listdir("/proc") if name.isdigit()],
     "namespaces": {name: os.readlink(f"/proc/self/ns/{name}") for name in os.listdir("/proc/self/ns")},
     "fds": {name: os.readlink(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{name}")},
@@ -137,6 +138,16 @@ def test_run_tmp_shm_and_dev_are_its_own(lab: Lab, starter: int | None, work: Pa
     }
 
 
+def test_sys_does_not_show_the_machines_interfaces(lab: Lab, starter: int | None, work: Path) -> None:
+    class_net = Path("/sys/class/net")
+    places = {str(class_net), *(str(device.resolve().parent) for device in class_net.iterdir())}
+    outcome = egress_run(
+        lab, [PYTHON, "-c", LOOK, "", "", *places], allow=["allowed.test"], uid=starter, cwd=work
+    )
+    listed = json.loads(outcome.stdout)["list"]
+    assert {place: listed[place] for place in places} == {place: [] for place in places}
+
+
 def test_the_process_holds_nothing(lab: Lab, starter: int | None, work: Path) -> None:
     status = look(lab, starter, cwd=work)["status"]
     capabilities = {name: status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")}
@@ -203,19 +214,21 @@ def test_dns_is_the_policys_resolver(lab: Lab, starter: int | None, work: Path) 
 def test_the_audit_directory_stays_whatever_is_bound_around_it(
     lab: Lab, starter: int | None, work: Path, user_owns: bool
 ) -> None:
+    """As does the place of those who name none."""
     outer = work / "outer"
-    audit = outer / "deep" / "audit"
-    audit.mkdir(parents=True)
+    audit, usual = outer / "deep" / "audit", outer / "usual" / "audit"
+    for path in (audit, usual):
+        path.mkdir(parents=True)
     if user_owns or starter is not None:
-        for path in (outer, outer / "deep", audit):
+        for path in (outer, audit.parent, audit, usual.parent, usual):
             os.chown(path, NOBODY, NOBODY)
     audit.chmod(0o700 if starter else 0o777)
-    paths = f"{audit}:{outer / 'deep'}"
-    argv = [PYTHON, "-c", LOOK, f"{audit}:{outer}", paths]
+    paths = ":".join(map(str, (audit, audit.parent, usual, usual.parent)))
+    argv = [PYTHON, "-c", LOOK, f"{audit}:{usual}:{outer}", paths]
     command = egress_argv(audit, argv, allow=["allowed.test"], options=["--bind", outer], uid=starter)
-    done = lab.run(command, uid=starter, cwd=work)
+    done = lab.run(command, uid=starter, cwd=work, env={"EGRESS_AUDIT_DIR": str(usual)})
     seen = json.loads(done.stdout)
-    assert seen["write"][str(audit)] == 30
+    assert (seen["write"][str(audit)], seen["write"][str(usual)]) == (30, 30)
     assert (seen["write"][str(outer)] == 0) is (user_owns or starter is not None)
     assert all(seen["move"].values())
     assert len(list(audit.glob("*.jsonl"))) == 1
@@ -235,6 +248,23 @@ def test_the_installation_stays_where_the_current_directory_holds_it(lab: Lab, w
     seen = json.loads(done.stdout)
     assert seen["write"] == {str(site): 30, str(inner): 30, str(inner / "__init__.py"): 30, str(work): 0}
     assert all(seen["move"].values())
+
+
+def test_where_python_imports_from_stays_and_what_lies_in_there_may_be_bound(lab: Lab, work: Path) -> None:
+    """By ``python -m`` the current directory: what a command left there would be the gateway the next time."""
+    out = work / "out"
+    out.mkdir()
+    os.chown(out, NOBODY, NOBODY)
+    _, *rest = egress_argv(
+        new_audit_dir(lab),
+        [PYTHON, "-c", LOOK, f"{work}:{out}", ""],
+        allow=["allowed.test"],
+        options=["--bind", out],
+    )
+    for options, expected in (["-m"], 30), (["-P", "-m"], 0):
+        done = lab.run([sys.executable, *options, "gateway", *rest], cwd=work)
+        assert json.loads(done.stdout)["write"] == {str(work): expected, str(out): 0}
+        assert ("run egress, or python -P -m gateway" in done.stderr) is (expected != 0)
 
 
 def test_a_bind_is_writable_and_a_file_can_be_bound(lab: Lab, starter: int | None, work: Path) -> None:

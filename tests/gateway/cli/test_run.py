@@ -31,7 +31,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ["run", "--"],
         ["run", "--link", "tap", "--", "true"],
         ["run", "--bind"],
-        ["run", "--audit-dir", "", "--", "true"],
+        *(["run", option, "", "--", "true"] for option in ("--audit-dir", "--bind", "--metrics", "--policy")),
     ],
 )
 def test_usage_is_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
