@@ -131,6 +131,7 @@ def _carry(args: argparse.Namespace, policy: SecurityPolicy, command: list[str],
     check_view(binds=args.bind, protected=[audit_dir], unseen=unseen, user=args.user, environment=os.environ)
     with _supervised(args, policy, audit_dir, metrics) as supervisor:
         from gateway.launch import launch
+        from gateway.terminal import Terminal
 
         view = plan_view(
             cwd=cwd,
@@ -149,7 +150,8 @@ def _carry(args: argparse.Namespace, policy: SecurityPolicy, command: list[str],
         for notice in notices:
             say(notice)
         supervisor.open()
-        status = supervisor.wait(launch(view, command, supervisor.namespaces))
+        with Terminal() as terminal:
+            status = supervisor.wait(launch(view, command, supervisor.namespaces), terminal)
     for line in supervisor.summary.lines(str(supervisor.log.path) if supervisor.log else None):
         say(line)
     return status
