@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from typing import TextIO, cast
 
+from gateway.cli.parser import Parser
 from gateway.cli.streams import Output, OutputError, drop_output, hold_standard_descriptors, say
 from gateway.errors import EgressError
 from rules import PolicyError
 
-EXIT_USAGE = 2
 EXIT_BAD_POLICY = 78
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell says it
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
@@ -24,7 +24,7 @@ VERBS = ("run", "check", "audit", "policy", "rules", "doctor")
 
 def build_parser(verbs: Sequence[str] = VERBS) -> argparse.ArgumentParser:
     """The command line as argparse sees it; the whole one, or that of some verbs: each brings imports of its own."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="egress",
         description="Decide what a sandbox may reach, enforce it, and keep every attempt on record.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
