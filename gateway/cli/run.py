@@ -28,7 +28,8 @@ examples:
   egress run --allow-out '*.anthropic.com' --allow-out api.github.com:443 -- bash
   egress run --policy policy.yaml --bind ./out -- make test
 
-The command sees the whole machine read-only; the current directory and what --bind names are writable.
+The command sees the whole machine read-only; the current directory and what --bind names are writable. It has your environment, secrets in it too:
+env -i PATH="$PATH" egress run ... hands over none.
 Exit status: the command's own; 126 and 127 as a shell; 128+N for signal N; before it starts:
 2 usage, 78 bad policy, 77 missing privilege, 125 anything else.
 """
