@@ -557,7 +557,8 @@ def test_a_command_that_asks_for_the_terminal_gets_it(lab: Lab, starter: int | N
     )
     terminal.wait_for("ready")
     terminal.type("one\n")
-    terminal.wait_for("got one")
+    terminal.wait_for("set")
+    assert "got one" in terminal.seen
     terminal.type("two")
     terminal.wait_for("got tw, raw")
     terminal.type("\n")
@@ -577,7 +578,8 @@ signal.signal(signal.SIGINT, lambda *_: (print("SIGINT", flush=True), sys.exit(3
 print("ready", flush=True)
 print("got", sys.stdin.readline(), flush=True)
 before = termios.tcgetattr(0)
-tty.setcbreak(0)
+tty.setcbreak(0)  # and forgets what was typed before
+print("set", flush=True)
 print("got", os.read(0, 2).decode() + ", raw", flush=True)
 print("and", os.read(0, 1).decode(), flush=True)
 termios.tcsetattr(0, termios.TCSADRAIN, before)
