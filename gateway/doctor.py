@@ -139,12 +139,15 @@ def _user_namespaces() -> Finding:
 
 
 def _records() -> Finding:
-    directory = default_directory()
+    mend = "name another directory with --audit-dir or $EGRESS_AUDIT_DIR"
+    try:
+        directory = default_directory()
+    except OSError as error:  # nobody knows of a home
+        return Finding("records", False, True, str(error.strerror or error))
     place = next(path for path in (directory, *directory.parents) if path.exists())
     try:
         tempfile.TemporaryFile(dir=place).close()
     except OSError as error:
-        mend = "name another directory with --audit-dir or $EGRESS_AUDIT_DIR"
         return Finding("records", False, True, f"{place} cannot be written ({error.strerror}): {mend}")
     return Finding("records", True, True, f"in {directory}")
 

@@ -54,15 +54,15 @@ class Command:
         return self._process.pid
 
     def kill(self) -> None:
-        """With everything that it has started: its pid namespace goes with the process that made it. Only where it has a group of its own.
+        """With everything that it has started: its pid namespace goes with the process that made it.
 
         The group, not bubblewrap alone: half made, the other half would wait for it for ever.
         """
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
 
-    def forward(self, signum: int) -> None:
-        """Send a signal to the command itself, which may be about to start; nothing if it has ended."""
+    def forward(self, signum: int, *, group: bool = False) -> None:
+        """Send a signal to the command itself, or to all of its group, as a terminal does. It may be about to start; nothing if it has ended."""
         if self._process.returncode is not None:
             return  # and was reaped in the same turn: Ctrl-C ends the command and wakes its keeper at once
         give_up = time.monotonic() + COMMAND_TIMEOUT_S
@@ -70,20 +70,30 @@ class Command:
             if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
                 return
             time.sleep(0.005)
+        if group:
+            self.signal_group(signum)
+            return
         for pid in pids:
             try:
                 os.kill(pid, signum)
             except ProcessLookupError:
                 continue
 
-    def begun(self) -> bool:
-        """Whether the command itself runs already, so that what a terminal sends has reached it; before, it may have missed that."""
+    def signal_group(self, signum: int) -> None:
+        """Send a signal to all that have not left the command's group, bubblewrap among them; nothing if it has ended."""
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signum)
+
+    def stopped_by(self) -> int | None:
+        """The signal that has stopped its group since the last time; None if none has."""
+        if self._process.returncode is not None:
+            return None
         try:
-            return any(
-                Path(f"/proc/{pid}/comm").read_text().strip() not in PROGRAMS for pid in self._own_processes()
-            )
-        except OSError:
-            return False
+            found = os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG)
+        except ChildProcessError:  # it has ended, and is to be reaped
+            return None
+        return None if found is None else found.si_status
 
     def _own_processes(self) -> list[int]:
         """The first child of the sandbox's pid 1, which is bubblewrap's and passes nothing on; what it adopted comes after. Nobody once it is reaped,
@@ -146,7 +156,8 @@ def launch(
                 cwd="/",
                 pass_fds=(*files.values(), write_end),
                 preexec_fn=lambda: _enter(namespaces, signals),
-                process_group=None if has_terminal() else 0,
+                # ``kill(0)`` inside reaches nobody outside, nor does what stops a group: process namespaces are no border for either.
+                process_group=0,
             )
             undo.pop_all()
     except (OSError, ValueError, subprocess.SubprocessError) as error:  # ValueError: a variable's name
@@ -169,25 +180,6 @@ def _hand_over_pipes(view: View, streams: Sequence[int]) -> None:
 def forwarded() -> tuple[signal.Signals, ...]:
     """``FORWARDED`` without those that the caller had ignored, as nohup(1) does: they stay ignored."""
     return tuple(number for number in FORWARDED if signal.getsignal(number) is not signal.SIG_IGN)
-
-
-def has_terminal() -> bool:
-    """Whether there is a terminal for the command to share. If not, it gets a process group of its own: what is sent to ours then reaches it
-    once, by us, and ``kill(0)`` inside reaches nobody outside."""
-    return _foreground() is not None
-
-
-def in_foreground() -> bool:
-    """Whether Ctrl-C of the terminal reaches this process's group by itself."""
-    return _foreground() == os.getpgrp()
-
-
-def _foreground() -> int | None:
-    try:
-        with open("/dev/tty", "rb", buffering=0) as terminal:
-            return os.tcgetpgrp(terminal.fileno())
-    except OSError:
-        return None
 
 
 def _programs() -> dict[str, str]:

@@ -18,3 +18,4 @@ def leave_to_the_asker() -> None:
     signal.set_wakeup_fd(-1)
     for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # who writes where the command has said `stty tostop`

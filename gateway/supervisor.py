@@ -9,6 +9,7 @@ import errno
 import logging
 import os
 import selectors
+import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ from gateway.netd.server import Netd
 from gateway.process import WorkerProcess
 from gateway.scrapes import Scrapes
 from gateway.summary import Summary
+from gateway.terminal import Terminal
 from gateway.turns import LONG_NS, take_turns_of
 from rules.backend import Backend
 from rules.link import LinkKind
@@ -150,12 +152,12 @@ class Supervisor:
         self._obey(dns)
         return self._bundle.generation
 
-    def wait(self, command: Command) -> int:
+    def wait(self, command: Command, terminal: Terminal) -> int:
         """Keep everything going until ``command`` ends; its exit status."""
         descriptor = os.pidfd_open(command.pid)
         ended: list[int] = []
         self._selector.register(descriptor, selectors.EVENT_READ, lambda: ended.append(command.finish()))
-        self._signals = signals = Forwarding(command)
+        self._signals = signals = Forwarding(command, terminal, self._signal_worker)
         self._selector.register(signals, selectors.EVENT_READ, signals.forward)
         try:
             while not ended:
@@ -244,6 +246,11 @@ class Supervisor:
             dropped = dropped_by(self._bundle.refused), dropped_by(self._bundle.allowed)
             self._bundle = replace(self._bundle, dropped=dropped)
         return worker.started
+
+    def _signal_worker(self, number: int) -> None:
+        """To the one that there is: a stopped one carries nothing, and is continued by the kernel if its parent ends."""
+        if self._worker is not None:
+            signal.pidfd_send_signal(self._worker.pidfd, number)
 
     def _stop_worker(self, worker: WorkerProcess) -> None:
         """Ask it to drain while its records are taken in; a worker that does not end is killed."""

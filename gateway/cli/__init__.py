@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from typing import TextIO, cast
 
+from gateway.cli.parser import Parser
 from gateway.cli.streams import (
     Output,
     OutputError,
@@ -30,7 +31,7 @@ VERBS = ("run", "check", "audit", "policy", "rules", "doctor")
 
 def build_parser(verbs: Sequence[str] = VERBS) -> argparse.ArgumentParser:
     """The command line as argparse sees it; the whole one, or that of some verbs: each brings imports of its own."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="egress",
         description="Decide what a sandbox may reach, enforce it, and keep every attempt on record.",
         formatter_class=argparse.RawDescriptionHelpFormatter,

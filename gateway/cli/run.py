@@ -28,7 +28,8 @@ examples:
   egress run --allow-out '*.anthropic.com' --allow-out api.github.com:443 -- bash
   egress run --policy policy.yaml --bind ./out -- make test
 
-The command sees the whole machine read-only; the current directory and what --bind names are writable.
+The command sees the whole machine read-only; the current directory and what --bind names are writable. It has your environment, secrets in it too:
+env -i PATH="$PATH" egress run ... hands over none.
 Exit status: the command's own; 126 and 127 as a shell; 128+N for signal N; before it starts:
 2 usage, 78 bad policy, 77 missing privilege, 125 anything else.
 """
@@ -131,6 +132,7 @@ def _carry(args: argparse.Namespace, policy: SecurityPolicy, command: list[str],
     check_view(binds=args.bind, protected=[audit_dir], unseen=unseen, user=args.user, environment=os.environ)
     with _supervised(args, policy, audit_dir, metrics) as supervisor:
         from gateway.launch import launch
+        from gateway.terminal import Terminal
 
         view = plan_view(
             cwd=cwd,
@@ -149,7 +151,8 @@ def _carry(args: argparse.Namespace, policy: SecurityPolicy, command: list[str],
         for notice in notices:
             say(notice)
         supervisor.open()
-        status = supervisor.wait(launch(view, command, supervisor.namespaces))
+        with Terminal() as terminal:
+            status = supervisor.wait(launch(view, command, supervisor.namespaces), terminal)
     for line in supervisor.summary.lines(str(supervisor.log.path) if supervisor.log else None):
         say(line)
     return status

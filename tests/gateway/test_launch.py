@@ -167,13 +167,6 @@ def test_what_the_caller_ignores_stays_ignored() -> None:
     assert said[1].stdout.split() == b"SIGTERM SIGINT SIGQUIT SIGUSR1 SIGUSR2".split()
 
 
-def test_without_a_terminal_the_command_has_a_group_of_its_own() -> None:
-    script = "from gateway import launch; print(launch.has_terminal(), launch.in_foreground())"
-    argv = ["setsid", "--wait", sys.executable, "-c", script]
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "False False\n"
-
-
 class Dead:
     """Bubblewrap's report when it ended without starting anything."""
 
@@ -211,13 +204,30 @@ def test_a_signal_for_a_command_that_was_reaped_goes_nowhere() -> None:
     command = launch.Command(subprocess.Popen(["true"]), os.fdopen(read_end, "rb"))
     try:
         assert command.finish() == 130
-        assert not command.begun()
+        assert command.stopped_by() is None
         command.forward(signal.SIGKILL)
+        command.forward(signal.SIGKILL, group=True)
+        command.signal_group(signal.SIGKILL)
         with pytest.raises(subprocess.TimeoutExpired):
             other.wait(0.05)
     finally:
         other.kill()
         other.wait()
+
+
+def test_a_stop_is_told_once_and_an_end_is_none() -> None:
+    read_end, write_end = os.pipe()
+    os.close(write_end)
+    process = subprocess.Popen(["sleep", "20"], process_group=0)
+    command = launch.Command(process, os.fdopen(read_end, "rb"))
+    assert command.stopped_by() is None
+    command.signal_group(signal.SIGTSTP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+    assert [command.stopped_by(), command.stopped_by()] == [signal.SIGTSTP, None]
+    command.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert command.stopped_by() is None
+    assert command.finish() == 137
 
 
 @pytest.fixture

@@ -62,6 +62,22 @@ def test_records_that_cannot_be_kept(lab: Lab) -> None:
     assert "no sandbox can be run here by this user: see records" in done.stderr
 
 
+def test_a_user_without_a_home(lab: Lab) -> None:
+    stranger = 54321  # of whom no passwd file knows
+    argv = [
+        "setpriv",
+        f"--reuid={stranger}",
+        f"--regid={stranger}",
+        "--clear-groups",
+        "env",
+        "--ignore-environment",
+    ]
+    done = lab.run([*argv, "PATH=/usr/bin:/bin", *egress_for(stranger), "doctor"], cwd="/")
+    assert done.returncode == 1
+    assert "FAILS   records: this user has no home directory" in done.stdout
+    assert "see records" in done.stderr or ", records" in done.stderr
+
+
 def test_a_reader_that_has_seen_enough(lab: Lab) -> None:
     script = " ".join(["set -o pipefail;", *map(str, egress_for(None)), "doctor | head -n 1"])
     done = lab.run(["bash", "-c", script])

@@ -38,7 +38,9 @@ def test_usage_is_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit) as caught:
         main(argv)
     assert caught.value.code == 2
-    assert "usage: egress run" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith("egress: error: ") and said.endswith("; egress run --help says more\n")
+    assert said.count("\n") == 1
 
 
 @pytest.mark.parametrize(
