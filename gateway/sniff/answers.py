@@ -11,7 +11,8 @@ Of a long body each buffer is one comparison; of a chunked one, a pattern a chun
 import re
 from typing import Final
 
-from gateway.sniff.http import CHUNK_LINE, FIELDS, FRAMING, MAX_LINE, TEXT
+from gateway.sniff.http import FIELDS, FRAMING, MAX_LINE, QUOTED, TEXT, TOKEN
+from gateway.sniff.trailers import trailers_end
 
 MAX_ANSWER: Final = 64 * 1024
 """Of one head."""
@@ -24,7 +25,10 @@ INTERIM: Final = 0x31
 
 _HEAD = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: " + TEXT + rb"*+)?(" + FIELDS + rb")\r\n\r\n")
 _STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})[ \r]")
-_CHUNK = re.compile(rb"\r\n" + CHUNK_LINE + rb"\r\n")
+_VALUE: Final = rb"=[ \t]*+(?:" + TOKEN + rb"++|" + QUOTED + rb")"
+_EXTENSION: Final = rb"[ \t]*+;[ \t]*+" + TOKEN + rb"++(?:[ \t]*+" + _VALUE + rb")?"
+_CHUNK = re.compile(rb"\r\n([0-9A-Fa-f]{1,15}+)(?:" + _EXTENSION + rb")*[ \t]*+\r\n")
+"""Blanks included: whoever wrote them into its own answer means the size before them, and some pad it."""
 _BODILESS: Final = frozenset((b"204", b"304"))  # RFC 9110 sections 15.3.5 and 15.4.5
 
 NONE: Final = "none"
@@ -113,7 +117,7 @@ class Answers:
         framing = FRAMING.findall(said, head.start(3), end)
         if len(framing) == 1:
             name, value = framing[0]
-            value = value.strip(b" ")
+            value = value.strip(b" \t")
             if name[0] in b"Cc":
                 if value.isdigit() and len(value) <= 18:
                     self._state = NONE
@@ -143,8 +147,9 @@ class Answers:
         return chunk.end() + size
 
     def _last(self, said: bytes, at: int) -> int:
-        """No trailers: hardly any server sends them."""
-        if said[at : at + 2] == b"\r\n":
+        end = trailers_end(said, at)
+        if end < 0:
+            return self._lose(said)
+        if end > at:
             self._state = NONE
-            return at + 2
-        return at if said[at:] == b"\r" else self._lose(said)
+        return end

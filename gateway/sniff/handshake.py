@@ -4,24 +4,31 @@ A server that wants another key share asks for a second ClientHello (HelloRetryR
 may take a second one unasked. So no handshake record of the client passes before the server's first record; if that is a HelloRetryRequest,
 the next handshake message must be one hello with the same name. Nothing later is looked at: what follows may be encrypted, and an encrypted
 Finished may well begin like a hello.
+
+A server that answers no TLS may have taken the hello for something else (disguise.py), and would so take what follows: nothing does.
 """
 
 from typing import Final
 
+from gateway.sniff.disguise import names_a_host
 from gateway.sniff.result import Forbidden, NeedMore, Sniffed
 from gateway.sniff.tls import HANDSHAKE, sniff_tls
 
 CHANGE_CIPHER_SPEC: Final = 20  # RFC 8446 section 5.1
 ALERT: Final = 21
 APPLICATION_DATA: Final = 23
+MAJOR_VERSION: Final = 3
+LENGTHS: Final = {CHANGE_CIPHER_SPEC: 1, ALERT: 2}
+"""In the clear: a record of free bytes would be a line of whatever the server reads."""
+CHANGE: Final = 1
 SERVER_HELLO: Final = 2
 EARLY_DATA: Final = 42  # section 4.2
 RETRY_RANDOM: Final = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
 """Section 4.1.3: SHA-256 of "HelloRetryRequest"."""
 RANDOM_ENDS: Final = 4 + 2 + 32
-MAX_RECORD: Final = 5 + (1 << 14) + 256
-MAX_HELD: Final = 128 * 1024
-"""A hello or early data, and one read; a client that means well waits for the server."""
+MAX_RECORD: Final = (1 << 14) + 256  # RFC 8446 section 5.2
+MAX_HELD: Final = 5 + MAX_RECORD
+"""Before the server has answered: early data passes record by record, and a client that means well waits with the rest."""
 MAX_ANSWER: Final = 8 * 1024
 """More records than a server could put its first 38 bytes of handshake into and mean well."""
 
@@ -29,7 +36,17 @@ MAX_ANSWER: Final = 8 * 1024
 class Handshake:
     """Watches one connection whose first hello named ``host``."""
 
-    __slots__ = ("_answer", "_early_data", "_held", "_hello", "_host", "_retried", "_worth", "settled")
+    __slots__ = (
+        "_answer",
+        "_early_data",
+        "_foreign",
+        "_held",
+        "_hello",
+        "_host",
+        "_retried",
+        "_worth",
+        "settled",
+    )
 
     def __init__(self, host: str, hello: bytes) -> None:
         """``hello``: the first flight up to the end of the hello, which has passed."""
@@ -39,6 +56,8 @@ class Handshake:
         self._held = b""
         self._answer = b""
         self._retried = False
+        self._foreign = False
+        """The server's answer is no TLS."""
         self._worth = 0  # bytes held below which another look at a second hello tells nothing new
         self.settled = False
 
@@ -49,16 +68,22 @@ class Handshake:
 
     def up(self, chunk: bytes) -> bytes:
         """What may pass of the client's bytes so far. Forbidden ends the connection."""
-        self._held += chunk
-        if len(self._held) > MAX_HELD:
+        if self._foreign:
             raise Forbidden
-        return self._release() if len(self._held) >= self._worth else b""
+        self._held += chunk
+        passes = self._release() if len(self._held) >= self._worth else b""
+        if len(self._held) > MAX_HELD and not self._retried:  # then sniff_tls says how long a hello may be
+            raise Forbidden
+        return passes
 
     def down(self, chunk: bytes) -> bytes:
         """Look at the server's bytes; what may pass of the client's now."""
-        if self._retried or self.settled:
+        if self._retried or self.settled or self._foreign:
             return b""
-        self._answer += chunk
+        answer = self._answer = self._answer + chunk
+        if not CHANGE_CIPHER_SPEC <= answer[0] <= APPLICATION_DATA or answer[1:2] not in (b"", b"\3"):
+            self._foreign, self._answer = True, b""
+            return b""
         retried = self._is_retry()
         if retried is None:
             return b""
@@ -72,7 +97,7 @@ class Handshake:
         """Whether the server's first message is a HelloRetryRequest; None while that cannot be told."""
         message, at, data = b"", 0, self._answer
         while len(message) < RANDOM_ENDS:
-            if len(data) > at and data[at] != HANDSHAKE:
+            if len(data) > at + 1 and data[at] != HANDSHAKE:
                 return False
             if len(data) < at + 5:
                 return None if at < MAX_ANSWER else False
@@ -101,13 +126,20 @@ class Handshake:
                 if not isinstance(seen, Sniffed) or seen.host != self._host:
                     raise Forbidden
                 return self._settle()
-            end = at + 5 + (held[at + 3] << 8 | held[at + 4])
-            if kind not in (CHANGE_CIPHER_SPEC, ALERT) and not (kind == APPLICATION_DATA and self._early()):
+            length = held[at + 3] << 8 | held[at + 4]
+            if kind == APPLICATION_DATA:
+                fits = length <= MAX_RECORD and self._early()
+            else:
+                fits = length == LENGTHS.get(kind)
+            if not fits or held[at + 1] != MAJOR_VERSION:
                 raise Forbidden
-            if end - at > MAX_RECORD:
-                raise Forbidden
+            end = at + 5 + length
             if end > len(held):
                 break
+            if kind == CHANGE_CIPHER_SPEC and held[at + 5] != CHANGE:
+                raise Forbidden
+            if kind == APPLICATION_DATA and names_a_host(held[at:end], 5 + length):
+                raise Forbidden
             at = end
         self._held = held[at:]
         return held[:at]

@@ -26,13 +26,9 @@ CARRIAGE_RETURN: Final = 13
 TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"  # RFC 9110 section 5.6.2
 TEXT: Final = rb"[\t -~\x80-\xff]"  # what a field value may hold (section 5.5), obs-text included
 
-_QUOTED: Final = rb"\"(?:[\t !#-.0-\[\]-~]++|(?<![Hh][Tt][Tt][Pp])/|\\[\t -~])*\""
-_EXTENSION: Final = (
-    rb";[ \t]*+" + TOKEN + rb"++[ \t]*+(?:=[ \t]*+(?:" + TOKEN + rb"++|" + _QUOTED + rb")[ \t]*+)?"
-)
-CHUNK_LINE: Final = rb"([0-9A-Fa-f]{1,15}+)(?:[ \t]*+(?:" + _EXTENSION + rb")+(?<![ \t]))?"
-"""RFC 9112 section 7.1: a chunk's size and its extensions, but for ``HTTP/`` in a quoted one: a server that knows no chunks reads the line as a
-request's, and it must be none to it, however freely it reads."""
+QUOTED: Final = rb"\"(?:[\t !#-.0-\[\]-~]++|(?<![Hh][Tt][Tt][Pp])/|\\[\t -~])*\""
+"""Of a chunk's extension, but for ``HTTP/``: a server that knows no chunks reads the line as a request's, and it must be none to it, however freely
+it reads."""
 
 _BEGINNING = re.compile(TOKEN + rb"{1,32}+(?: |\Z)")
 _LINES = re.compile(b"(" + TEXT + rb"*+)(?:\r\n" + TEXT + rb"++)*(?:(\r\n\r\n)|\r\n\r?|\r)?")

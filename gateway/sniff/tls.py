@@ -20,6 +20,7 @@ from struct import error as StructError
 from typing import Final, TypeAlias
 
 from gateway.reasons import Reason
+from gateway.sniff.disguise import names_a_host
 from gateway.sniff.result import NeedMore, Refused, Sniffed
 from matcher import MAX_HOSTNAME, canonical
 
@@ -80,7 +81,9 @@ def sniff_tls(data: Bytes) -> Sniffed | NeedMore | Refused:
                 if end > size:
                     return _new_tuple(NeedMore, (end - size,))
                 seen = _as_before(data, end) if end < size else None
-                return seen or _remembered(data, end, _parse(data, RECORD_HEADER, end, end))
+                return seen or _remembered(
+                    data, end, _vouched(data, end, _parse(data, RECORD_HEADER, end, end))
+                )
     return _walk(data, size)
 
 
@@ -115,7 +118,7 @@ _shapes: Final[dict[int, _Shape]] = {}
 """By length: a client's hellos differ in random bytes, keys and names, and are read in a tenth of the time where the rest is as it was before."""
 
 
-def _as_before(data: Bytes, end: int) -> Sniffed | None:
+def _as_before(data: Bytes, end: int) -> Sniffed | Refused | None:
     """What ``data`` up to ``end`` shows, if all of that but the name is as in one that was read before."""
     shape = _shapes.get(end)
     if shape is None:
@@ -130,7 +133,12 @@ def _as_before(data: Bytes, end: int) -> Sniffed | None:
         if len(shape.seen) >= MAX_NAMES:
             shape.seen.clear()
         seen = shape.seen[name] = Sniffed("tls", host, None, shape.ech, end, shape.alpn)
-    return seen
+    return _BAD if seen is not None and names_a_host(said, end) else seen
+
+
+def _vouched(data: Bytes, end: int, seen: Sniffed | Refused) -> Sniffed | Refused:
+    """``seen``, if nobody can take the hello that is ``data`` up to ``end`` for a request to another host."""
+    return _BAD if isinstance(seen, Sniffed) and names_a_host(bytes(data), end) else seen
 
 
 def _remembered(data: Bytes, end: int, seen: Sniffed | Refused) -> Sniffed | Refused:
@@ -201,7 +209,7 @@ def _walk(data: Bytes, size: int) -> Sniffed | NeedMore | Refused:
                 return _BAD  # bytes after the hello in its record
             if at > size:
                 return NeedMore(at - size)
-            return _parse(b"".join([*bodies, data[start:at]]), 0, need, at)
+            return _vouched(data, at, _parse(b"".join([*bodies, data[start:at]]), 0, need, at))
         if at - got >= MAX_RECORDS * RECORD_HEADER:
             return _LONG  # what is missing takes one more record at least
         bodies.append(data[start:at])

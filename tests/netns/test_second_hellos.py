@@ -61,6 +61,13 @@ CASES = {
     "in records of one byte": (FIRST, RETRY, records(usual(name=b"evil.test"), 1)),
     "no hello at all": (FIRST, RETRY, record(b"\x0b" + bytes(3))),
     "half of it in the retry's flight": (FIRST + EVIL[:50], RETRY, EVIL[50:]),
+    "in a request, after an answer that is no TLS": (
+        FIRST,
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: evil.test\r\n\r\n",
+    ),
+    "in an alert": (FIRST, b"", record(b" / HTTP/1.1\r\nHost: evil.test\r\n\r\n", 21)),
+    "in early data": (EARLY, b"", record(b" / HTTP/1.1\r\nHost: evil.test\r\n\r\n", 23)),
 }
 
 

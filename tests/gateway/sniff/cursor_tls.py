@@ -21,6 +21,8 @@ LONG = Refused(Reason.TOO_LONG, "tls")
 
 LETTERS = b"abcdefghijklmnopqrstuvwxyz"
 DIGITS = b"0123456789"
+BLANKS = b"\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0"
+SCHEME = LETTERS + LETTERS.upper() + DIGITS + b"+.-"
 LABEL_BYTES = LETTERS + LETTERS.upper() + DIGITS + b"_-"
 
 
@@ -81,7 +83,37 @@ def read_tls(data: bytes) -> Sniffed | NeedMore | Refused:
             notes.append(Note(sized_at, LONG))
         notes += layout(records, message, size, sized_at)
     notes = [note for note in notes if note.known_at <= len(data)]
-    return min(notes, key=lambda note: note.known_at).answer if notes else NeedMore(1)
+    if not notes:
+        return NeedMore(1)
+    answer = min(notes, key=lambda note: note.known_at).answer
+    return BAD if isinstance(answer, Sniffed) and reads_as_request(data[: answer.consumed]) else answer
+
+
+def reads_as_request(wire: bytes) -> bool:
+    """Whether one who takes these bytes for HTTP may find a host in them: a field of that name, or a second word in absolute form."""
+    for blanks in (b" ", b"\t\n\v\f\r ", BLANKS):
+        _, *words = spaced(wire, blanks).split(b" ")
+        word = next(filter(None, words), b"")
+        scheme, mark, rest = word.partition(b"://")
+        if (
+            mark
+            and chr(scheme[0] if scheme else 0).isalpha()
+            and not scheme.strip(SCHEME)
+            and visible(rest[:3]) == 3
+        ):
+            return True
+    fields = spaced(wire.lower(), BLANKS).split(b" host")[1:]
+    return any(field.lstrip(b" ").startswith(b":") for field in fields)
+
+
+def spaced(text: bytes, blanks: bytes) -> bytes:
+    for blank in blanks:
+        text = text.replace(bytes((blank,)), b" ")
+    return text
+
+
+def visible(text: bytes) -> int:
+    return sum(0x21 <= byte <= 0x7E for byte in text)
 
 
 def collect(data: bytes) -> tuple[list[Record], list[Note]]:

@@ -9,6 +9,7 @@ import random
 from tests.gateway.sniff.heads import GET, HOST, head
 from tests.gateway.sniff.hellos import (
     KEY_SHARE,
+    PADDING,
     Extension,
     alpn,
     hello,
@@ -53,6 +54,7 @@ DEAREST = {
     "hello_64_kib_in_records_of_1_to_3": records(usual(least=18000), SHORT),
     "hello_64_kib_in_records_of_1_unfinished": records(usual(least=MOST_HANDSHAKE), 1)[:LIMIT],
     "hello_one_large_record_and_then_records_of_1": records(usual(least=20000), [11000, *[1] * 9000]),
+    "hello_32_kib_of_almost_hosts": records(hello(NAME, Extension(PADDING, b"\nhost" * 6400 + b"t:" * 40))),
     "hello_32_kib": records(usual(least=MOST_HANDSHAKE)),
     "hello_256_extensions": records(hello(NAME, *EXTENSIONS[:255])),
     "hello_8000_extensions": records(hello(NAME, *EXTENSIONS)),

@@ -6,6 +6,7 @@ import pytest
 
 from gateway.sniff.answers import MAX_ANSWER, MAX_STEPS, Answers
 from gateway.sniff.http import MAX_LINE
+from gateway.sniff.trailers import MAX_TRAILERS
 
 SWITCHES = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"
 
@@ -34,6 +35,12 @@ WHOLE = {
     "an empty reason": head(b"Content-Length: 0", line=b"HTTP/1.1 200 "),
     "HTTP/1.0": head(b"Content-Length: 5", line=b"HTTP/1.0 200 OK") + b"hello",
     "chunks": head(b"Transfer-Encoding: chunked") + b'5\r\nhello\r\n0a;x="y z"\r\n0123456789\r\n0\r\n\r\n',
+    "padded sizes": head(b"Transfer-Encoding: chunked")
+    + b"5  \r\nhello\r\n5\t; a = b ; c\t\r\nhello\r\n0 \r\n\r\n",
+    "a long chunk": head(b"Transfer-Encoding: chunked") + b"000000000000005\r\nhello\r\n0\r\n\r\n",
+    "trailers": head(b"Transfer-Encoding: chunked") + b"5\r\nhello\r\n0\r\nA: b\r\nChecksum:\r\n\r\n",
+    "500 trailers": head(b"Transfer-Encoding: chunked") + b"0\r\n" + b"A: b\r\n" * 500 + b"\r\n",
+    "a length behind a tab": head(b"Content-Length:\t5\t") + b"hello",
     "chunks of nothing": head(b"TRANSFER-ENCODING: CHUNKED") + b"0\r\n\r\n",
     "no content": head(line=b"HTTP/1.1 204 No Content"),
     "not modified": head(b"Content-Length: 5", line=b"HTTP/1.1 304 Not Modified"),
@@ -67,7 +74,6 @@ LOST = {
     "two lengths": head(b"Content-Length: 5", b"Content-Length: 5"),
     "a list of lengths": head(b"Content-Length: 5, 5"),
     "a signed length": head(b"Content-Length: +5"),
-    "a length behind a tab": head(b"Content-Length:\t5"),
     "an endless length": head(b"Content-Length: " + b"1" * 19),
     "length and coding": head(b"Content-Length: 5", b"Transfer-Encoding: chunked"),
     "another coding": head(b"Transfer-Encoding: gzip, chunked"),
@@ -84,7 +90,10 @@ LOST = {
     "an extension that is none": head(b"Transfer-Encoding: chunked") + b"5;x / HTTP/1.1\r\nhello\r\n",
     "a chunk that is longer": head(b"Transfer-Encoding: chunked") + b"5\r\nhello!\r\n0\r\n\r\n",
     "a size without end": head(b"Transfer-Encoding: chunked") + b"5;" + b"a" * MAX_LINE,
-    "trailers": head(b"Transfer-Encoding: chunked") + b"0\r\nA: b\r\n\r\n",
+    "501 trailers": head(b"Transfer-Encoding: chunked") + b"0\r\n" + b"A: b\r\n" * 501 + b"\r\n",
+    "a trailer that is none": head(b"Transfer-Encoding: chunked") + b"0\r\nHTTP/1.1 101 x\r\n\r\n",
+    "trailers without end": head(b"Transfer-Encoding: chunked") + b"0\r\nA: " + b"b" * MAX_TRAILERS,
+    "a length for a trailer": head(b"Transfer-Encoding: chunked") + b"0\r\nContent-Length: 5\r\n\r\n",
     "two answers": head(b"Content-Length: 0") * 2,
 }
 

@@ -9,7 +9,7 @@ import pytest
 from gateway.sniff import Forbidden, Handshake, NeedMore, Refused, Sniffed, handshake, sniff, watch
 from gateway.sniff.handshake import RETRY_RANDOM, offers_early_data
 from gateway.sniff.tls import sniff_tls
-from tests.gateway.sniff.hellos import records
+from tests.gateway.sniff.hellos import records, usual
 from tests.lab.ca import CertificateAuthority
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -188,7 +188,18 @@ def test_early_data_passes_if_it_was_offered() -> None:
 
 
 @pytest.mark.parametrize(
-    "record", [b"\x18\x03\x03\x00\x01x", b"\x00\x03\x03\x00\x01x", b"\x14\x03\x03\xff\xff" + b"x" * 10]
+    "record",
+    [
+        b"\x18\x03\x03\x00\x01x",
+        b"\x00\x03\x03\x00\x01x",
+        b"\x14\x03\x03\xff\xff" + b"x" * 10,
+        b"\x14\x03\x03\x00\x02\x01\x01",
+        b"\x14\x03\x03\x00\x00",
+        b"\x14\x03\x03\x00\x01\x02",
+        b"\x15\x03\x03\x00\x24 /alert HTTP/1.1\r\nHost: evil.test\r\n\r\n",
+        b"\x15\x03\x03\x00\x03\x01\x00\x00",
+        b"\x15\x20\x2f\x00\x02\x01\x00",
+    ],
 )
 def test_other_records_before_the_server_answers_end_it(record: bytes) -> None:
     with pytest.raises(Forbidden):
@@ -199,16 +210,32 @@ def test_other_records_before_the_server_answers_end_it(record: bytes) -> None:
     "answer",
     [
         b"\x15\x03\x03\x00\x02\x02\x28",
-        b"HTTP/1.1 400 Bad Request\r\n",
         b"\x16\x03\x03\x00\x04\x0e\x00\x00\x00",
     ],
 )
-def test_any_other_answer_of_the_server_ends_the_watch(answer: bytes) -> None:
+@pytest.mark.parametrize("size", [1, 2, 100])
+def test_any_other_answer_in_tls_ends_the_watch(answer: bytes, size: int) -> None:
     watching = begin(client().turn())
     held = b"\x16\x03\x03\x00\x04\x10\x00\x00\x00"
     assert watching.up(held) == b""
-    assert watching.down(answer) == held
+    assert b"".join(watching.down(piece) for piece in pieces(answer, size)) == held
     assert watching.settled
+
+
+@pytest.mark.parametrize(
+    "answer", [b"HTTP/1.1 400 Bad Request\r\n", b"\x15\x0a", b"\x18\x03\x03\x00", b"\x00"]
+)
+@pytest.mark.parametrize("size", [1, 100])
+@pytest.mark.parametrize("held", [b"", b"\x15\x03\x03", b"\x16\x03\x03\x00\x04\x10\x00\x00\x00"])
+def test_an_answer_that_is_no_tls_is_the_last_of_it(answer: bytes, size: int, held: bytes) -> None:
+    """Who gives it did not read the hello as one. The client may have it, and end."""
+    watching = begin(client().turn())
+    assert watching.up(held) == b""
+    for piece in [*pieces(answer, size), b"\x16\x03\x03" * 99]:
+        assert watching.down(piece) == b""
+    assert not watching.settled
+    with pytest.raises(Forbidden):
+        watching.up(b"\x15")
 
 
 def test_a_server_that_splits_its_answer_into_records_of_one_byte(server: Peer) -> None:
@@ -224,6 +251,32 @@ def test_a_server_that_splits_its_answer_into_records_of_one_byte(server: Peer) 
 def test_what_is_held_is_bounded() -> None:
     watching = begin(client().turn())
     record = b"\x16\x03\x03\x40\x00" + bytes(1 << 14)
+    assert watching.up(record) == b""
     with pytest.raises(Forbidden):
-        for _ in range(10):
-            watching.up(record)
+        watching.up(bytes(300))
+
+
+def test_a_record_of_early_data_may_be_as_long_as_any() -> None:
+    first = (CORPUS / "openssl-early-data.bin").read_bytes()
+    seen = sniff(first)
+    assert isinstance(seen, Sniffed)
+    watching = Handshake(seen.host, first[: seen.consumed])
+    data = b"\x17\x03\x03\x41\x00" + bytes((1 << 14) + 256)
+    assert watching.up(data[:-1]) == b""
+    assert watching.up(data[-1:] + data * 5 + data[:9]) == data * 6
+    with pytest.raises(Forbidden):
+        watching.up(data[9:] + b"\x17\x03\x03\x41\x01")
+
+
+def test_a_second_hello_is_as_long_as_a_first_may_be(server: Peer) -> None:
+    """Whatever it is cut into; and what never becomes one is not held for it."""
+    watching = begin(first := client().turn())
+    watching.down(retry := server.turn(first))
+    second = records(usual(name=HOST.encode(), least=32 * 1024), 16)
+    assert b"".join(watching.up(piece) for piece in pieces(second, 4096)) == second
+    assert watching.settled
+    watching = begin(first)
+    watching.down(retry)
+    with pytest.raises(Forbidden):
+        for _ in range(11):
+            watching.up(records(b"\1\0\x7f\0" + bytes(4092), 4096)[:4096])

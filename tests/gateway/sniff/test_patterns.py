@@ -9,12 +9,21 @@ from typing import Any
 import pytest
 
 import gateway.sniff.answers
+import gateway.sniff.disguise
 import gateway.sniff.http
 import gateway.sniff.requests
 import gateway.sniff.tls
+import gateway.sniff.trailers
 import matcher.hostname
 
-SNIFFERS = [gateway.sniff.answers, gateway.sniff.http, gateway.sniff.requests, gateway.sniff.tls]
+SNIFFERS = [
+    gateway.sniff.answers,
+    gateway.sniff.disguise,
+    gateway.sniff.http,
+    gateway.sniff.requests,
+    gateway.sniff.tls,
+    gateway.sniff.trailers,
+]
 MODULES = [*SNIFFERS, matcher.hostname]
 
 SINGLE = (["IN"], ["LITERAL"], ["NOT_LITERAL"], ["ANY"])

@@ -59,7 +59,7 @@ GOOD = {
     "HTTP/1.0": GET.replace(b"1.1", b"1.0") + GET,
     "absolute form with its port": GET + GET.replace(b"GET /", b"GET http://allowed.test:80/"),
     "extensions of chunks": CHUNKED.replace(
-        b"\r\n5\r\n", b'\r\n5 ; a = "b;c\t/ d\\"";x\t;y="";chunk-signature=ad80c7\r\n'
+        b"\r\n5\r\n", b'\r\n5;a="b;c\t/ d\\"";x;y="";chunk-signature=ad80c7\r\n'
     ),
     "h2c": asking(GET),
     "h2c and a body": asking(POST),
@@ -143,7 +143,15 @@ ODD_CHUNKS = {
     "something behind a quote": b'5;a="b"c\r\nhello\r\n',
     "a blank at the end": b"5;a=b \r\nhello\r\n",
     "a high byte in the extension": b'5;a="\xff"\r\nhello\r\n',
-    "too many digits": b"0000000000000005\r\nhello\r\n",
+    "too many digits": b"000000005\r\nhello\r\n",
+    "more than 32 bits": b"100000005\r\nhello\r\n0\r\n\r\n",
+    "more than 31 bits": b"80000000\r\nhello\r\n0\r\n\r\n",
+    "a space before an extension": b"5 ;a=b\r\nhello\r\n0\r\n\r\n",
+    "a tab before an extension": b"5\t;a=b\r\nhello\r\n0\r\n\r\n",
+    "a space before a name": b"5; a=b\r\nhello\r\n0\r\n\r\n",
+    "a space before =": b"5;a =b\r\nhello\r\n0\r\n\r\n",
+    "a space behind =": b'5;a= "b"\r\nhello\r\n0\r\n\r\n',
+    "a space between extensions": b"5;a ;b\r\nhello\r\n0\r\n\r\n",
     "a line without end": b"5;" + b"a" * 2000,
     "too long by one": b"5\r\nhello!\r\n",
     "too short by one": b"5\r\nhell\r\n0\r\n\r\n",
@@ -164,6 +172,13 @@ def test_odd_chunks_end_it_before_the_next_request(chunks: bytes) -> None:
         passed, ended = run(data, cuts)
         assert ended
         assert b"evil" not in passed and b"stolen" not in passed
+
+
+def test_the_longest_chunk() -> None:
+    head = CHUNKED[: CHUNKED.index(b"\r\n\r\n") + 4] + b"7fffffff\r\n"
+    watching = Requests(HOST, PORT)
+    assert watching.up(head) == head
+    assert watching.ahead == 0x7FFFFFFF
 
 
 def test_a_trailer_too_many_ends_it() -> None:
@@ -403,6 +418,7 @@ OTHERS = {
 }
 ASKED = [asking(request, fields) for request in (GET, POST, CHUNKED, TRAILED) for fields in OTHERS.values()]
 CHUNKED_OK = b"HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked\r\n\r\n3;a=b\r\nabc\r\n1\r\nx\r\n0\r\n\r\n"
+TRAILED_OK = CHUNKED_OK[:-2] + b"Checksum: abc\r\n\r\n"
 CONTINUES = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -415,7 +431,7 @@ def pieces(data: bytes, size: int) -> list[bytes]:
 def test_a_server_that_does_not_heed_it_gets_one_request_after_another(asked: bytes, size: int) -> None:
     """As often as the client likes (Java asks with each request), however all of it arrives."""
     watching = Requests(HOST, PORT)
-    for answer in (OK, CHUNKED_OK, CONTINUES + OK, OK.replace(b"200 OK", b"404")):
+    for answer in (OK, CHUNKED_OK, TRAILED_OK, CONTINUES + OK, OK.replace(b"200 OK", b"404")):
         assert b"".join(watching.up(piece) for piece in pieces(asked, size)) == asked
         assert not b"".join(watching.down(piece) for piece in pieces(answer, size))
         assert watching.up(GET) == GET
