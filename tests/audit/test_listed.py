@@ -44,9 +44,9 @@ def test_a_manifest_that_somebody_holds_is_waited_for_once_and_told_later(
 ) -> None:
     waits: list[float] = []
 
-    def noted(*told: Any) -> None:
+    def noted(*told: Any, durable: bool) -> None:
         waits.append(told[-1])
-        opened(*told)
+        opened(*told, durable=durable)
 
     monkeypatch.setattr("audit.listed.PATIENCE_S", 0.1)
     monkeypatch.setattr("audit.manifest.opened", noted)
