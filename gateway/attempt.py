@@ -89,7 +89,7 @@ class Attempt(Counts):
         if stopping and self.revoked:
             self.ended_by, stopping = EndedBy.POLICY, False
         if not self._decided:
-            self.decided(refuse(Reason.SHUTDOWN if stopping else Reason.INTERNAL_ERROR), None)
+            self.refused(refuse(Reason.SHUTDOWN if stopping else Reason.INTERNAL_ERROR), None)
         if self._wording is not None:
             ended_by = EndedBy.SHUTDOWN if stopping else self.ended_by
             self._journal.tally.closed(ended_by, self.phase, self.up, self.down)
@@ -139,23 +139,15 @@ class Attempt(Counts):
         """Return when what was not taken may be offered again."""
         await self._journal.room()
 
-    def decided(self, made: Decision, seen: Sniffed | Refused | None) -> bool:
-        """Hand the decision to the keeper of the records. False where it was not taken: then nothing may be carried.
-
-        A refusal may wait its turn, and is noted in the ledger as long as it does; an allowed one that cannot be handed over now is one.
-        """
-        allowed = made.verdict is ALLOW
-        if allowed and self.offered(made, seen):
-            return True
-        if allowed:
-            made = refuse(Reason.LIMIT)._replace(host=made.host)
+    def refused(self, made: Decision, seen: Sniffed | Refused | None) -> bool:
+        """Hand over that ``made`` refuses it. False where the record is lost, and counted; it may wait its turn, noted in the ledger meanwhile."""
         journal = self._journal
         record = decision_record(self.flow, made, seen)
         self._decided = True
         self.made, self.seen = made, seen
         journal.ledger.sending(self._slot)
         journal.tally.decided(made.reason, now_ns() - self._started_ns)
-        return journal.refused(record, self._slot) and not allowed
+        return journal.refused(record, self._slot)
 
     def connected(self, took_ns: int) -> None:
         """The upstream answered, so long after it was first asked."""

@@ -106,7 +106,7 @@ async def run_session(client: Sock, flow: Flow, house: House, attempt: Attempt) 
             if decision.verdict is ALLOW and not attempt.offered(decision, seen):
                 decision = await _offered_late(flow, house, attempt, decision, seen)
             if decision.verdict is not ALLOW:
-                if not attempt.decided(decision, seen):
+                if not attempt.refused(decision, seen):
                     decision = refuse(INTERNAL_ERROR)
                 await _refuse(client, seen, decision)
                 return

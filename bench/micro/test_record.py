@@ -79,7 +79,7 @@ def _carry(journal: Journal, flows: list[Flow], made: Decision) -> None:
         attempt = opened(journal, flow)
         assert attempt is not None
         with attempt:
-            attempt.decided(made, seen)
+            attempt.offered(made, seen)
             attempt.up, attempt.down = 517, 1024
     assert not journal.feed.waiting
 
@@ -94,7 +94,7 @@ def test_a_blocked_connection(benchmark: BenchmarkFixture, pipe: tuple[int, int]
             attempt = opened(journal, flow)
             assert attempt is not None
             with attempt:
-                attempt.decided(refused, seen)
+                attempt.refused(refused, seen)
 
     _measure(benchmark, act, pipe, EACH)
 

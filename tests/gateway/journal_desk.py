@@ -11,8 +11,10 @@ from audit.ledger import Ledger
 from audit.log import AuditLog
 from gateway.attempt import Attempt, opened
 from gateway.burial import bury
+from gateway.decide import Decision, Verdict
 from gateway.flow import Flow
 from gateway.journal import Journal
+from gateway.sniff.result import Refused, Sniffed
 from gateway.summary import Summary
 from tests.gateway.deciding import flow_to, said
 
@@ -74,3 +76,8 @@ class Desk:
         os.close(self.write_end)
         self.intake.close()
         self.log.close()
+
+
+def decide(attempt: Attempt, made: Decision, seen: Sniffed | Refused | None) -> bool:
+    """As a session does; whether it was taken."""
+    return attempt.offered(made, seen) if made.verdict is Verdict.ALLOW else attempt.refused(made, seen)

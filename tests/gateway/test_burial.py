@@ -18,7 +18,7 @@ from gateway.flow import Endpoint
 from gateway.journal import FLUSH_S
 from gateway.reasons import Reason
 from tests.gateway.deciding import flow_to
-from tests.gateway.journal_desk import ALLOW, BLOCK, Desk
+from tests.gateway.journal_desk import ALLOW, BLOCK, Desk, decide
 
 
 @pytest.fixture
@@ -48,9 +48,9 @@ def _lost(desk: Desk) -> list[int]:
 def test_the_ends_of_what_a_killed_worker_carried_are_counted(desk: Desk) -> None:
     def act() -> None:
         for made in (ALLOW, BLOCK, ALLOW, ALLOW):
-            assert desk.open().decided(made, None)
+            assert decide(desk.open(), made, None)
         with desk.open() as attempt:
-            attempt.decided(ALLOW, None)  # and it ended
+            decide(attempt, ALLOW, None)  # and it ended
 
     _killed(desk, act)
     assert (len(desk.decisions()), _lost(desk)) == (5, [3])
@@ -67,13 +67,13 @@ def test_what_waits_for_room_when_a_worker_dies_is_counted(desk: Desk) -> None:
     async def wait_for_room() -> None:
         attempts = [desk.open() for _ in range(4)]
         for attempt in attempts:
-            attempt.decided(ALLOW, None)
+            decide(attempt, ALLOW, None)
         desk.shrink()
         desk.stuff()
         for attempt in attempts[:3]:
             attempt.__exit__(None, None, None)
         desk.journal.blocked(desk.flow(99), Reason.LIMIT)
-        desk.open().decided(BLOCK, None)
+        decide(desk.open(), BLOCK, None)
 
     _killed(desk, act)
     assert [record["reason"] for record in desk.decisions()] == ["allowed_address"] * 4 + ["worker_died"]
@@ -88,7 +88,7 @@ def test_what_a_killed_worker_had_counted_and_not_told_is_counted(desk: Desk, wr
         desk.journal._refusals = Bucket(0.0, 20.0, 0.0)
         for _ in range(320):
             with desk.open() as attempt:
-                attempt.decided(BLOCK, None)
+                decide(attempt, BLOCK, None)
         if written:
             desk.stuff()
             desk.journal.flush()
@@ -121,11 +121,11 @@ def _sending(desk: Desk, attempt: Attempt) -> None:
 def _sent(desk: Desk, attempt: Attempt) -> None:
     """Between handing over and clearing the note."""
     desk.ledger.close = lambda slot: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
-    attempt.decided(BLOCK, None)
+    decide(attempt, BLOCK, None)
 
 
 def _allowed(desk: Desk, attempt: Attempt) -> None:
-    assert attempt.decided(ALLOW, None)
+    assert decide(attempt, ALLOW, None)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_a_kill_while_an_allowed_decision_is_handed_over_has_its_end_counted(
     if pid == 0:
         before = [desk.open() for _ in range(pending)]
         for attempt in before:
-            assert attempt.decided(ALLOW, None)
+            assert decide(attempt, ALLOW, None)
         desk.journal._soon = lambda act: None  # as within a turn
         for attempt in before:
             attempt.__exit__(None, None, None)

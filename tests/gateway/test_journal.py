@@ -26,7 +26,7 @@ from gateway.sums import APART, Sums
 from tests.audit.example import blocked
 from tests.gateway.deciding import NAME, flow_to, tls
 from tests.gateway.dns.queries import NO
-from tests.gateway.journal_desk import ALLOW, BLOCK, Desk
+from tests.gateway.journal_desk import ALLOW, BLOCK, Desk, decide
 from tests.gateway.net.carrying import carried
 
 
@@ -46,7 +46,7 @@ def _events(desk: Desk) -> list[str]:
 
 def test_an_allowed_connection_has_a_decision_and_an_end(desk: Desk) -> None:
     with desk.open() as attempt:
-        assert attempt.decided(ALLOW, None)
+        assert decide(attempt, ALLOW, None)
         assert _events(desk) == ["egress_allowed"], "before anything is carried"
         attempt.phase = Phase.RELAY
         attempt.up, attempt.down = 517, 4096
@@ -68,7 +68,7 @@ def test_an_allowed_connection_has_a_decision_and_an_end(desk: Desk) -> None:
 
 def test_a_blocked_connection_has_a_decision_and_no_end(desk: Desk) -> None:
     with desk.open() as attempt:
-        assert attempt.decided(BLOCK, tls("evil.example"))
+        assert decide(attempt, BLOCK, tls("evil.example"))
     assert _events(desk) == ["egress_blocked"]
     assert desk.ledger.leftovers() == []
 
@@ -98,7 +98,7 @@ def test_an_exception_at_each_stage(
 ) -> None:
     with pytest.raises(error), desk.open() as attempt:
         if stage != "before":
-            attempt.decided(ALLOW if stage == "allowed" else BLOCK, None)
+            decide(attempt, ALLOW if stage == "allowed" else BLOCK, None)
         raise error
     records = desk.records()
     if stage == "allowed":
@@ -117,7 +117,7 @@ async def test_a_task_that_is_cancelled_at_each_wait(desk: Desk, waits: int) -> 
         with desk.open() as attempt:
             await asyncio.sleep(0)
             await asyncio.sleep(0)
-            attempt.decided(ALLOW, None)
+            decide(attempt, ALLOW, None)
             await asyncio.sleep(0)
             await asyncio.sleep(0)
 
@@ -135,7 +135,7 @@ def test_a_decision_that_cannot_be_put_into_words_is_a_refusal(desk: Desk) -> No
     broken = ALLOW._replace(addresses=None)  # type: ignore[arg-type]  # what no decision should be
     broken_seen = object()
     with pytest.raises(AttributeError), desk.open() as attempt:
-        attempt.decided(broken, broken_seen)  # type: ignore[arg-type]
+        decide(attempt, broken, broken_seen)  # type: ignore[arg-type]
     (record,) = desk.records()
     assert (record["event"], record["reason"]) == ("egress_blocked", "internal_error")
 
@@ -144,7 +144,7 @@ def test_how_connections_ended_is_told_together_at_the_end_of_the_turn(desk: Des
     soon: list[Callable[[], object]] = []
     desk.journal = Journal(desk.journal.feed, desk.ledger, soon=soon.append)
     with desk.open() as one, desk.open() as two:
-        assert one.decided(ALLOW, None) and two.decided(ALLOW, None)
+        assert decide(one, ALLOW, None) and decide(two, ALLOW, None)
     assert _events(desk) == ["egress_allowed"] * 2
     assert desk.ledger.missing() == 2, "who survives this process knows what is still to come"
     assert len(soon) == 1
@@ -152,7 +152,7 @@ def test_how_connections_ended_is_told_together_at_the_end_of_the_turn(desk: Des
     assert _events(desk) == ["egress_allowed", "egress_allowed", "egress_closed", "egress_closed"]
     assert desk.ledger.missing() == 0
     with desk.open() as attempt:
-        attempt.decided(ALLOW, None)
+        decide(attempt, ALLOW, None)
     assert len(soon) == 1, "the next turn has an end too"
 
 
@@ -174,7 +174,7 @@ def test_decisions_that_are_one_object_have_records_of_their_own(desk: Desk) -> 
         desk.journal.generation = generation
         flow = desk.flow(number)._replace(dest=flow_to(ip).dest)
         with desk.open(flow) as attempt:
-            assert attempt.decided(bound, seen)
+            assert decide(attempt, bound, seen)
     made, ends = desk.records()[::2], desk.records()[1::2]
     assert [
         (one["flow"], one["dest_ip"], one["app"], "ech" in one, one.get("domain_raw"), one["generation"])
@@ -245,7 +245,7 @@ def test_what_was_seen_and_decided_is_on_record(
     desk: Desk, made: Decision, seen: Sniffed | Refused | None, expected: dict[str, Any]
 ) -> None:
     with desk.open() as attempt:
-        attempt.decided(made, seen)
+        decide(attempt, made, seen)
     record = desk.records()[0]
     assert expected.items() <= record.items()
     assert (record["src_ip"], record["src_port"], record["dest_port"], record["sandbox"]) == (
@@ -267,7 +267,7 @@ def _marks(desk: Desk) -> list[bytes]:
 def test_only_the_first_to_a_place_is_told_in_full(desk: Desk) -> None:
     for _ in range(3):
         with desk.open() as attempt:
-            attempt.decided(ALLOW, None)
+            decide(attempt, ALLOW, None)
     assert _marks(desk) == [b"=0{", b"c0|", b"a0|", b"c0|", b"a0|", b"c0|"]
 
 
@@ -285,10 +285,10 @@ def test_an_end_whose_form_is_forgotten_is_told_in_full(desk: Desk, monkeypatch:
     """A connection may last longer than the keeper's memory."""
     monkeypatch.setattr(wording, "MOST", 4)
     with desk.open() as lasting:
-        lasting.decided(ALLOW, None)
+        decide(lasting, ALLOW, None)
         for number in range(4):
             with desk.open() as attempt:
-                attempt.decided(ALLOW._replace(entry=f"allow_out[{number}]"), None)
+                decide(attempt, ALLOW._replace(entry=f"allow_out[{number}]"), None)
         assert _marks(desk)[-2:] == [b"=4{", b"c4|"]
     assert _events(desk) == ["egress_closed"]
 
@@ -297,16 +297,16 @@ def test_a_long_record_is_told_in_full_each_time(desk: Desk) -> None:
     long = ALLOW._replace(entry="x" * 700)
     for _ in range(2):
         with desk.open() as attempt:
-            attempt.decided(long, None)
+            decide(attempt, long, None)
     assert _marks(desk) == [b'{"s'] * 4
 
 
 def test_forms_of_two_policies_are_told_apart(desk: Desk) -> None:
     with desk.open() as first:
-        first.decided(ALLOW, None)
+        decide(first, ALLOW, None)
         desk.journal.generation = 2
         with desk.open() as second:
-            second.decided(ALLOW, None)
+            decide(second, ALLOW, None)
     assert [(record["event"], record["flow"], record["generation"]) for record in desk.records()] == [
         ("egress_allowed", "ab-1", 1),
         ("egress_allowed", "ab-2", 2),
@@ -322,7 +322,8 @@ async def test_what_is_not_in_the_pipe_is_not_carried(desk: Desk) -> None:
     desk.shrink()
     desk.stuff()
     with desk.open() as attempt:
-        assert not attempt.decided(ALLOW._replace(host=NAME), tls(NAME))
+        assert not attempt.offered(ALLOW._replace(host=NAME), tls(NAME))
+        assert attempt.refused(refuse(Reason.LIMIT)._replace(host=NAME), tls(NAME))
     assert len(desk.ledger.leftovers()) == 1, "noted until the refusal is in the pipe"
     desk.keep()
     await asyncio.sleep(FLUSH_S * 3)
@@ -396,7 +397,7 @@ async def test_refusals_wait_in_the_ledger_and_come_without_another_record(desk:
     desk.stuff()
     for _ in range(20):
         with desk.open() as attempt:
-            assert attempt.decided(BLOCK, None)
+            assert decide(attempt, BLOCK, None)
     assert len(desk.ledger.leftovers()) == 20
     for _ in range(10):
         desk.keep()
@@ -410,7 +411,7 @@ async def test_a_worker_that_dies_over_a_full_pipe_loses_no_decision(desk: Desk)
     desk.stuff()
     for made in (ALLOW, BLOCK, ALLOW):
         with desk.open() as attempt:
-            attempt.decided(made, None)
+            decide(attempt, made, None)
     desk.bury()  # and its backlog is gone with it
     records = desk.records()
     assert [
@@ -427,7 +428,7 @@ async def test_beyond_the_backlog_it_is_counted_and_the_slot_is_free(tmp_path: P
     taken = []
     for _ in range(MAX_BACKLOG + 5):
         with desk.open() as attempt:
-            taken.append(attempt.decided(BLOCK, None))
+            taken.append(decide(attempt, BLOCK, None))
     assert taken == [True] * MAX_BACKLOG + [False] * 5
     assert len(desk.ledger.leftovers()) == MAX_BACKLOG
     assert desk.journal.feed.lost == 5
@@ -442,7 +443,7 @@ def test_a_keeper_that_is_gone_lets_nothing_through(tmp_path: Path) -> None:
         attempt = opened(journal, flow_to("203.0.113.9"))
         assert attempt is not None
         with attempt:
-            taken = attempt.decided(ALLOW, None)
+            taken = decide(attempt, ALLOW, None)
         os.close(write_end)
         return taken
 
@@ -473,8 +474,10 @@ def _flood(desk: Desk, count: int) -> None:
     desk.journal._refusals = Bucket(0.0, LINES, 0.0)
     for number in range(count):
         with desk.open() as attempt:
-            attempt.decided(
-                BLOCK._replace(host=f"n{number}.example" if number % 2 else "evil.example"), tls(NAME)
+            decide(
+                attempt,
+                BLOCK._replace(host=f"n{number}.example" if number % 2 else "evil.example"),
+                tls(NAME),
             )
 
 
@@ -515,7 +518,7 @@ async def test_what_others_hold_in_sums_is_owed_too(desk: Desk) -> None:
 async def test_what_is_allowed_is_never_a_part_of_a_sum(desk: Desk) -> None:
     _flood(desk, LINES + 10)
     with desk.open() as attempt:
-        assert attempt.decided(ALLOW, None)
+        assert decide(attempt, ALLOW, None)
     assert _events(desk)[-2:] == ["egress_allowed", "egress_closed"]
 
 
