@@ -64,7 +64,7 @@ def _kept_files(place: host.Place) -> Iterator[tuple[str, str]]:
 
 def _switch_off(family: Family) -> str:
     """Before rules go that keep the host from being a router."""
-    return f"sysctl -w net.{host.FORWARDING[family].replace('/', '.')}=0"
+    return f"echo 0 > /proc/sys/net/{host.FORWARDING[family]}"
 
 
 def _left_chains() -> Iterator[tuple[str, str]]:

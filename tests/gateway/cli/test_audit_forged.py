@@ -102,6 +102,10 @@ def shared() -> Iterator[Path]:
 @pytest.mark.root
 def test_of_a_directory_of_several_users_each_finds_his_own(shared: Path) -> None:
     """Also while he follows it, and somebody else's file comes."""
+    try:
+        egress = egress_for(NOBODY)
+    except LookupError as error:
+        pytest.skip(str(error))
     now = timestamp(time.time_ns())
 
     def put(name: str, uid: int) -> Path:
@@ -116,7 +120,7 @@ def test_of_a_directory_of_several_users_each_finds_his_own(shared: Path) -> Non
 
     def ask(*words: str) -> subprocess.Popen[str]:
         become = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "env"]
-        argv = [*become, *egress_for(NOBODY), "audit", *words, "--audit-dir", shared]
+        argv = [*become, *egress, "audit", *words, "--audit-dir", shared]
         return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/")
 
     for words in (["query", "-o", "jsonl"], ["tail", "--json"], ["stats", "--json"]):
