@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Final
 
 from gateway.dns.budget import ASKED, Budget
-from gateway.dns.guard import Guard, Rule, Ruling, failed
+from gateway.dns.guard import BAD_QUERY, UNASKED, Guard, Rule, Ruling, failed
 from gateway.dns.passing import pass_on
 from gateway.dns.records import QueryRecords
 from gateway.dns.reply import Query, say
@@ -19,7 +19,7 @@ from gateway.dns.tellings import Tellings
 from gateway.dns.told import Told
 from gateway.flow import Endpoint
 from gateway.net.answers import Answer
-from gateway.net.asking import framed, read_message
+from gateway.net.asking import begins, framed, read_message
 from gateway.net.resolve import ResolveError, Resolver
 from gateway.net.sockets import endpoint, send_all
 from gateway.reasons import Reason
@@ -210,6 +210,7 @@ class DnsForwarder:
             loop.call_later(PAUSE_S, self._resume)
             return
         if self._in_flight >= MAX_IN_FLIGHT:
+            self._records.note(LIMIT, UNASKED, endpoint(address), "tcp")
             client.close()
             return
         client.setblocking(False)
@@ -220,13 +221,17 @@ class DnsForwarder:
             asyncio.get_running_loop().add_reader(self._tcp, self._on_tcp)
 
     async def _serve_tcp(self, sock: socket.socket, client: Endpoint) -> None:
+        """One query after another. Where one does not arrive as a whole, or none at all, that is on record; who has asked may go, or be idle."""
+        due = True
         try:
             with sock:
                 while not self._stopped:
                     async with asyncio.timeout(TCP_IDLE_S):
+                        if not await begins(sock, self._pace):
+                            break
+                        due = True
                         wire = await read_message(sock, self._pace)
-                        if not wire:
-                            return
+                        due = False
                         answer, bringing = await self._pace.run(
                             partial(self._due, wire, client, "tcp", room=True)
                         )
@@ -237,3 +242,5 @@ class DnsForwarder:
                         await send_all(sock, framed(answer))
         except (OSError, EOFError):
             pass  # a connection that ends early is an answer that clients know
+        if due:
+            self._records.note(BAD_QUERY, UNASKED, client, "tcp")

@@ -272,8 +272,56 @@ async def test_what_is_no_message_ends_the_connection_and_nothing_else(desk: Des
         await send_all(sock, sent)
         sock.shutdown(socket.SHUT_WR)
         assert await read_message(sock) == b""
+    assert _seen(front) == [("dns_blocked", None, "bad_query")]
     assert (await _ask(front, "tcp", query())).answer
     await front.settled()
+    assert len(front.sink.records) == 2, "who has asked may go"
+
+
+@pytest.mark.parametrize("sent", [b"\0", b"\0\5abc", b"\0\0"])
+async def test_who_has_asked_and_then_begins_what_is_no_message_is_on_record(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(module, "TCP_IDLE_S", 0.2)
+    for ends in (True, False):
+        front = desk.front()
+        with front.client(socket.SOCK_STREAM) as sock:
+            await send_all(sock, framed(query(OTHER)))
+            assert await read_message(sock)
+            await send_all(sock, sent)
+            if ends:
+                sock.shutdown(socket.SHUT_WR)
+            assert await read_message(sock) == b""
+        assert [reason for _, _, reason in _seen(front)] == ["no_allow_entry", "bad_query"]
+
+
+async def test_who_has_asked_may_be_idle(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TCP_IDLE_S", 0.2)
+    front = desk.front()
+    with front.client(socket.SOCK_STREAM) as sock:
+        await send_all(sock, framed(query(OTHER)))
+        assert await read_message(sock)
+        assert await read_message(sock) == b""
+    assert len(front.sink.records) == 1
+
+
+async def test_a_resolver_that_is_silent_is_no_fault_of_the_query(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TCP_IDLE_S", 0.2)
+    front = desk.front(lambda asked: [], guard("passthrough"))
+    assert await front.ask_tcp(query()) == b""
+    assert len(front.sink.records) == 1
+
+
+async def test_who_has_asked_and_resets_the_connection_is_no_fault(desk: Desk) -> None:
+    front = desk.front()
+    with front.client(socket.SOCK_STREAM) as sock:
+        await send_all(sock, framed(query(OTHER)))
+        await asyncio.wait_for(readable(sock), 3)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    await front.settled()
+    assert len(front.sink.records) == 1
 
 
 async def test_a_long_message_is_refused_without_being_read_closely(desk: Desk) -> None:
@@ -292,6 +340,7 @@ async def test_a_client_that_says_nothing_is_let_go(desk: Desk, monkeypatch: pyt
     with front.client(socket.SOCK_STREAM) as sock:
         await send_all(sock, b"\0")
         assert await read_message(sock) == b""
+    assert _seen(front) == [("dns_blocked", None, "bad_query")]
 
 
 # -- who goes away
@@ -359,8 +408,9 @@ async def test_queries_under_way_are_bounded(desk: Desk) -> None:
         await asyncio.sleep(0.2)
         assert len(desk.asked) == MAX_IN_FLIGHT
         assert await front.ask_tcp(query(OTHER)) == b""
-    limited = [record for record in front.sink.records if record["reason"] == "limit"]
-    assert 400 - MAX_IN_FLIGHT >= len(limited) > 0
+    limited = [record["proto"] for record in front.sink.records if record["reason"] == "limit"]
+    assert 400 - MAX_IN_FLIGHT >= limited.count("udp") > 0
+    assert limited.count("tcp") == 1
 
 
 async def test_a_burst_in_one_turn_is_bounded_too(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
