@@ -3,9 +3,11 @@
 import asyncio
 import errno
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from ipaddress import ip_address
 
 import dns.flags
 import dns.message
@@ -15,12 +17,14 @@ import pytest
 from gateway.addresses import SINKHOLE
 from gateway.dns import server as module
 from gateway.dns.budget import Budget
+from gateway.dns.guard import Guard
 from gateway.dns.server import MAX_IN_FLIGHT
 from gateway.flow import Endpoint
 from gateway.net import resolve
 from gateway.net.sockets import send_all
+from gateway.tasks import spawn
 from tests.gateway.dns.front import Desk, Front, framed, read_message
-from tests.gateway.dns.queries import ALLOWED, ECH, HTTPS, OTHER, A, guard, name, option, query
+from tests.gateway.dns.queries import ALLOWED, ECH, HTTPS, NO, OTHER, A, guard, name, option, public, query
 from tests.gateway.dns_server import Asked, DnsServer, reply, serving
 from tests.gateway.net.loop import readable, receive
 
@@ -467,8 +471,6 @@ async def test_ipv6_resolver(desk: Desk) -> None:
         pytest.skip("this host has no IPv6")
     port = probe.getsockname()[1]
     probe.close()
-    from ipaddress import ip_address
-
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as resolver:
         resolver.bind(("::1", port))
         resolver.setblocking(False)
@@ -611,3 +613,56 @@ async def test_what_is_no_query_is_on_record_too(desk: Desk) -> None:
         with pytest.raises(BlockingIOError):
             sock.recv(100)
     assert _seen(front) == [("dns_blocked", None, "bad_query")] * 3
+
+
+# -- another policy
+
+
+def _forbids() -> Guard:
+    return Guard("guarded", lambda host: NO, public, forwards_all=False, ipv6=True)
+
+
+async def _asked_across(desk: Desk, by: str, before: Guard, after: Guard) -> tuple[Front, bytes]:
+    """What comes back of a query that is under way while the policy is replaced."""
+    asked, replaced = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def answering(asked_now: Asked) -> list[bytes]:
+        loop.call_soon_threadsafe(asked.set)
+        assert replaced.wait(10)
+        return [reply(asked_now, GOOD)]
+
+    front = desk.front(answering, before)
+    answer = spawn(front.ask_udp(query()) if by == "udp" else front.ask_tcp(query()), "asking")
+    await asyncio.wait_for(asked.wait(), 3)
+    front.forwarder.obey(after)
+    replaced.set()
+    return front, await answer
+
+
+@pytest.mark.parametrize("before", ["guarded", "passthrough"])
+async def test_a_query_under_way_is_answered_by_the_policy_that_holds_then(
+    desk: Desk, by: str, before: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolve, "ATTEMPT_S", 3)
+    front, wire = await _asked_across(desk, by, guard(before), _forbids())
+    assert dns.message.from_wire(wire).answer[0].to_text() == f"{ALLOWED}. 5 IN A {SINKHOLE}"
+    assert _seen(front)[1:] == [("dns_blocked", ALLOWED, "no_allow_entry")]
+    assert front.sink.records[-1]["rule"] == NO.entry
+    assert front.forwarder.told.name_of(ip_address("203.0.113.9")) is None
+
+
+@pytest.mark.parametrize("after", ["guarded", "strict", "passthrough"])
+async def test_what_both_policies_allow_is_answered_and_on_record_once(
+    desk: Desk, by: str, after: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolve, "ATTEMPT_S", 3)
+    front, wire = await _asked_across(desk, by, guard(), guard(after))
+    assert dns.message.from_wire(wire).answer[0].to_text() == GOOD
+    assert _seen(front) == [("dns_allowed", ALLOWED, "allowed_name")]
+
+
+async def test_what_was_passed_on_and_is_now_to_be_asked_for_is_a_failure(desk: Desk, by: str) -> None:
+    """The resolver's own message is not for a sandbox under an allowlist: the client asks again."""
+    _, wire = await _asked_across(desk, by, guard("passthrough"), guard())
+    assert dns.message.from_wire(wire).rcode() == dns.rcode.SERVFAIL
