@@ -35,6 +35,8 @@ PARAM: Final = struct.Struct("!HH")  # RFC 9460 section 2.2
 SERVICES: Final = (int(dns.rdatatype.SVCB), int(dns.rdatatype.HTTPS))
 NAMES_WITHIN: Final = {
     2: (0, 1),  # NS
+    3: (0, 1),  # MD
+    4: (0, 1),  # MF
     5: (0, 1),  # CNAME
     6: (0, 2),  # SOA
     7: (0, 1),  # MB

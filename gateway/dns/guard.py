@@ -213,19 +213,20 @@ def read_question(wire: bytes) -> Question:
     end = question_end(wire)
     if end == MIN_QUERY_BYTES or wire[4:6] == b"\0\0":
         return UNASKED
-    name = wire[MIN_QUERY_BYTES : end - 4]
-    if len(name) > MAX_NAME_BYTES:
-        return UNASKED
-    return _question(name, int.from_bytes(wire[end - 4 : end - 2], "big"))
+    return _question(wire[MIN_QUERY_BYTES : end - 4], int.from_bytes(wire[end - 4 : end - 2], "big"))
 
 
 def question_end(message: bytes) -> int:
     """Where the first question of a message ends; 12, the end of the header, where none can be read there."""
     at = MIN_QUERY_BYTES
-    while at < len(message) and 0 < message[at] < 64:
+    too_far = min(len(message) - 4, MIN_QUERY_BYTES + MAX_NAME_BYTES)  # type and class follow
+    while at < too_far:
+        if message[at] == 0:
+            return at + 1 + TYPE_CLASS.size
+        if message[at] >= 64:  # no label
+            break
         at += 1 + message[at]
-    end = at + 5  # the root label, type, class
-    return end if end <= len(message) and message[at] == 0 else MIN_QUERY_BYTES
+    return MIN_QUERY_BYTES
 
 
 def _bare(query: bytes, rcode: int) -> bytes:

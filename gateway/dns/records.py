@@ -50,8 +50,8 @@ class QueryRecords:
         if not self._sums.apart(alike):
             alike = _Alike(record["event"], rule)
             record |= {"domain": None, "qtype": None}
-            record.pop("domain_raw", None)
-        self._sums.add(alike, record)
+        record.pop("domain_raw", None)
+        self._sums.add(alike, record | {"src_port": 0})
 
     def flush(self) -> None:
         """Write the sums down."""

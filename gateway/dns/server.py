@@ -8,10 +8,10 @@ import math
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from gateway.dns.budget import ASKED, Budget
-from gateway.dns.guard import Guard, Rule, Ruling, failed
+from gateway.dns.guard import BAD_QUERY, UNASKED, Guard, Rule, Ruling, failed
 from gateway.dns.passing import pass_on
 from gateway.dns.records import QueryRecords
 from gateway.dns.reply import Query, say
@@ -19,7 +19,7 @@ from gateway.dns.tellings import Tellings
 from gateway.dns.told import Told
 from gateway.flow import Endpoint
 from gateway.net.answers import Answer
-from gateway.net.asking import framed, read_message
+from gateway.net.asking import begins, framed, read_message
 from gateway.net.resolve import ResolveError, Resolver
 from gateway.net.sockets import endpoint, send_all
 from gateway.reasons import Reason
@@ -42,6 +42,16 @@ LIMIT: Final = Rule(False, "limit", Reason.LIMIT)
 
 Due = tuple[bytes, Callable[[], Awaitable[bytes]] | None]
 """The answer to a query, or what brings it; neither where it gets none."""
+
+
+class _Asked(NamedTuple):
+    """A query that has an answer, here or soon, and what the policy of that moment said."""
+
+    wire: bytes
+    guard: Guard
+    ruling: Ruling
+    client: Endpoint
+    proto: str
 
 
 class DnsForwarder:
@@ -107,6 +117,7 @@ class DnsForwarder:
         """
         ruling = self._guard.judge(wire)
         rule, question, query = ruling.rule, ruling.question, ruling.query
+        asked = _Asked(wire, self._guard, ruling, client, proto)
         if query is None and not ruling.forward:
             self._records.note(rule, question, client, proto)
             return ruling.answer, None
@@ -114,45 +125,59 @@ class DnsForwarder:
         known = None if query is None else self._resolver.answers.known(name, kind)
         if query is not None and known is not None and known.wire:
             self._records.note(rule, question, client, proto)
-            return self._told(query, ruling, known, client, proto), None
+            return self._told(asked, query, known), None
         if not room:
             self._records.note(LIMIT, question, client, proto)
             return b"", None
         if query is None:
             self._records.note(rule, question, client, proto)
-            return b"", partial(self._passed_on, wire, proto)
+            return b"", partial(self._passed_on, asked)
         if self._resolver.under_way(name, kind):
             self._records.note(rule, question, client, proto)
         elif not (self._admits(len(name)) and self._records.offer(rule, question, client, proto)):
             self._records.note(LIMIT, question, client, proto)
             return failed(query), None
         answer = self._resolver.asked(name, kind)
-        return b"", partial(self._awaited, answer, query, ruling, client, proto)
+        return b"", partial(self._awaited, asked, query, answer)
 
-    async def _passed_on(self, wire: bytes, proto: str) -> bytes:
+    async def _passed_on(self, asked: _Asked) -> bytes:
         """The resolver's own answer. OSError (TimeoutError too) or EOFError where there is none."""
         async with asyncio.timeout(TIMEOUT_S):
-            return await pass_on(wire, self._resolver.server, self._pace, tcp=proto == "tcp")
+            answer = await pass_on(asked.wire, self._resolver.server, self._pace, tcp=asked.proto == "tcp")
+        ruling = self._ruling_now(asked)
+        if ruling.query is not None:  # its name may be asked for, in our own words: the client asks again
+            return failed(ruling.query)
+        return answer if ruling.forward else ruling.answer
 
-    async def _awaited(
-        self, answer: "asyncio.Future[Answer]", query: Query, ruling: Ruling, client: Endpoint, proto: str
-    ) -> bytes:
+    async def _awaited(self, asked: _Asked, query: Query, answer: "asyncio.Future[Answer]") -> bytes:
         try:
             found = await answer
         except ResolveError:
             return failed(query)
-        return await self._pace.run(partial(self._told, query, ruling, found, client, proto))
+        return await self._pace.run(partial(self._told, asked, query, found))
 
-    def _told(self, query: Query, ruling: Ruling, answer: Answer, client: Endpoint, proto: str) -> bytes:
+    def _told(self, asked: _Asked, query: Query, answer: Answer) -> bytes:
+        ruling = self._ruling_now(asked)
+        if ruling.query is None and not ruling.forward:
+            return ruling.answer
         ttl_s = max(1, math.ceil(answer.until - self._resolver.clock()))
         name = ruling.question.name or ""
         telling = self._tellings.of((name, query.kind), answer)
         if telling.emptied:
             forbidden = Rule(False, ruling.rule.entry, Reason.FORBIDDEN_ANSWER)
-            self._records.note(forbidden, ruling.question, client, proto)
+            self._records.note(forbidden, ruling.question, asked.client, asked.proto)
         else:
             self.told.note(name, telling.addresses)
-        return say(query, telling, ttl_s, tcp=proto == "tcp")
+        return say(query, telling, ttl_s, tcp=asked.proto == "tcp")
+
+    def _ruling_now(self, asked: _Asked) -> Ruling:
+        """The policy may have been replaced meanwhile: what the new one does not allow is answered, and on record, as that one says."""
+        if asked.guard is self._guard:
+            return asked.ruling
+        ruling = self._guard.judge(asked.wire)
+        if ruling.query is None and not ruling.forward:
+            self._records.note(ruling.rule, ruling.question, asked.client, asked.proto)
+        return ruling
 
     # -- UDP
 
@@ -176,9 +201,11 @@ class DnsForwarder:
 
     async def _answer_udp(self, bringing: Callable[[], Awaitable[bytes]], address: tuple[Any, ...]) -> None:
         try:
-            self._reply(await bringing(), address)
+            answer = await bringing()
         except (OSError, EOFError):
-            pass  # the client asks again, as it would of any resolver that lost a packet
+            return  # the client asks again, as it would of any resolver that lost a packet
+        if answer:
+            self._reply(answer, address)
 
     def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Counted from here on, not from when the task first runs: a burst arrives in one turn."""
@@ -210,6 +237,7 @@ class DnsForwarder:
             loop.call_later(PAUSE_S, self._resume)
             return
         if self._in_flight >= MAX_IN_FLIGHT:
+            self._records.note(LIMIT, UNASKED, endpoint(address), "tcp")
             client.close()
             return
         client.setblocking(False)
@@ -220,13 +248,17 @@ class DnsForwarder:
             asyncio.get_running_loop().add_reader(self._tcp, self._on_tcp)
 
     async def _serve_tcp(self, sock: socket.socket, client: Endpoint) -> None:
+        """One query after another. Where one does not arrive as a whole, or none at all, that is on record; who has asked may go, or be idle."""
+        due = True
         try:
             with sock:
                 while not self._stopped:
                     async with asyncio.timeout(TCP_IDLE_S):
+                        if not await begins(sock, self._pace):
+                            break
+                        due = True
                         wire = await read_message(sock, self._pace)
-                        if not wire:
-                            return
+                        due = False
                         answer, bringing = await self._pace.run(
                             partial(self._due, wire, client, "tcp", room=True)
                         )
@@ -237,3 +269,5 @@ class DnsForwarder:
                         await send_all(sock, framed(answer))
         except (OSError, EOFError):
             pass  # a connection that ends early is an answer that clients know
+        if due:
+            self._records.note(BAD_QUERY, UNASKED, client, "tcp")

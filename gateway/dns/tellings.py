@@ -11,8 +11,11 @@ from gateway.net.answers import Answer, Question
 HOLDS_S: Final = 5.0
 """As short as any TTL: which addresses are this host's own may change meanwhile."""
 KEPT_BYTES: Final = 4 * 1024 * 1024
-EACH_BYTES: Final = 512
-"""What one takes beside its octets."""
+EACH_BYTES: Final = 1024
+"""What one takes beside its records."""
+PART_BYTES: Final = 40
+"""And each piece of it beside its octets."""
+ADDRESS_BYTES: Final = 256
 
 
 class _Kept(NamedTuple):
@@ -39,7 +42,8 @@ class Tellings:
                 return kept.telling
             self._forget(question)
         telling = self._guard.telling(answer.wire)
-        size = sum(map(len, telling.parts)) + EACH_BYTES
+        size = sum(len(part) + PART_BYTES for part in telling.parts)
+        size += len(telling.addresses) * ADDRESS_BYTES + EACH_BYTES
         self._kept[question] = _Kept(answer, self._clock() + HOLDS_S, telling, size)
         self._size += size
         while self._size > KEPT_BYTES:

@@ -56,6 +56,15 @@ def framed(message: bytes) -> bytes:
     return len(message).to_bytes(2, "big") + message
 
 
+async def begins(sock: socket.socket, pace: Pace) -> bool:
+    """Whether there is another message, as soon as its first octet is there; False at an end of file. OSError."""
+    while True:
+        try:
+            return bool(sock.recv(1, socket.MSG_PEEK))
+        except BlockingIOError:
+            await pace.readable(sock)
+
+
 async def read_message(sock: socket.socket, pace: Pace) -> bytes:
     """One framed message; empty at an end of file between messages, EOFError within one."""
     head = await _read_exactly(sock, 2, pace, at_start=True)

@@ -40,8 +40,10 @@ from gateway.net.pace import Pace
 from gateway.tasks import spawn
 
 ATTEMPT_S: Final = 1.5
-"""How long one packet is waited for before it is sent again."""
+"""How long one packet is waited for, and what TCP brings where it was cut, before it is sent again."""
 ATTEMPTS: Final = 3
+FAMILY_S: Final = 0.5
+"""How long one family of addresses is waited for once there are some of the other (RFC 8305 section 3): who connects has a deadline."""
 TTL_MIN_S: Final = 5
 TTL_MAX_S: Final = 300
 """A TTL is clamped: zero would ask for each connection, a week would pin a name to an address long gone."""
@@ -120,9 +122,7 @@ class Resolver:
         answers = [self.answers.known(name, kind) for kind in self._kinds]
         failures: list[BaseException] = []
         if None in answers:
-            outcomes = await asyncio.gather(
-                *(self._for_dialling(name, kind) for kind in self._kinds), return_exceptions=True
-            )
+            outcomes = await self._outcomes(name)
             answers = [outcome if isinstance(outcome, Answer) else None for outcome in outcomes]
             failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
         useful = [answer for answer in answers if answer is not None and answer.addresses]
@@ -131,12 +131,25 @@ class Resolver:
                 dns.rcode.to_text(dns.rcode.Rcode(answer.rcode)) for answer in answers if answer is not None
             }
             raise _worst(failures) or ResolveError(f"{name}: no address, {' and '.join(sorted(said))}")
-        # What is not said of the other family (silence, an error) must not be waited for again with each connection.
+        # What is not said of the other family (silence, an error) must not be waited for again with each connection. A late answer replaces it.
         until = min(answer.until for answer in useful)
         for kind, answer in zip(self._kinds, answers, strict=True):
             if (answer is None or not answer.addresses) and self.answers.known(name, kind) is None:
                 self.answers.remember((name, kind), Answer(b"", until, dns.rcode.NOERROR, ()))
         return tuple(ip for answer in useful for ip in answer.addresses)
+
+    async def _outcomes(self, name: str) -> list[Answer | BaseException]:
+        """Of each kind. Of one that is late, where the other brought addresses, CancelledError: its question goes on."""
+        asking = [spawn(self._for_dialling(name, kind), f"resolve {name}") for kind in self._kinds]
+        try:
+            answered, late = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
+            if late:
+                found = any(_brought_addresses(one) for one in answered)
+                await asyncio.wait(late, timeout=FAMILY_S if found else None)
+        finally:
+            for one in asking:
+                one.cancel()
+        return await asyncio.gather(*asking, return_exceptions=True)
 
     async def _for_dialling(self, name: str, kind: int) -> Answer:
         """As ``ask``, where the addresses will do without the message."""
@@ -194,17 +207,20 @@ class Resolver:
             try:
                 async with asyncio.timeout(ATTEMPT_S):
                     heard = await by_udp(query, self.server, self.pace, partial(_heard, query, udp=True))
-                if heard is TRUNCATED:
-                    async with asyncio.timeout(ATTEMPT_S):
-                        message = await by_tcp(query, self.server, self.pace)
-                        whole = await self.pace.run(partial(_heard, query, message, udp=False))
-                    if whole is None:
-                        raise ResolveError("that was no answer to the question")
-                    return whole
+                    if heard is not TRUNCATED:
+                        return heard
+                    message = await by_tcp(query, self.server, self.pace)
+                    whole = await self.pace.run(partial(_heard, query, message, udp=False))
             except TimeoutError:
                 continue
-            return heard
+            if whole is None:
+                raise ResolveError("that was no answer to the question")
+            return whole
         raise ResolveTimeout(f"{self.server.ip} does not answer")
+
+
+def _brought_addresses(asking: "asyncio.Task[Answer]") -> bool:
+    return not asking.cancelled() and asking.exception() is None and bool(asking.result().addresses)
 
 
 def _anything(size: int) -> bool:

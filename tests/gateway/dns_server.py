@@ -70,6 +70,10 @@ class DnsServer:
         for answer in self._take(Asked(wire, False)):
             self._udp.sendto(answer, client)
 
+    def say(self, answer: bytes, port: int) -> None:
+        """Over UDP, to who asked from there: later than ``answering`` would."""
+        self._udp.sendto(answer, ("127.0.0.1", port))
+
     def _on_tcp(self) -> None:
         client, _ = self._tcp.accept()
         client.settimeout(5)

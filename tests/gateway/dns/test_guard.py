@@ -380,6 +380,32 @@ def test_names_are_compared_label_by_label(labels: list[bytes]) -> None:
         assert [label.lower() for label in labels] == [label.encode() for label in found.split(".")]
 
 
+class Reads(bytes):
+    """Octets that count how often one of them is looked at."""
+
+    looked_at = 0
+
+    def __getitem__(self, at):  # type: ignore[no-untyped-def]
+        self.looked_at += 1
+        return super().__getitem__(at)
+
+
+@pytest.mark.parametrize("labels", [b"\1a" * 32700, b"\1a" * 127 + b"\1a"])
+def test_a_name_is_read_no_further_than_it_may_be_long(labels: bytes) -> None:
+    """Of 64 KiB over TCP, thousands of which are judged in a row, each would hold the loop for milliseconds."""
+    wire = Reads(query(labels + b"\0"))
+    assert question_end(wire) == 12
+    assert wire.looked_at < 600
+    for by in MODES:
+        assert (by.judge(wire).rule, by.judge(wire).question) == (module.BAD_QUERY, module.UNASKED)
+
+
+def test_the_longest_name_is_read() -> None:
+    wire = query(b"\1a" * 127 + b"\0", TXT)
+    assert read_question(wire).kind == TXT
+    assert question_end(wire) == len(wire)
+
+
 @given(st.binary(max_size=80))
 def test_where_a_question_ends_is_within_the_message(wire: bytes) -> None:
     assert question_end(wire) == 12 or 17 <= question_end(wire) <= len(wire)

@@ -110,12 +110,25 @@ async def test_names_without_number_become_one_line_without_a_name() -> None:
     beyond = sink.records[BURST:]
     assert sum(record.get("count", 1) for record in beyond) == 3000
     assert len(beyond) <= APART + 2
-    nameless = [record for record in beyond if record["domain"] is None and "domain_raw" not in record]
+    nameless = [record for record in beyond if record["domain"] is None]
     assert {(record["rule"], record["qtype"]) for record in nameless} == {
-        (NO.entry, None),
-        ("unreadable", None),
+        (rule, qtype) for rule in (NO.entry, "unreadable") for qtype in ("A", None)
     }
     assert all(rebuilt(record, "agent-1") == record for record in beyond)
+
+
+async def test_what_is_ones_own_is_not_said_of_many() -> None:
+    """The first one's port, and its name as it was sent."""
+    sink, records, _ = _made()
+    for number in range(BURST + 2 * APART):
+        records.note(BAD_NAME, Question(None, b"secret %d" % number, 1), CLIENT, "udp")
+        records.note(NO, EVIL, CLIENT, "udp")
+    records.flush()
+    sums = [record for record in sink.records if "count" in record]
+    assert {record["domain"] for record in sums} == {None, EVIL.name}
+    assert {record["src_port"] for record in sums} == {0}
+    assert not any("domain_raw" in record for record in sums)
+    assert all(rebuilt(record, "agent-1") == record for record in sums)
 
 
 async def test_sums_are_written_by_themselves_and_a_sum_of_one_is_a_line(

@@ -21,9 +21,9 @@ from gateway.dns.guard import read_query
 from gateway.dns.reply import PAYLOAD_BYTES, say, tell
 from gateway.flow import IPAddress
 from gateway.net.answers import MAX_ADDRESSES
-from gateway.net.message import Malformed
+from gateway.net.message import RECORD, Malformed
 from tests.gateway.dns.plain import plain_reply
-from tests.gateway.dns.queries import AAAA, ALLOWED, ECH, HTTPS, SVCB, TXT, A, guard, public, query
+from tests.gateway.dns.queries import AAAA, ALLOWED, ECH, HTTPS, SVCB, TXT, A, guard, name, public, query
 
 TTL_S = 42
 
@@ -300,6 +300,15 @@ def test_it_says_what_the_plain_one_says(
     assert made.question[0].name.labels == (b"aPi", b"openAI", b"com", b"")
     for ours, plain in ((made.answer, expected.answer), (made.authority[:1], expected.authority[:1])):
         assert _sorted(ours) == _sorted(plain)
+
+
+@pytest.mark.parametrize("kind", [3, 4])
+def test_compressed_names_of_forgotten_types_are_told_in_full(kind: int) -> None:
+    """MD and MF of RFC 1035, which RFC 3597 section 4 counts among those; dnspython does not know them."""
+    record = b"\xc0\x0c" + RECORD.pack(kind, 1, 60, 5) + b"\2mx\xc0\x0c"
+    found = query(ALLOWED, kind, flags=0x8180, counts=(1, 1, 0, 0), rest=record)
+    said = _reply(query(ALLOWED, kind), found).wire
+    assert said.endswith(b"\2mx" + name(ALLOWED))
 
 
 def test_of_many_addresses_a_client_is_told_the_first() -> None:

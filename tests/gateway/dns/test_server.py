@@ -3,9 +3,11 @@
 import asyncio
 import errno
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from ipaddress import ip_address
 
 import dns.flags
 import dns.message
@@ -15,12 +17,14 @@ import pytest
 from gateway.addresses import SINKHOLE
 from gateway.dns import server as module
 from gateway.dns.budget import Budget
+from gateway.dns.guard import Guard
 from gateway.dns.server import MAX_IN_FLIGHT
 from gateway.flow import Endpoint
 from gateway.net import resolve
 from gateway.net.sockets import send_all
+from gateway.tasks import spawn
 from tests.gateway.dns.front import Desk, Front, framed, read_message
-from tests.gateway.dns.queries import ALLOWED, ECH, HTTPS, OTHER, A, guard, name, option, query
+from tests.gateway.dns.queries import ALLOWED, ECH, HTTPS, NO, OTHER, A, guard, name, option, public, query
 from tests.gateway.dns_server import Asked, DnsServer, reply, serving
 from tests.gateway.net.loop import readable, receive
 
@@ -272,8 +276,56 @@ async def test_what_is_no_message_ends_the_connection_and_nothing_else(desk: Des
         await send_all(sock, sent)
         sock.shutdown(socket.SHUT_WR)
         assert await read_message(sock) == b""
+    assert _seen(front) == [("dns_blocked", None, "bad_query")]
     assert (await _ask(front, "tcp", query())).answer
     await front.settled()
+    assert len(front.sink.records) == 2, "who has asked may go"
+
+
+@pytest.mark.parametrize("sent", [b"\0", b"\0\5abc", b"\0\0"])
+async def test_who_has_asked_and_then_begins_what_is_no_message_is_on_record(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(module, "TCP_IDLE_S", 0.2)
+    for ends in (True, False):
+        front = desk.front()
+        with front.client(socket.SOCK_STREAM) as sock:
+            await send_all(sock, framed(query(OTHER)))
+            assert await read_message(sock)
+            await send_all(sock, sent)
+            if ends:
+                sock.shutdown(socket.SHUT_WR)
+            assert await read_message(sock) == b""
+        assert [reason for _, _, reason in _seen(front)] == ["no_allow_entry", "bad_query"]
+
+
+async def test_who_has_asked_may_be_idle(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TCP_IDLE_S", 0.2)
+    front = desk.front()
+    with front.client(socket.SOCK_STREAM) as sock:
+        await send_all(sock, framed(query(OTHER)))
+        assert await read_message(sock)
+        assert await read_message(sock) == b""
+    assert len(front.sink.records) == 1
+
+
+async def test_a_resolver_that_is_silent_is_no_fault_of_the_query(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TCP_IDLE_S", 0.2)
+    front = desk.front(lambda asked: [], guard("passthrough"))
+    assert await front.ask_tcp(query()) == b""
+    assert len(front.sink.records) == 1
+
+
+async def test_who_has_asked_and_resets_the_connection_is_no_fault(desk: Desk) -> None:
+    front = desk.front()
+    with front.client(socket.SOCK_STREAM) as sock:
+        await send_all(sock, framed(query(OTHER)))
+        await asyncio.wait_for(readable(sock), 3)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    await front.settled()
+    assert len(front.sink.records) == 1
 
 
 async def test_a_long_message_is_refused_without_being_read_closely(desk: Desk) -> None:
@@ -292,6 +344,7 @@ async def test_a_client_that_says_nothing_is_let_go(desk: Desk, monkeypatch: pyt
     with front.client(socket.SOCK_STREAM) as sock:
         await send_all(sock, b"\0")
         assert await read_message(sock) == b""
+    assert _seen(front) == [("dns_blocked", None, "bad_query")]
 
 
 # -- who goes away
@@ -359,8 +412,9 @@ async def test_queries_under_way_are_bounded(desk: Desk) -> None:
         await asyncio.sleep(0.2)
         assert len(desk.asked) == MAX_IN_FLIGHT
         assert await front.ask_tcp(query(OTHER)) == b""
-    limited = [record for record in front.sink.records if record["reason"] == "limit"]
-    assert 400 - MAX_IN_FLIGHT >= len(limited) > 0
+    limited = [record["proto"] for record in front.sink.records if record["reason"] == "limit"]
+    assert 400 - MAX_IN_FLIGHT >= limited.count("udp") > 0
+    assert limited.count("tcp") == 1
 
 
 async def test_a_burst_in_one_turn_is_bounded_too(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -417,8 +471,6 @@ async def test_ipv6_resolver(desk: Desk) -> None:
         pytest.skip("this host has no IPv6")
     port = probe.getsockname()[1]
     probe.close()
-    from ipaddress import ip_address
-
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as resolver:
         resolver.bind(("::1", port))
         resolver.setblocking(False)
@@ -561,3 +613,56 @@ async def test_what_is_no_query_is_on_record_too(desk: Desk) -> None:
         with pytest.raises(BlockingIOError):
             sock.recv(100)
     assert _seen(front) == [("dns_blocked", None, "bad_query")] * 3
+
+
+# -- another policy
+
+
+def _forbids() -> Guard:
+    return Guard("guarded", lambda host: NO, public, forwards_all=False, ipv6=True)
+
+
+async def _asked_across(desk: Desk, by: str, before: Guard, after: Guard) -> tuple[Front, bytes]:
+    """What comes back of a query that is under way while the policy is replaced."""
+    asked, replaced = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def answering(asked_now: Asked) -> list[bytes]:
+        loop.call_soon_threadsafe(asked.set)
+        assert replaced.wait(10)
+        return [reply(asked_now, GOOD)]
+
+    front = desk.front(answering, before)
+    answer = spawn(front.ask_udp(query()) if by == "udp" else front.ask_tcp(query()), "asking")
+    await asyncio.wait_for(asked.wait(), 3)
+    front.forwarder.obey(after)
+    replaced.set()
+    return front, await answer
+
+
+@pytest.mark.parametrize("before", ["guarded", "passthrough"])
+async def test_a_query_under_way_is_answered_by_the_policy_that_holds_then(
+    desk: Desk, by: str, before: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolve, "ATTEMPT_S", 3)
+    front, wire = await _asked_across(desk, by, guard(before), _forbids())
+    assert dns.message.from_wire(wire).answer[0].to_text() == f"{ALLOWED}. 5 IN A {SINKHOLE}"
+    assert _seen(front)[1:] == [("dns_blocked", ALLOWED, "no_allow_entry")]
+    assert front.sink.records[-1]["rule"] == NO.entry
+    assert front.forwarder.told.name_of(ip_address("203.0.113.9")) is None
+
+
+@pytest.mark.parametrize("after", ["guarded", "strict", "passthrough"])
+async def test_what_both_policies_allow_is_answered_and_on_record_once(
+    desk: Desk, by: str, after: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolve, "ATTEMPT_S", 3)
+    front, wire = await _asked_across(desk, by, guard(), guard(after))
+    assert dns.message.from_wire(wire).answer[0].to_text() == GOOD
+    assert _seen(front) == [("dns_allowed", ALLOWED, "allowed_name")]
+
+
+async def test_what_was_passed_on_and_is_now_to_be_asked_for_is_a_failure(desk: Desk, by: str) -> None:
+    """The resolver's own message is not for a sandbox under an allowlist: the client asks again."""
+    _, wire = await _asked_across(desk, by, guard("passthrough"), guard())
+    assert dns.message.from_wire(wire).rcode() == dns.rcode.SERVFAIL

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from ipaddress import ip_address
@@ -217,6 +218,18 @@ async def test_a_silent_server_is_a_timeout() -> None:
         with pytest.raises(ResolveTimeout):
             await _ask(server)
     assert len(server.asked) == 3
+
+
+async def test_both_transports_share_the_time_of_one_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else three attempts would last as long as six, and whoever waits has given up."""
+    monkeypatch.setattr(resolve, "ATTEMPT_S", 0.2)
+
+    def slow(asked: Asked) -> list[bytes]:
+        time.sleep(0.15)
+        return [reply(asked, GOOD) if asked.tcp else reply(asked, flags=dns.flags.TC)]
+
+    with serving(slow) as server, pytest.raises(ResolveTimeout):
+        await _ask(server)
 
 
 async def test_a_server_that_is_not_there_is_an_error() -> None:

@@ -236,6 +236,58 @@ async def test_a_family_that_is_not_answered_is_not_waited_for_with_each_connect
         assert len(server.asked) == 11
 
 
+async def test_a_slow_family_is_not_waited_for_and_is_known_when_it_has_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who connects has a deadline; the question goes on without whoever waited, and what it brings is dialled from then on."""
+    monkeypatch.setattr(resolve, "ATTEMPT_S", 3600)
+    asked_for_slow = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for slow in ("A", "AAAA"):
+        late: list[tuple[bytes, int]] = []
+        asked_for_slow.clear()
+
+        def answering(asked: Asked, slow: str = slow, late: list[tuple[bytes, int]] = late) -> list[bytes]:
+            answer = _both(asked, ["203.0.113.9"], ["2001:db8::9"])
+            if asked.message.question[0].rdtype.name != slow:
+                return answer
+            late.append((answer[0], server.sources[-1]))
+            loop.call_soon_threadsafe(asked_for_slow.set)
+            return []
+
+        with serving(answering) as server:
+            resolver = Resolver(server.endpoint, ipv6=True)
+            async with asyncio.timeout(30):
+                (quick,) = await resolver.addresses(NAME)
+                assert await resolver.addresses(NAME) == resolver.answers.addresses(NAME) == (quick,)
+                await asked_for_slow.wait()
+                told = resolver.asked(NAME, 28 if slow == "AAAA" else 1)
+                server.say(*late[0])
+                (slowly,) = (await told).addresses
+            assert {quick.version, slowly.version} == {4, 6}
+            assert set(resolver.answers.addresses(NAME)) == {quick, slowly}, "what is told is dialled"
+            assert len(server.asked) == 2
+
+
+async def test_nothing_is_refused_while_a_family_may_still_bring_an_address(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Only an address is worth leaving the other family for."""
+    monkeypatch.setattr(resolve, "FAMILY_S", 0.0)
+    for empty in ("A", "AAAA"):
+        seen: list[str] = []
+
+        def answering(asked: Asked, empty: str = empty, seen: list[str] = seen) -> list[bytes]:
+            kind = asked.message.question[0].rdtype.name
+            seen.append(kind)
+            if kind == empty:
+                return [reply(asked)]
+            return _both(asked, ["203.0.113.9"], ["2001:db8::9"]) if seen.count(kind) > 1 else []
+
+        with serving(answering) as server:
+            assert len(await Resolver(server.endpoint, ipv6=True).addresses(NAME)) == 1
+
+
 # -- what a sandbox asks for
 
 
