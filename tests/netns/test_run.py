@@ -633,6 +633,7 @@ def test_jobs_of_a_shell(lab: Lab, starter: int | None) -> None:
     terminal.type(f"{line(loop)} | {reader}\n2\n")
     terminal.wait_for("c-2\r\n")
     terminal.wait_for("c-3\r\n")
+    terminal.seen = ""
     terminal.type("\x1a")
     terminal.wait_for("Stopped")
     terminal.seen = ""
