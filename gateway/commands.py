@@ -109,7 +109,7 @@ class Streams:
         if descriptor == self.channel.fileno():
             self.open.discard(descriptor)
             with contextlib.suppress(ConnectionResetError, MsgspecError):
-                raw = self.channel.recv(MAX_BYTES)
+                raw = self._last_word()
                 self._answer = decode_answer(raw) if raw else None
             return
         chunk = os.read(descriptor, CHUNK_BYTES)
@@ -121,6 +121,14 @@ class Streams:
         said += chunk[:room]
         if teller is not None and (text := self._decoders[descriptor].decode(chunk, final=not chunk)):
             teller(text)
+
+    def _last_word(self) -> bytes:
+        """Of the process that started it; empty where it said none."""
+        try:
+            return self.channel.recv(MAX_BYTES)
+        except ConnectionResetError:
+            # A ``kill`` that came too late to be read. The answer lies behind the error.
+            return self.channel.recv(MAX_BYTES)
 
     def take(self) -> bool:
         """Read what has come, and wait for nothing: whether nothing more can come. It is the last word where time is up, whoever looked late."""

@@ -114,22 +114,24 @@ async def run_session(client: Sock, flow: Flow, house: House, attempt: Attempt) 
                 if attempt.to_be_kept and not await attempt.is_kept():
                     reset_on_close(client)
                     return
-                upstream = await _connect(flow, decision, attempt, speaks_first=bool(first))
-                if upstream is None:
+                watching, first = _watching(seen, first, flow.dest.port, attempt)
+                connected = await _connect(flow, decision, attempt, first)
+                if connected is None:
                     reset_on_close(client)
                     return
+                upstream, sent = connected
                 try:
-                    watching, first = _watching(seen, first, flow.dest.port, attempt)
-                    relaying = relay(client, upstream, attempt, first, watching)
+                    attempt.phase = RELAY
+                    relaying = relay(client, upstream, attempt, first, watching, sent)
                     first = b""  # whoever holds thousands of connections does not hold what they began with
                     attempt.carried(await relaying, client)
-                except Forbidden:
-                    attempt.ended_by = EndedBy.POLICY
-                    reset_on_close(client)
                 finally:
                     if attempt.revoked:
                         reset_on_close(upstream)
                     upstream.close()
+            except Forbidden:
+                attempt.ended_by = EndedBy.POLICY
+                reset_on_close(client)
             finally:
                 if attempt.revoked:
                     reset_on_close(client)
@@ -283,14 +285,15 @@ async def _refuse(client: Sock, seen: Sniffed | Refused | None, decision: Decisi
         return
 
 
-async def _connect(flow: Flow, decision: Decision, attempt: Attempt, *, speaks_first: bool) -> Sock | None:
+async def _connect(flow: Flow, decision: Decision, attempt: Attempt, first: bytes) -> tuple[Sock, int] | None:
+    """The upstream, and how much of ``first`` it has been sent; None where there is none to be had."""
     attempt.phase = CONNECT
     strand = current()
     begun_ns = now_ns()
     addresses = decision.addresses if decision.target is BOUND else (flow.dest.ip,)
     strand.expires = lately() + CONNECT_S
     try:
-        upstream, attempt.upstream_ip = await connect(addresses, flow.dest.port, speaks_first=speaks_first)
+        upstream, attempt.upstream_ip, sent = await connect(addresses, flow.dest.port, first)
     except Expired:
         attempt.ended_by = EndedBy.TIMEOUT
         return None
@@ -300,14 +303,13 @@ async def _connect(flow: Flow, decision: Decision, attempt: Attempt, *, speaks_f
     finally:
         strand.expires = NEVER
     attempt.connected(now_ns() - begun_ns)
-    return upstream
+    return upstream, sent
 
 
 def _watching(
     seen: Sniffed | Refused | None, first: bytes, port: int, attempt: Attempt
 ) -> tuple[Handshake | Requests | Naming, bytes]:
     """Who looks at the rest of the connection, and what of its first bytes may pass. Forbidden where they name something else themselves."""
-    attempt.phase = RELAY
     if isinstance(seen, _Sniffed):
         return watch(seen, first, port)
     naming = attempt.naming = Naming()

@@ -10,6 +10,7 @@ import asyncio
 import ctypes
 import os
 import platform
+import signal
 import struct
 import time
 from typing import Final
@@ -47,14 +48,26 @@ def take_turns_of(nanoseconds: int, *, alone: bool = False) -> bool:
 
 
 class Turns:
-    """Keeps the length of this process's turns as its own load has it, until it is stopped."""
+    """Keeps the length of this process's turns as its own load has it, until it is stopped.
+
+    Whether it became busy is looked at when it has used up the processor's time that makes it so (setitimer(2)): one that has nothing to do is not
+    woken to find out, for a thousand of them would be.
+    """
 
     def __init__(self) -> None:
-        """Begins at once, in the running loop."""
+        """Begins at once, in the running loop of the main thread."""
         self._loop = asyncio.get_running_loop()
         self._short = take_turns_of(SHORT_NS)
         self._used, self._at = time.process_time(), self._loop.time()
-        self._timer = self._loop.call_later(LOOK_S, self._look)
+        self._timer: asyncio.TimerHandle | None = None
+        """While it is busy."""
+        if self._short:
+            signal.signal(signal.SIGPROF, lambda number, frame: self._loop.call_soon_threadsafe(self._spent))
+            signal.setitimer(signal.ITIMER_PROF, LOOK_S * BUSY, LOOK_S * BUSY)
+
+    def _spent(self) -> None:
+        if self._timer is None:
+            self._look()
 
     def _look(self) -> None:
         used, at = time.process_time(), self._loop.time()
@@ -62,8 +75,12 @@ class Turns:
         self._used, self._at = used, at
         if busy == self._short and take_turns_of(USUAL_NS if busy else SHORT_NS):
             self._short = not busy
-        self._timer = self._loop.call_later(LOOK_S, self._look)
+        self._timer = None if self._short else self._loop.call_later(LOOK_S, self._look)
 
     def stop(self) -> None:
         """The process's turns stay as they are."""
-        self._timer.cancel()
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        # One may be on its way, and would end the process. Not to ignore it: that is handed down to programs.
+        signal.signal(signal.SIGPROF, lambda number, frame: None)
+        if self._timer is not None:
+            self._timer.cancel()

@@ -5,21 +5,27 @@ its namespace; threads crash it; one process serves one family; a table is writt
 ``install`` once, in a process forked for it.
 """
 
+import ctypes.util
 import importlib
 import os
 import sys
 from glob import glob
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from rules.backend import FirewallError
 from rules.plan import Plan
 from rules.rule import INSTALL_ORDER, Chain, Rule
 from rules.sets import install_sets
 
+OWN: Final = "xtwrapper"
+"""In the name of the library that python-iptables brings itself."""
+
 
 def _import_iptc() -> Any:
-    """The library, without two detours of its import that cost more than the rest: distutils (setuptools' by now, for one path that sysconfig knows
-    too), and ``ldconfig -N -v`` over all libraries of the machine, to find its extensions."""
+    """The library, without three detours of its import that cost more than the rest: distutils (setuptools' by now, for one path that sysconfig knows
+    too), ``ldconfig -N -v`` over all libraries of the machine, to find its extensions, and a compiler, to find a library that lies beside it."""
+    find = ctypes.util.find_library
+    ctypes.util.find_library = lambda name: None if OWN in name else find(name)
     missing = object()
     before = sys.modules.get("distutils", missing)
     sys.modules["distutils"] = None  # type: ignore[assignment]  # "not found"
@@ -28,6 +34,7 @@ def _import_iptc() -> Any:
     try:
         return importlib.import_module("iptc")
     finally:
+        ctypes.util.find_library = find
         del sys.modules["distutils"]
         if before is not missing:
             sys.modules["distutils"] = before  # type: ignore[assignment]

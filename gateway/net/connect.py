@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from gateway.flow import IPAddress
 from gateway.net.poller import END, OUT, RDHUP, current, deadline, now
-from gateway.net.sockets import Sock
+from gateway.net.sockets import Sock, sent
 from gateway.net.waits import EVENT, ready
 
 _new_socket: Final = Sock
@@ -25,11 +25,13 @@ EACH_S: Final = 3.0
 
 
 async def connect(
-    addresses: tuple[IPAddress, ...], port: int, *, speaks_first: bool = False
-) -> tuple[Sock, IPAddress]:
-    """The first of ``addresses`` that answers, tried in order, and its connected socket. The last OSError if none does.
+    addresses: tuple[IPAddress, ...], port: int, first: bytes = b""
+) -> tuple[Sock, IPAddress, int]:
+    """The first of ``addresses`` that answers, tried in order: its connected socket, and how many bytes of ``first`` were sent. The last OSError
+    if none does.
 
-    ``speaks_first``: the caller has bytes to send at once, and the handshake's last ACK waits for them: one segment less (tcp(7), TCP_QUICKACK).
+    ``first`` is what the caller will send at once. The handshake's last ACK waits for it: one segment less (tcp(7), TCP_QUICKACK). And who lives on
+    this machine has answered by the time that ``connect_ex`` returns: it is told without a wait, in which others would have their turn.
 
     The caller sets the deadline over all of them; a cancelled wait closes what was under way.
     """
@@ -41,10 +43,13 @@ async def connect(
         text = ip.compressed
         sock = _new_socket(INET6 if ":" in text else INET, STREAM)
         try:
-            if speaks_first:
+            if first:
                 sock.setsockopt(TCP, QUICKACK, 0)
             status = sock.connect_ex((text, port))
             if status == IN_PROGRESS:
+                told_already = sent(sock, first) if first else 0
+                if told_already:
+                    return sock, ip, told_already
                 if left:
                     with deadline(now() + EACH_S):
                         told = await ready(sock, OUT)
@@ -55,7 +60,7 @@ async def connect(
                     ear.seen &= ~CONNECTED | RDHUP
                 status = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if told & END else 0
             if not status:
-                return sock, ip
+                return sock, ip, 0
             failure = OSError(status, os.strerror(status))
         except OSError as error:  # a TimeoutError too
             failure = error

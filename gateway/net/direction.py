@@ -204,6 +204,7 @@ class Direction:
                 sent = os.splice(pipe.read_end, sink, pipe.held, flags=SPLICE)
             except BlockingIOError:
                 self.blocked = True
+                self._coalescing.full()
                 return
             except OSError:
                 raise Failed(self.sink) from None

@@ -1,10 +1,12 @@
 """The driver of the path: one edge-triggered epoll, nested in the loop, that resumes straight coroutines.
 
 A connection is a coroutine that awaits nothing but the primitives of this package, and is resumed by ``next``: no task, no future, no handle a wait.
-Each of its sockets is registered once, for all that it may hear, and closing takes it out; only room to write is asked for later, where it is
-wanted at all (``hear_room``). So an edge is told once, and whoever waits must have tried first: what came meanwhile is kept in its ``Ear``.
+Each of its sockets is registered once, for all that it may hear, and closing takes it out; what is seldom wanted is asked for later (``hear``), and
+what would be told too often is left out for a while (``ignore``). So an edge is told once, and whoever waits must have tried first: what came
+meanwhile is kept in its ``Ear``.
 
-A future of asyncio's may be awaited too (an answer that is not known yet). Deadlines are looked at every ``TICK_S``: no timer a connection.
+A future of asyncio's may be awaited too (an answer that is not known yet). Deadlines are looked at every ``TICK_S``: no timer a connection. While
+nothing is resumed there can be no new ones, and none is looked at before the first is due: connections that idle wake nobody.
 """
 
 import asyncio
@@ -28,6 +30,8 @@ EVENTS_A_TURN: Final = 256
 LOOKS_A_TURN: Final = 4
 """What the first strands of a turn have set off is often there by the end of it, and another turn of the loop costs more than a look."""
 TICK_S: Final = 0.1
+REST_S: Final = 60.0
+"""At the most from one look to the next."""
 LATER_S: Final = 0.001
 """The shortest that the loop's timers know; late by as much."""
 NEVER: Final = float("inf")
@@ -50,12 +54,16 @@ class Expired(BaseException):
 class Ear:
     """One strand's, at one descriptor."""
 
-    __slots__ = ("before", "look", "number", "seen", "sock", "strand")
+    __slots__ = ("before", "events", "look", "number", "seen", "sock", "strand")
 
-    def __init__(self, sock: socket.SocketType, number: int, strand: "Strand", look: int) -> None:
+    def __init__(
+        self, sock: socket.SocketType, number: int, strand: "Strand", look: int, events: int
+    ) -> None:
         self.sock: socket.SocketType | None = sock
         """None once it is forgotten."""
         self.number = number
+        self.events = events
+        """What epoll is to tell of; it tells of errors and hang-ups unasked."""
         self.strand = strand
         self.look = look
         """Of the poller, when it was registered: what epoll said of this number at that look was meant for another."""
@@ -123,13 +131,23 @@ class Strand:
             ear.before, self._ears = self._ears, ear
         return ear
 
-    def hear_room(self, sock: socket.SocketType) -> None:
-        """Of a socket that was registered for ``HEARING``, from now on: whether there is room to write. If there is now, that is told."""
-        self._poller.hear_room(sock.fileno())
+    def hear(self, sock: socket.SocketType, events: int) -> None:
+        """Of a socket that it waits for: these too from now on. What is so now is told."""
+        ear = self._ear(sock)
+        if ear is not None:
+            self._poller.listen(ear, ear.events | events)
+
+    def ignore(self, sock: socket.SocketType, events: int) -> None:
+        """These no more. What happens meanwhile is told when they are heard again."""
+        ear = self._ear(sock)
+        if ear is not None:
+            self._poller.listen(ear, ear.events & ~events)
 
     def hear_later(self, sock: socket.SocketType) -> None:
         """Be resumed ``LATER_S`` from now as if there were something to read, which epoll may not tell (SO_RCVLOWAT)."""
-        self._poller.hear_later(sock.fileno())
+        ear = self._ear(sock)
+        if ear is not None:
+            self._poller.hear_later(ear)
 
     def forget(self, sock: socket.SocketType) -> None:
         """Before a socket is closed while the strand goes on: another may get its number."""
@@ -155,6 +173,13 @@ class Strand:
         self.queued = False
         self.wake()
 
+    def due(self) -> float:
+        """When to look at the time next, if it is not resumed before."""
+        moment = min(self.wake_at, self.expires)
+        for one in self.deadlines:
+            moment = min(moment, one.at)
+        return moment
+
     def tick(self, moment: float) -> None:
         """Look at the time."""
         if self.wake_at <= moment:
@@ -179,6 +204,8 @@ class Strand:
         steps = self._steps
         if steps is None:
             return
+        if self._poller.quiet:
+            self._poller.stir()
         before, _whose.strand = _whose.strand, self
         _whose.moment = 0.0
         try:
@@ -263,6 +290,10 @@ class Poller:
         """A turn."""
         self._at_end: list[Callable[[], object]] = []
         self._timer: asyncio.TimerHandle | None = None
+        self.quiet = False
+        """No strand was resumed since the last tick: all that they wait for was seen then."""
+        self._rests = False
+        """The next tick is further away than ``TICK_S``."""
         self._drained: asyncio.Future[None] | None = None
         self._loop.add_reader(self._epoll.fileno(), self._turn)
 
@@ -271,9 +302,16 @@ class Poller:
         strand = Strand(self, work, ended, carries)
         self.live.add(strand)
         if self._timer is None:
-            self._timer = self._loop.call_later(TICK_S, self._tick)
+            self._next_tick(TICK_S)
         strand.wake()
         return strand
+
+    def stir(self) -> None:
+        """A strand is resumed, which may not be able to wait for the tick that was thought of."""
+        self.quiet = False
+        if self._rests:
+            self._rests = False
+            self._next_tick(TICK_S)
 
     async def drained(self, within_s: float) -> None:
         """Return when nothing is under way any more, or after ``within_s``."""
@@ -300,20 +338,19 @@ class Poller:
         self._register(number, events)
         while number >= len(self._ears):
             self._ears.append(None)
-        ear = self._ears[number] = Ear(sock, number, strand, self._look)
+        ear = self._ears[number] = Ear(sock, number, strand, self._look, events)
         return ear
 
-    def hear_room(self, number: int) -> None:
-        """As ``Strand.hear_room``."""
-        self._epoll.modify(number, EVERYTHING)
+    def listen(self, ear: Ear, events: int) -> None:
+        """To these ``events`` from now on."""
+        ear.events = events
+        self._epoll.modify(ear.number, events)
 
-    def hear_later(self, number: int) -> None:
+    def hear_later(self, ear: Ear) -> None:
         """As ``Strand.hear_later``."""
-        ear = self.ear(number)
-        if ear is not None:
-            if not self._later:
-                self._loop.call_later(LATER_S, self._hear)
-            self._later[number] = ear
+        if not self._later:
+            self._loop.call_later(LATER_S, self._hear)
+        self._later[ear.number] = ear
 
     def _hear(self) -> None:
         later, self._later = self._later, {}
@@ -381,10 +418,22 @@ class Poller:
                         strand._resume()
 
     def _tick(self) -> None:
-        moment = now()
+        moment, was_quiet = now(), self.quiet
+        self.quiet, self._rests, self._timer = True, False, None
         for strand in tuple(self.live):
             strand.tick(moment)
-        self._timer = self._loop.call_later(TICK_S, self._tick) if self.live else None
+        if not self.live:
+            return
+        wait_s = TICK_S
+        if was_quiet and self.quiet:
+            self._rests = True
+            wait_s = max(TICK_S, min(REST_S, min([strand.due() for strand in self.live]) - moment))
+        self._next_tick(wait_s)
+
+    def _next_tick(self, wait_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(wait_s, self._tick)
 
 
 class deadline:

@@ -70,9 +70,11 @@ async def relay(
     counts: Counts,
     first: bytes = b"",
     watch: Watch | None = None,
+    sent: int = 0,
 ) -> Relayed:
-    """Pass on ``first``, then copy until both sides have half-closed, one has failed, or ``watch`` has had enough. ``counts`` is kept current, so it
-    holds when this is cancelled too. Closing is the caller's, and sends a reset unless the end was in order."""
+    """Pass on ``first``, of which so many bytes were ``sent`` already, then copy until both sides have half-closed, one has failed, or ``watch``
+    has had enough. ``counts`` is kept current, so it holds when this is cancelled too. Closing is the caller's, and sends a reset unless the end was
+    in order."""
     if watch is not None and watch.settled:
         watch = None
     up = Direction(client, upstream, watch, True)
@@ -87,13 +89,14 @@ async def relay(
         up.more = strand.hears(client)  # it was read from: what is left was told before
         # Of the client's side, room to write would be told at once, and is seldom waited for.
         at_client, at_upstream = strand.wait_for(client, HEARING), strand.wait_for(upstream)
-        up.push(first)
+        up.passed = sent
+        up.push(first[sent:])
         delays = bool(first)  # connect() told the upstream's handshake to wait for these bytes
         first, watch = b"", None  # whoever holds thousands of connections does not hold what they began with
         while not (up.ended and down.ended):
             if down.blocked and not hears_room:
                 hears_room = True
-                strand.hear_room(client)
+                strand.hear(client, OUT)
             strand.heeds = ANYTHING if up.blocked or down.blocked else HEARD
             if not ((at_client.seen | at_upstream.seen) & strand.heeds or up.more or down.more):
                 counts.up, counts.down = up.passed, down.passed

@@ -54,6 +54,8 @@ RD: Final = 0x0100
 OPCODE: Final = 0x7800
 NO_QUESTION: Final = frozenset((dns.rcode.FORMERR, dns.rcode.SERVFAIL, dns.rcode.NOTIMP, dns.rcode.REFUSED))
 """Errors that some servers give without saying to what."""
+NO_EDNS: Final = frozenset((dns.rcode.FORMERR, dns.rcode.NOTIMP))
+"""Of a server that does not know an OPT record (RFC 6891 section 7, RFC 2671 section 5.3): it is asked once more without."""
 
 Heard = tuple[Answer, int | None]
 """An answer, and for how many seconds its server means it; None where it is not to be remembered (RFC 2308 section 5)."""
@@ -189,6 +191,8 @@ class Resolver:
     async def _ask(self, name: str, kind: int) -> Answer:
         try:
             answer, ttl = await self._exchange(_query(name, kind))
+            if answer.rcode in NO_EDNS:
+                answer, ttl = await self._exchange(_query(name, kind, edns=False))
         except ResolveError:
             raise
         except Exception as error:  # whatever the bytes were, or the kernel says
@@ -247,12 +251,12 @@ def _worst(failures: list[BaseException]) -> BaseException | None:
     return min(failures, key=lambda failure: rank.get(type(failure), 0), default=None)
 
 
-def _query(name: str, kind: int) -> bytes:
+def _query(name: str, kind: int, *, edns: bool = True) -> bytes:
     """One plain question, in our own words. Malformed where ``name`` is none."""
     ident = int.from_bytes(os.urandom(2), "big")
     question = packed(name) + TYPE_CLASS.pack(kind, IN)
-    opt = b"\0" + RECORD.pack(OPT, UDP_PAYLOAD_BYTES, 0, 0)
-    return HEADER.pack(ident, RD, 1, 0, 0, 1) + question + opt
+    opt = b"\0" + RECORD.pack(OPT, UDP_PAYLOAD_BYTES, 0, 0) if edns else b""
+    return HEADER.pack(ident, RD, 1, 0, 0, int(edns)) + question + opt
 
 
 def _heard(query: bytes, wire: bytes, *, udp: bool) -> Heard | None:

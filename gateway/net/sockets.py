@@ -52,13 +52,14 @@ async def send_all(sock: socket.socket, data: bytes | memoryview) -> None:
     """Send ``data`` whole. OSError as the kernel reports it."""
     rest = memoryview(data)
     while rest:
-        sent = _sent(sock, rest)
-        if not sent:
+        taken = sent(sock, rest)
+        if not taken:
             await writable(sock)
-        rest = rest[sent:]
+        rest = rest[taken:]
 
 
-def _sent(sock: Sock, data: memoryview) -> int:
+def sent(sock: Sock, data: bytes | memoryview) -> int:
+    """How many bytes of ``data`` were taken now; 0 where it has to be waited for. OSError as the kernel reports it."""
     try:
         return sock.send(data)
     except BlockingIOError:

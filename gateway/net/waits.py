@@ -24,7 +24,7 @@ EVENT: Final = Event()
 async def ready(sock: socket.SocketType, events: int) -> int:
     """Return once one of ``events``, an error or a hang-up has been told of ``sock`` since it was last asked; which.
 
-    A socket that is waited for with ``OUT`` is so from the first time on, or ``hear_room`` is called in between. That a peer has half-closed stays
+    A socket that is waited for with ``OUT`` is so from the first time on, or ``hear`` is called in between. That a peer has half-closed stays
     told: it is so for good, and no other edge says it to whoever comes to read next.
     """
     ear = current().wait_for(sock, EVERYTHING if events & OUT else HEARING)

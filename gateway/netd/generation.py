@@ -1,4 +1,4 @@
-"""What of the host's tables is another number once anybody has changed them: asked every second, so the kernel is to list none of them for it."""
+"""What of the host's tables is another number once anybody has changed them: asked so often that the kernel is to list none of them for it."""
 
 import contextlib
 import socket
@@ -29,6 +29,12 @@ def generation(family: Family) -> str:
     """The same as long as no rule of ``family`` is changed in this network namespace: of nf_tables the kernel counts changes, of legacy tables it
     says how many rules and bytes they are. OSError."""
     return f"{_nft().hex()} {_legacy(family).hex()}"
+
+
+def is_told_of(generation: str) -> bool:
+    """Whether the kernel tells of every change to it: of those to legacy tables it does not, nor does one without nf_tables."""
+    nft, _, legacy = generation.partition(" ")
+    return bool(nft) and not legacy
 
 
 def _nft() -> bytes:

@@ -109,6 +109,11 @@ class Held:
         """Whether there is something to look after."""
         return any(cell.forwarded for cell in self._cells.values())
 
+    @property
+    def settled(self) -> bool:
+        """Whether the last look leaves nothing to be done until the kernel tells of a change."""
+        return self._watch.settled and not self._cut
+
     def look_after(self) -> str:
         """Have the host's half be as it was made, or let nothing pass by the uplinks until it is; what to say of it."""
         cells = [cell for cell in self._cells.values() if cell.forwarded]

@@ -5,7 +5,6 @@ import faulthandler
 import gc
 import logging
 import os
-import select
 import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
@@ -14,6 +13,7 @@ from msgspec import MsgspecError
 
 from gateway.errors import EgressError, InDoubt, PrivilegeError, SetupError
 from gateway.netd.cells import MAX_DESCRIPTORS
+from gateway.netd.changes import Changes
 from gateway.netd.requests import (
     MAX_MESSAGE_BYTES,
     MAX_REQUEST_BYTES,
@@ -43,7 +43,6 @@ ANSWER_TIMEOUT_S = 60.0
 ENCLOSED: Final = b"enclosed"
 """Instead of a request that is too long: it is in the file that comes with the message."""
 MAX_BROUGHT: Final = 2
-WATCH_PAUSE_MS: Final = 1000
 SYSTEM_PATH: Final = "/usr/sbin:/usr/bin:/sbin:/bin"
 """What root runs is looked for here: the caller's PATH may name a directory that a sandbox once could write."""
 
@@ -226,24 +225,32 @@ def serve(channel: socket.socket) -> None:
 
 def _answer_all(channel: socket.socket, held: "Held") -> None:
     """Until there will be no more requests; between two of them, what the host has is looked after."""
-    waiting = select.poll()
-    waiting.register(channel, select.POLLIN)
-    while True:
-        if held.forwards() and not waiting.poll(WATCH_PAUSE_MS):
-            _say(held.look_after())
-            continue
-        raw, brought = _receive(channel)
-        if not raw:
-            return
-        answer, descriptors = _answer(raw, brought, held)
-        for descriptor in brought:
-            os.close(descriptor)
-        try:
-            socket.send_fds(channel, [encode(answer)], descriptors)
-        except ConnectionError:  # whoever asked was killed meanwhile: what was made for it goes
-            return
-        for descriptor in descriptors:
-            os.close(descriptor)
+    while _answer_one(channel, held):
+        if held.forwards():
+            with contextlib.closing(Changes(channel)) as changes:
+                while held.forwards():
+                    if changes.due():
+                        _say(held.look_after())
+                        changes.looked(settled=held.settled)
+                    elif not _answer_one(channel, held):
+                        return
+
+
+def _answer_one(channel: socket.socket, held: "Held") -> bool:
+    """Whether there may be more."""
+    raw, brought = _receive(channel)
+    if not raw:
+        return False
+    answer, descriptors = _answer(raw, brought, held)
+    for descriptor in brought:
+        os.close(descriptor)
+    try:
+        socket.send_fds(channel, [encode(answer)], descriptors)
+    except ConnectionError:  # whoever asked was killed meanwhile: what was made for it goes
+        return False
+    for descriptor in descriptors:
+        os.close(descriptor)
+    return True
 
 
 def _tell_why(channel: socket.socket, error: BaseException) -> None:

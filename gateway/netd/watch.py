@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable
 
-from gateway.netd.generation import generation
+from gateway.netd.generation import generation, is_told_of
 from gateway.netd.host import locked, open_host
 from rules.link import Family
 
@@ -16,13 +16,20 @@ class Watch:
 
     def __init__(self) -> None:
         self._seen: dict[Family, str] = {}
+        self.settled = False
+        """Whether the last look found all in order, in tables of whose every change the kernel tells."""
 
     def look(self, families: Iterable[Family]) -> list[Family]:
         """Put in force again what somebody has taken away; the families of which something was. OSError or HostError where it cannot be told, or not
         be mended: the next look tries again."""
-        changed = [family for family in families if generation(family) != self._seen.get(family)]
-        if not changed:
-            return []
+        self.settled = False
+        found = {family: generation(family) for family in families}
+        changed = [family for family, now in found.items() if now != self._seen.get(family)]
+        gone = self._put_back(changed) if changed else []
+        self.settled = all(now == self._seen.get(family) and is_told_of(now) for family, now in found.items())
+        return gone
+
+    def _put_back(self, changed: Iterable[Family]) -> list[Family]:
         with locked() as place:
             before = place.before
             unknown = [family for family in changed if generation(family) != before.tables.get(family)]

@@ -32,6 +32,7 @@ it reads."""
 
 _BEGINNING = re.compile(TOKEN + rb"{1,32}+(?: |\Z)")
 _LINES = re.compile(b"(" + TEXT + rb"*+)(?:\r\n" + TEXT + rb"++)*(?:(\r\n\r\n)|\r\n\r?|\r)?")
+_IN_A_LINE = re.compile(TEXT + b"++")
 _REQUEST_LINE = re.compile(rb"(" + TOKEN + rb"{1,32}+) ([!-~]++) HTTP/1\.([01])(?=\r\n)")
 FIELDS: Final = rb"(?:\r\n" + TOKEN + rb"++:" + TEXT + rb"*+){0,%d}" % MAX_FIELDS
 _FIELDS = re.compile(FIELDS)
@@ -51,6 +52,7 @@ _ABSOLUTE = re.compile(rb"http://([^/?#]*+)(?:[/?].*+)?", re.IGNORECASE)
 _BAD: Final = Refused(Reason.BAD_HTTP, "http")
 _NOT: Final = Refused(Reason.NOT_TLS_NOT_HTTP)
 _LONG: Final = Refused(Reason.TOO_LONG, "http")
+_EMPTY_LINE: Final = NeedMore(len(b"\r\n\r\n"))
 
 Bytes: TypeAlias = bytes | bytearray | memoryview
 
@@ -60,6 +62,9 @@ def sniff_http(data: Bytes, scanned: int) -> Sniffed | NeedMore | Refused:
     if scanned <= MAX_METHOD and not _BEGINNING.match(data, 0, MAX_METHOD + 1):
         return _NOT
     size = min(len(data), MAX_HEAD)
+    if MAX_METHOD < scanned < size <= MAX_HEAD - 4 and data[scanned - 1] > CARRIAGE_RETURN:
+        if _IN_A_LINE.fullmatch(data, scanned, size):
+            return _EMPTY_LINE  # a drip: nothing has come but more of the line that was read last
     start = scanned - 4 if 4 < scanned <= size else 0
     if start and data[start] == LINE_FEED:
         start -= 1

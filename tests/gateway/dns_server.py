@@ -20,6 +20,10 @@ from gateway.flow import Endpoint
 dns.rdata.get_rdata_class(dns.rdataclass.CH, dns.rdatatype.A)  # type: ignore[no-untyped-call]
 
 
+ROOM = 1 << 20
+"""For queries that this thread has not read yet: it may have to wait for the processor, and the usual buffer holds some 250."""
+
+
 class Asked(NamedTuple):
     """One query, as it came."""
 
@@ -47,6 +51,8 @@ class DnsServer:
         self._tcp = socket.create_server(("127.0.0.1", 0))
         self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._udp.bind(self._tcp.getsockname())
+        self._udp.setblocking(False)
+        self._udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, ROOM)
         self._wake, self._woken = socket.socketpair()
         self.endpoint = Endpoint(ip_address("127.0.0.1"), self._tcp.getsockname()[1])
         self.sources: list[int] = []
@@ -61,6 +67,7 @@ class DnsServer:
             while True:
                 for key, _ in selector.select():
                     if key.data is None:
+                        self._take_the_rest()
                         return
                     key.data()
 
@@ -69,6 +76,12 @@ class DnsServer:
         self.sources.append(client[1])
         for answer in self._take(Asked(wire, False)):
             self._udp.sendto(answer, client)
+
+    def _take_the_rest(self) -> None:
+        """What was asked by the end has been asked, though nobody waits for the answer any more."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.asked.append(Asked(self._udp.recv(65535), False))
 
     def say(self, answer: bytes, port: int) -> None:
         """Over UDP, to who asked from there: later than ``answering`` would."""

@@ -137,17 +137,20 @@ def test_it_is_killed_with_its_object(run: Runs) -> None:
 def test_a_task_that_waits_for_it_holds_it(run: Runs) -> None:
     async def main() -> None:
         results: list[CommandResult] = []
+        waits, ended = asyncio.Event(), asyncio.Event()
 
         async def wait(running: AsyncRunningCommand) -> None:
+            waits.set()
             results.append(await running.wait())
+            ended.set()
 
         running, given = await begin()
         asyncio.get_running_loop().create_task(wait(running))  # nobody else holds it: that is the case
         del running
-        await asyncio.sleep(0.01)
+        await waits.wait()
         gc.collect()
         given.end(Ended(5))
-        await asyncio.sleep(0.05)
+        await asyncio.wait_for(ended.wait(), 10)
         assert [result.exit_code for result in results] == [5]
 
     run(main())

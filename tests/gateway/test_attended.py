@@ -23,6 +23,11 @@ def link(pid, descriptor):
     return os.readlink(f"/proc/{pid}/fd/{descriptor}")
 def children(pid):
     return open(f"/proc/{pid}/task/{pid}/children").read().split()
+def until(met):
+    give_up = time.monotonic() + 10
+    while not met():
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
 def create():
     from gateway import Sandbox
     return Sandbox.create(allow_internet_access=False, link="lo")
@@ -118,8 +123,8 @@ def test_a_service_manager_that_ends_all_at_once(tmp_path: Path, number: str) ->
         f"""
 from gateway import SandboxClosed
 sbx = create()
-running = sbx.commands.run("trap : TERM HUP INT; while :; do sleep 1; done", background=True)
-time.sleep(0.3)
+running = sbx.commands.run("trap : TERM HUP INT; touch trapped; while :; do sleep 1; done", background=True)
+until(lambda: os.path.exists(os.path.join(sbx.home, "trapped")))
 for pid in (*children(sbx._attended.pid), sbx._attended.pid):
     os.kill(int(pid), signal.SIGUSR1)
     os.kill(int(pid), signal.{number})
@@ -158,9 +163,11 @@ def test_a_command_s_time_is_up_whether_somebody_waits_or_not(tmp_path: Path) ->
         """
 from gateway import CommandTimeout
 sbx = create()
-late = sbx.commands.run("echo begun; touch begun; sleep 2; touch ended", background=True, timeout=0.7)
-quick = sbx.commands.run("echo hi", background=True, timeout=1)
-time.sleep(2.5)
+late = sbx.commands.run("echo begun; touch begun; sleep 60; touch ended", background=True, timeout=3)
+quick = sbx.commands.run("echo hi", background=True, timeout=3)
+until(lambda: os.path.exists(os.path.join(sbx.home, "begun")))
+until(lambda: len(children(sbx._attended.pid)) <= 2)  # netd and the worker: both commands have ended
+time.sleep(0.5)
 tell(quick.wait().stdout, sorted(os.listdir(sbx.home)))
 for _ in range(2):
     try:

@@ -108,6 +108,26 @@ def test_who_was_killed_as_its_time_was_up_is_said_to_have_been(streams: Streams
     assert caught.value.stdout == "so far"
 
 
+@pytest.mark.parametrize("kills", [1, 2])
+def test_who_is_killed_as_it_ends_has_ended(streams: Streams, kills: int) -> None:
+    """What nobody has read is told to its sender as a reset, before the answer that lies behind it: unix(7)."""
+    for _ in range(kills):
+        streams.kill()
+    end(streams, Ended(3))
+    while not streams.take():
+        pass
+    assert streams.result().exit_code == 3
+
+
+def test_who_is_killed_as_the_sandbox_goes_is_told_so(streams: Streams) -> None:
+    streams.kill()
+    streams.hand_over()
+    while not streams.take():
+        pass
+    with pytest.raises(SandboxClosed):
+        streams.result()
+
+
 @pytest.mark.parametrize("said", [b"no JSON", b"{}", b'{"type": "Ended"}', b"\xff"])
 def test_an_answer_that_is_none_is_the_end_of_the_sandbox(streams: Streams, said: bytes) -> None:
     end(streams, said)

@@ -2,7 +2,9 @@
 
 import gc
 import os
+import selectors
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -90,17 +92,25 @@ def test_so_does_one_whose_sandbox_is_gone(commands: Commands, asked: Asked) -> 
 
 def test_interrupted_it_is_killed_and_says_so(commands: Commands, asked: Asked) -> None:
     running, given = begin(commands, asked)
+    waiting = threading.get_ident()
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    def once_it_waits() -> None:
+        while sys._current_frames()[waiting].f_code is not selectors.PollSelector.select.__code__:
+            time.sleep(0.005)
+        signal.pthread_kill(waiting, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    interrupter = threading.Thread(target=once_it_waits)
     try:
         with pytest.raises(KeyboardInterrupt):
+            interrupter.start()
             running.wait()
     finally:
-        signal.signal(signal.SIGALRM, before)
+        interrupter.join()
+        signal.signal(signal.SIGUSR1, before)
     assert given.told() == b""
     with pytest.raises(EgressError, match="was interrupted, and it was killed"):
         running.wait()

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from gateway import session as module
+from gateway.attempt import Attempt
 from gateway.decide import Decision, compile_policy
 from gateway.flow import Endpoint, Flow, IPAddress
+from gateway.net import poller
 from gateway.net.answers import Answers
 from gateway.net.resolve import Resolver
 from gateway.net.sockets import Sock
@@ -25,6 +27,8 @@ from gateway.tasks import spawn
 from rules import ALL_TRAFFIC, NetworkPolicy
 from tests.gateway.journal_desk import Desk
 from tests.gateway.net.carrying import carried
+from tests.gateway.net.leaps import Leaps
+from tests.gateway.net.loop import WITHIN_S, until
 from tests.gateway.net.loopback import nothing_left, reset, tcp_pair
 from tests.netns.hello import client_hello
 
@@ -61,7 +65,7 @@ class Session:
             await asyncio.sleep(0.001)
 
     async def end(self) -> dict[str, Any]:
-        await asyncio.wait_for(self.task, 5)
+        await asyncio.wait_for(self.task, WITHIN_S)
         (record,) = self.desk.decisions()
         return record
 
@@ -144,20 +148,17 @@ async def test_who_drips_what_has_to_be_looked_at_is_refused(
 async def test_one_deadline_however_the_client_drips(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A byte in time buys no more of it."""
-    monkeypatch.setattr(module, "DECIDE_S", 0.3)
+    """A byte in time buys no more of it: it is up when half of them are said."""
+    leaps = Leaps(monkeypatch, module)
+    monkeypatch.setattr(poller, "TICK_S", 0.005)
     pieces = [bytes((byte,)) for byte in client_hello("allowed.test")]
-    started = asyncio.get_running_loop().time()
-    for piece in pieces:
-        if session.task.done():
-            break
-        session.client.send(piece)
-        await asyncio.sleep(0.02)
-    assert asyncio.get_running_loop().time() - started < len(pieces) * 0.02
+    with pytest.raises(ConnectionResetError):
+        for piece in pieces:
+            session.client.send(piece)
+            leaps.on(2 * module.DECIDE_S / len(pieces))
+            await asyncio.sleep(0.01)
     record = await session.end()
     assert (record["rule"], record["reason"]) == ("unreadable", "no_hello")
-    with pytest.raises(ConnectionResetError):
-        session.client.recv(1)
 
 
 async def test_endless_bytes_are_read_up_to_a_bound(session: Session) -> None:
@@ -187,10 +188,16 @@ BEGUN, REST = b"GET / HTTP/1.1\r\nHost: named", b".test\r\n\r\n"
 
 
 @pytest.fixture
-async def hasty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Session]:
-    """A session that does not wait long for anything."""
-    monkeypatch.setattr(module, "DECIDE_S", 0.2)
-    monkeypatch.setattr(module, "ROOM_S", 0.3)
+def leaps(monkeypatch: pytest.MonkeyPatch) -> Leaps:
+    """By which time is up, and by nothing else."""
+    monkeypatch.setattr(module, "DECIDE_S", 3600.0)
+    monkeypatch.setattr(module, "ROOM_S", 3600.0)
+    return Leaps(monkeypatch, module)
+
+
+@pytest.fixture
+async def unhurried(tmp_path: Path, leaps: Leaps) -> AsyncIterator[Session]:
+    """A session whose time is up when a test says so."""
     made = Session(Desk(tmp_path))
     await asyncio.sleep(0.01)
     yield made
@@ -202,10 +209,8 @@ def far(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
     """The other end of whatever is dialled."""
     upstream, far = tcp_pair()
 
-    async def here(
-        addresses: Sequence[IPAddress], port: int, *, speaks_first: bool
-    ) -> tuple[Sock, IPAddress]:
-        return upstream, addresses[0]
+    async def here(addresses: Sequence[IPAddress], port: int, first: bytes) -> tuple[Sock, IPAddress, int]:
+        return upstream, addresses[0], 0
 
     monkeypatch.setattr(module, "connect", here)
     yield far
@@ -215,7 +220,7 @@ def far(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
 
 async def all_of(sock: socket.socket) -> bytes:
     got = b""
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(WITHIN_S):
         while chunk := await asyncio.get_running_loop().sock_recv(sock, 65536):
             got += chunk
     return got
@@ -230,45 +235,48 @@ async def begin_under_a_name(session: Session) -> None:
 
 @pytest.mark.parametrize("late", [False, True], ids=["half-closed", "out of time"])
 async def test_what_was_read_under_the_policy_before_is_carried(
-    hasty: Session, far: socket.socket, late: bool
+    unhurried: Session, leaps: Leaps, far: socket.socket, late: bool
 ) -> None:
     """And is looked at, as all that passes is, for the name that it shows."""
-    await begin_under_a_name(hasty)
+    await begin_under_a_name(unhurried)
     if late:
-        await asyncio.sleep(0.4)
-        hasty.client.send(REST)
-    hasty.client.shutdown(socket.SHUT_WR)
+        leaps.on(module.DECIDE_S)
+        await until(unhurried.desk.decisions)
+        unhurried.client.send(REST)
+    unhurried.client.shutdown(socket.SHUT_WR)
     said = BEGUN + REST if late else BEGUN
     assert await all_of(far) == said
     far.shutdown(socket.SHUT_WR)
-    record = await hasty.end()
+    record = await unhurried.end()
     assert (record["event"], record["reason"], record["domain"]) == (
         "egress_allowed",
         "allowed_address",
         None,
     )
-    closed = hasty.desk.records()[-1]
+    closed = unhurried.desk.records()[-1]
     assert (closed["bytes_up"], closed["ended_by"]) == (len(said), "client")
     assert closed["domain"] == ("named.test" if late else None)
 
 
-async def test_of_who_is_gone_nothing_is_carried_by_any_policy(hasty: Session, far: socket.socket) -> None:
-    await begin_under_a_name(hasty)
-    reset(hasty.client)
-    record = await hasty.end()
+async def test_of_who_is_gone_nothing_is_carried_by_any_policy(
+    unhurried: Session, far: socket.socket
+) -> None:
+    await begin_under_a_name(unhurried)
+    reset(unhurried.client)
+    record = await unhurried.end()
     assert (record["event"], record["reason"]) == ("egress_blocked", "client_closed")
 
 
 async def test_after_an_error_no_policy_carries_what_may_be_a_part(
-    hasty: Session, far: socket.socket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    unhurried: Session, far: socket.socket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fails(data: bytes, *, scanned: int = 0) -> Any:
-        hasty.house.gate = gate_of(BY_ADDRESS)
+        unhurried.house.gate = gate_of(BY_ADDRESS)
         raise ValueError("a fault of ours")
 
     monkeypatch.setattr(module, "sniff", fails)
-    hasty.client.send(BEGUN)
-    record = await hasty.end()
+    unhurried.client.send(BEGUN)
+    record = await unhurried.end()
     assert (record["event"], record["reason"]) == ("egress_blocked", "internal_error")
     assert "refused after an unexpected error" in caplog.text
 
@@ -276,23 +284,28 @@ async def test_after_an_error_no_policy_carries_what_may_be_a_part(
 class Unwilling(Resolver):
     """Never has an answer."""
 
+    waits = False
+
     async def resolve(self, name: str) -> tuple[IPAddress, ...]:
+        self.waits = True
         never: asyncio.Future[tuple[IPAddress, ...]] = asyncio.get_running_loop().create_future()
         return await never
 
 
 @pytest.mark.parametrize("fails", ["decide", "resolve"])
 async def test_time_that_runs_out_under_the_next_policy_is_a_refusal(
-    hasty: Session, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fails: str
+    unhurried: Session,
+    leaps: Leaps,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    fails: str,
 ) -> None:
     """Whoever it is that raises TimeoutError."""
 
-    await begin_under_a_name(hasty)
-    gate = hasty.house.gate = Gate(
-        compile_policy(NetworkPolicy(allow_out=["named.test"], deny_out=[ALL_TRAFFIC])),
-        Unwilling(Endpoint(ip_address("127.0.0.1"), 9)),
-        frozenset(),
-    )
+    await begin_under_a_name(unhurried)
+    resolver = Unwilling(Endpoint(ip_address("127.0.0.1"), 9))
+    policy = compile_policy(NetworkPolicy(allow_out=["named.test"], deny_out=[ALL_TRAFFIC]))
+    gate = unhurried.house.gate = Gate(policy, resolver, frozenset())
     decide = Rulings.decide
 
     def out_of_time(rulings: Rulings, flow: Flow, seen: Sniffed | Refused | None) -> Decision:
@@ -301,21 +314,24 @@ async def test_time_that_runs_out_under_the_next_policy_is_a_refusal(
         return decide(rulings, flow, seen)
 
     monkeypatch.setattr(Rulings, "decide", out_of_time)
-    hasty.client.send(REST)
-    record = await hasty.end()
+    unhurried.client.send(REST)
+    if fails == "resolve":
+        await until(lambda: resolver.waits)
+        leaps.on(module.DECIDE_S)
+    record = await unhurried.end()
     reason = "internal_error" if fails == "decide" else "resolve_timeout"
     assert (record["event"], record["reason"]) == ("egress_blocked", reason)
     assert ("refused after an unexpected error" in caplog.text) is (fails == "decide")
 
 
-async def test_a_name_that_is_one_too_many_to_ask_for_is_refused(hasty: Session) -> None:
-    await begin_under_a_name(hasty)
+async def test_a_name_that_is_one_too_many_to_ask_for_is_refused(unhurried: Session) -> None:
+    await begin_under_a_name(unhurried)
     resolver = Resolver(Endpoint(ip_address("127.0.0.1"), 9))
     resolver.admits = lambda size: False
     policy = compile_policy(NetworkPolicy(allow_out=["named.test"], deny_out=[ALL_TRAFFIC]))
-    hasty.house.gate = Gate(policy, resolver, frozenset())
-    hasty.client.send(REST)
-    record = await hasty.end()
+    unhurried.house.gate = Gate(policy, resolver, frozenset())
+    unhurried.client.send(REST)
+    record = await unhurried.end()
     assert (record["event"], record["reason"], record["domain"]) == ("egress_blocked", "limit", "named.test")
 
 
@@ -323,25 +339,35 @@ async def test_a_name_that_is_one_too_many_to_ask_for_is_refused(hasty: Session)
 
 
 async def test_who_waits_for_room_behind_others_waits_no_longer(
-    tmp_path: Path, far: socket.socket, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, far: socket.socket, leaps: Leaps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody else's record waits too, so the keeper is not even asked; and who gives up takes nothing from the next who waits."""
-    monkeypatch.setattr(module, "ROOM_S", 0.6)
+    wait, waiting = Attempt.room, 0
+
+    async def room(attempt: Attempt) -> None:
+        nonlocal waiting
+        waiting += 1
+        await wait(attempt)
+
+    monkeypatch.setattr(Attempt, "room", room)
     desk = Desk(tmp_path)
     desk.shrink()
     desk.stuff()
     desk.journal.blocked(desk.flow(9), Reason.LIMIT)
     first = Session(desk, BY_ADDRESS)
-    await asyncio.sleep(0.5)
+    await until(lambda: waiting == 1)
+    leaps.on(0.8 * module.ROOM_S)
     second = Session(desk, BY_ADDRESS)
-    await asyncio.wait_for(first.task, 0.5)
+    await until(lambda: waiting == 2)
+    leaps.on(0.4 * module.ROOM_S)
+    await asyncio.wait_for(first.task, WITHIN_S)
     assert not second.task.done()
     desk.keep()
     second.client.send(b"carried")
     second.client.shutdown(socket.SHUT_WR)
     assert await all_of(far) == b"carried"
     far.shutdown(socket.SHUT_WR)
-    await asyncio.wait_for(second.task, 2)
+    await asyncio.wait_for(second.task, WITHIN_S)
     decided = [(record["event"], record["reason"]) for record in desk.decisions()]
     assert sorted(decided) == [
         ("egress_allowed", "allowed_address"),
@@ -352,16 +378,19 @@ async def test_who_waits_for_room_behind_others_waits_no_longer(
     second.close()
 
 
-async def test_who_finds_no_room_is_refused_by_name(hasty: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_finds_no_room_is_refused_by_name(
+    unhurried: Session, leaps: Leaps, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Answers, "addresses", lambda answers, name: (ip_address("203.0.113.9"),))
-    hasty.desk.shrink()
-    hasty.desk.stuff()
-    hasty.desk.journal.blocked(hasty.desk.flow(9), Reason.LIMIT)
-    hasty.client.send(client_hello("allowed.test"))
-    await asyncio.wait_for(hasty.task, 3)
-    hasty.desk.keep()
-    await asyncio.sleep(0.2)
-    record = hasty.desk.decisions()[-1]
+    unhurried.desk.shrink()
+    unhurried.desk.stuff()
+    unhurried.desk.journal.blocked(unhurried.desk.flow(9), Reason.LIMIT)
+    unhurried.client.send(client_hello("allowed.test"))
+    await until(lambda: unhurried.desk.journal._room is not None)
+    leaps.on(module.ROOM_S)
+    await asyncio.wait_for(unhurried.task, WITHIN_S)
+    await until(lambda: len(unhurried.desk.decisions()) == 2)
+    record = unhurried.desk.decisions()[-1]
     assert (record["event"], record["reason"], record["domain"]) == (
         "egress_blocked",
         "limit",

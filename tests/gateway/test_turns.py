@@ -2,6 +2,7 @@
 
 import os
 import platform
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from gateway.turns import LONG_NS, SCHED_SETATTR, SHORT_NS, USUAL_NS
 
 PROGRAM = f"""
-import asyncio, os, re, sys, time
+import asyncio, os, re, sys, time, uvloop
 from gateway import turns
 turns.LOOK_S, turns.BUSY = 0.05, 0.1
 def slice():
@@ -28,7 +29,7 @@ async def main():
     mine = turns.Turns()
     print(slice(), await become({USUAL_NS}, True), await become({SHORT_NS}, False))
     mine.stop()
-asyncio.run(main())
+uvloop.run(main())
 """
 
 
@@ -49,6 +50,34 @@ def test_turns_are_short_until_it_is_busy_and_when_it_is_no_longer() -> None:
     before, *seen = map(int, done.stdout.split())
     assert before != SHORT_NS
     assert seen == [SHORT_NS, USUAL_NS, SHORT_NS]
+
+
+def test_who_has_nothing_to_do_is_not_woken() -> None:
+    program = """
+import asyncio, resource, signal, subprocess, uvloop
+from gateway import turns
+turns.LOOK_S = 0.01
+def woken():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
+async def main():
+    mine = turns.Turns()
+    await asyncio.sleep(0)
+    before = woken()
+    await asyncio.sleep(1)
+    print(woken() - before)
+    mine.stop()
+    print(signal.getitimer(signal.ITIMER_PROF))
+    signal.raise_signal(signal.SIGPROF)
+    print(subprocess.run(["grep", "SigIgn", "/proc/self/status"], capture_output=True, text=True).stdout)
+uvloop.run(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=15, check=True
+    )
+    woken, left, ignored = done.stdout.split("\n", 2)
+    assert int(woken) < 10, "and not a hundred times"
+    assert left == "(0.0, 0.0)"
+    assert not int(ignored.split()[1], 16) >> (signal.SIGPROF - 1) & 1
 
 
 @pytest.mark.skipif(

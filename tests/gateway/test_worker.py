@@ -17,6 +17,7 @@ from gateway.tasks import spawn
 from gateway.worker import KEEP_S, MAX_SESSIONS, SETTLE_S, Worker, most_sessions
 from rules import NetworkPolicy
 from tests.gateway.journal_desk import Desk
+from tests.gateway.net.loop import WITHIN_S, until
 
 
 class Served:
@@ -41,7 +42,7 @@ class Served:
     async def drain(self) -> None:
         """Stop it while its records are kept, as the supervisor does."""
         self.control.send(STOP)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + WITHIN_S
         while not self.serving.done() and time.monotonic() < deadline:
             await asyncio.sleep(0.005)
             self.desk.keep()
@@ -69,8 +70,7 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
 async def test_a_flow_is_called_after_a_life_that_no_other_will_have(served: Served) -> None:
     """Of 64 random bits: with 24, some five thousand workers share one."""
     served.dial()
-    await asyncio.sleep(0.05)
-    served.desk.keep()
+    await until(served.desk.decisions)
     (record,) = served.desk.decisions()
     life, _, number = record["flow"].partition("-")
     assert (len(bytes.fromhex(life)), number) == (8, "1")
@@ -85,8 +85,8 @@ async def test_what_could_not_be_recorded_is_not_even_accepted(served: Served) -
     await asyncio.sleep(0.3)
     waiting = len(served.desk.ledger.leftovers())
     assert waiting <= 1, "the first, for whose record there was no room"
-    served.desk.keep()
-    await asyncio.sleep(0.3)
+    await until(lambda: len(served.desk.decisions()) >= 10)
+    await asyncio.sleep(0.3)  # and no more come
     assert len(served.desk.decisions()) == 10
 
 
@@ -95,7 +95,7 @@ async def test_a_stop_waits_for_the_keeper_of_the_records(served: Served) -> Non
     for _ in range(30):
         served.dial()
     served.control.send(STOP)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + WITHIN_S
     while not served.serving.done() and time.monotonic() < deadline:
         await asyncio.sleep(0.1)
         served.desk.keep()
@@ -132,7 +132,7 @@ async def test_a_stop_waits_for_whoever_waits_for_room(
     monkeypatch.setattr("gateway.session._connect", none)
     served.desk.stuff()
     served.dial()
-    await asyncio.sleep(0.2)
+    await until(lambda: served.worker._journal.waits)
     for _ in range(9):
         served.dial()
     await asyncio.sleep(0.1)

@@ -9,6 +9,7 @@ import ctypes
 import itertools
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -141,7 +142,7 @@ class Cell:
         for one in self._wires.values():
             list(_taken(one))  # what the links said when they came up
         for flow in flows:
-            wire.send(frame(flow, sources[flow.destination.version], to=OF_CELL, by=OF_SANDBOX))
+            put(wire, frame(flow, sources[flow.destination.version], to=OF_CELL, by=OF_SANDBOX))
             back |= set(_taken(wire))
             self._listen()
         back |= self._settle(self.sandbox, ARP_SANDBOX)
@@ -151,7 +152,7 @@ class Cell:
         """The same from each port; how many arrived at the far end."""
         for sport in sports:
             one = frame(flow, OWN[flow.destination.version], sport, to=OF_CELL, by=OF_SANDBOX)
-            self._wires[self.sandbox].send(one)
+            put(self._wires[self.sandbox], one)
             self._listen()
         self._settle(self.sandbox, ARP_SANDBOX)
         return sum(seen.flow == flow for seen in _taken(self._wires[self.far]))
@@ -187,7 +188,7 @@ class Cell:
         """Put packets on the far end's wire: to where, from where, from which port. What arrived at the sandbox."""
         wire = self._wires[self.far]
         for flow, source, sport in flows:
-            wire.send(frame(flow, source, sport, to=OF_UPLINK, by=OF_FAR))
+            put(wire, frame(flow, source, sport, to=OF_UPLINK, by=OF_FAR))
         self._settle(self.far, ARP_FAR)
         return set(_taken(self._wires[self.sandbox]))
 
@@ -265,6 +266,17 @@ rule del pref 32766
         wire.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
         wire.settimeout(0)
         return wire
+
+
+def put(wire: socket.socket, raw: bytes) -> None:
+    """Send a frame by a socket that does not block, once there is room for it: what was sent before may still be on its way."""
+    while True:
+        try:
+            wire.send(raw)
+        except BlockingIOError:
+            assert select.select([], [wire], [], 10)[1]
+        else:
+            return
 
 
 def _taken(wire: socket.socket) -> Iterator[Seen]:

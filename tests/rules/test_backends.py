@@ -185,3 +185,12 @@ def test_ten_thousand_networks() -> None:
     held = installed(Spelt(many), backend="legacy")
     assert len(held.sets["allow4"]) == 1 + 10_000
     assert held.rules == installed(Spelt(NetworkPolicy(["10.0.0.1"], [ALL_TRAFFIC])), backend="legacy").rules
+
+
+def test_the_library_is_found_without_a_compiler() -> None:
+    """ctypes would ask one for whatever the linker's cache does not have: a tenth of a second of a start, and a compiler run as root."""
+    hook = "import sys; sys.addaudithook(lambda event, args: event == 'subprocess.Popen' and print(args[0]))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{hook}; import rules.iptables"], capture_output=True, text=True, check=True
+    )
+    assert {Path(line).name for line in done.stdout.splitlines()} <= {"ldconfig"}

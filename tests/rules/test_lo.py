@@ -59,7 +59,7 @@ def attempt(how, dest, port, source=None):
             if port == 53:
                 answer(how)
             elif how == socket.SOCK_STREAM:
-                came = listener.accept()[0]
+                came = taken(listener)
                 assert came.getsockname()[0] == dest, came
                 came.setblocking(True)
                 said = came.recv(9).decode()
@@ -68,6 +68,9 @@ def attempt(how, dest, port, source=None):
         except OSError as error:
             said = type(error).__name__
     return said, told(0.1 if said == "asked" else 5)
+def taken(listener):
+    select.select([listener], [], [], wait_s)
+    return listener.accept()[0]
 def answer(how):
     if how == socket.SOCK_DGRAM:
         if not select.select([ours["dns_udp"]], [], [], wait_s)[0]:
@@ -75,7 +78,7 @@ def answer(how):
         data, peer = ours["dns_udp"].recvfrom(9)
         ours["dns_udp"].sendto(data, peer)
     else:
-        came = ours["dns_tcp"].accept()[0]
+        came = taken(ours["dns_tcp"])
         came.setblocking(True)
         came.sendall(came.recv(9))
 TCP, UDP = socket.SOCK_STREAM, socket.SOCK_DGRAM

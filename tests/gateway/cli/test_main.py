@@ -57,16 +57,21 @@ def test_output_that_cannot_be_written_is_one_line(records: Path, verb: str, unb
 
 @pytest.mark.parametrize("unbuffered", ["", "1"], ids=["at the end", "at once"])
 def test_whoever_read_enough_is_told_nothing(unbuffered: str) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-m", "gateway", "audit", "schema"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
-    ) as process:
-        assert process.stdout is not None and process.stderr is not None
-        process.stdout.close()
+    """He is gone before anything is written."""
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with (
+        os.fdopen(write_end, "wb") as output,
+        subprocess.Popen(
+            [sys.executable, "-m", "gateway", "audit", "schema"],
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        ) as process,
+    ):
+        assert process.stderr is not None
         assert (process.stderr.read(), process.wait(10)) == ("", 141)
 
 

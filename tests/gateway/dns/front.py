@@ -12,7 +12,7 @@ from gateway.net.resolve import Resolver
 from gateway.net.sockets import send_all
 from tests.gateway.dns.queries import guard
 from tests.gateway.dns_server import Answering, Asked, DnsServer
-from tests.gateway.net.loop import readable, receive
+from tests.gateway.net.loop import WITHIN_S, readable, receive, until
 
 
 class Sink:
@@ -59,7 +59,7 @@ class Front:
     async def ask_udp(self, wire: bytes) -> bytes:
         with self.client() as sock:
             sock.send(wire)
-            async with asyncio.timeout(3):
+            async with asyncio.timeout(WITHIN_S):
                 await readable(sock)
             return sock.recv(65535)
 
@@ -71,11 +71,17 @@ class Front:
             except ConnectionResetError:
                 return b""
 
+    def has_read_all(self) -> bool:
+        """No query waits in the socket for UDP."""
+        try:
+            self.udp.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        return False
+
     async def settled(self) -> None:
         """Nothing is under way any more."""
-        async with asyncio.timeout(3):
-            while self.forwarder._in_flight:
-                await asyncio.sleep(0.01)
+        await until(lambda: not self.forwarder._in_flight)
 
     async def close(self) -> None:
         self.forwarder.stop()
@@ -94,7 +100,7 @@ def framed(wire: bytes) -> bytes:
 async def read_message(sock: socket.socket) -> bytes:
     """One framed answer; empty at the end of the connection."""
     got = bytearray()
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(WITHIN_S):
         while len(got) < 2 or len(got) < 2 + int.from_bytes(got[:2], "big"):
             if not await receive(sock, got, 65535):
                 return b""

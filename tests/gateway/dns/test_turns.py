@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import pytest
 from gateway.dns import guard as guard_module
 from gateway.dns import reply as reply_module
 from gateway.dns import server as module
+from gateway.dns import tellings as tellings_module
 from gateway.net.answers import MAX_ADDRESSES
 from gateway.net.message import read
 from gateway.net.pace import PIECES_A_TURN, TURN_S
@@ -22,6 +24,7 @@ from gateway.net.sockets import send_all
 from tests.gateway.dns.front import Desk, Front, framed
 from tests.gateway.dns.queries import ALLOWED, guard, option, query
 from tests.gateway.dns_server import Asked, reply, serving
+from tests.gateway.net.attempts import patient
 
 ROOM = 1 << 20
 
@@ -77,6 +80,11 @@ def many(number: int) -> Iterator[Callable[[Asked], list[bytes]]]:
     yield answering
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    patient(monkeypatch)
+
+
 @pytest.fixture
 async def turns() -> AsyncIterator[Turns]:
     made = Turns()
@@ -93,8 +101,10 @@ async def desk() -> AsyncIterator[Desk]:
             await front.close()
 
 
-async def _answers(front: Front, wires: list[bytes]) -> list[bytes]:
-    """To all of them, sent at once."""
+async def _answers(
+    front: Front, wires: list[bytes], all_wait: Callable[[], object] | None = None
+) -> list[bytes]:
+    """To all of them, sent at once. ``all_wait`` is called when the forwarder has taken them, and none has an answer."""
     got: list[bytes] = []
     with front.client() as sock:
         for one in (sock, front.udp):
@@ -102,6 +112,10 @@ async def _answers(front: Front, wires: list[bytes]) -> list[bytes]:
         for wire in wires:
             sock.send(wire)
         async with asyncio.timeout(10):
+            while all_wait is not None and front.forwarder._in_flight < len(wires):
+                await asyncio.sleep(0)
+            if all_wait is not None:
+                all_wait()
             while len(got) < len(wires):
                 try:
                     got.append(sock.recv(65535))
@@ -114,8 +128,10 @@ async def _answers(front: Front, wires: list[bytes]) -> list[bytes]:
 async def test_those_who_wait_for_one_answer_are_answered_a_few_a_turn(
     desk: Desk, turns: Turns, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
+    """Whoever asks after the answer has it at once, and is bounded where queries are read: so it comes when all have asked."""
+    all_wait = threading.Event()
     with many(number) as answering:
-        front = desk.front(answering)
+        front = desk.front(lambda asked: answering(asked) if all_wait.wait(10) else [])
     worked_out = 0
     real = reply_module.tell
 
@@ -126,7 +142,8 @@ async def test_those_who_wait_for_one_answer_are_answered_a_few_a_turn(
 
     monkeypatch.setattr(reply_module, "tell", tell)
     monkeypatch.setattr(front.forwarder, "_reply", turns.counting(front.forwarder._reply))
-    got = await _answers(front, [query(edns=b"")] * 200)
+    got = await _answers(front, [query(edns=b"")] * 200, all_wait.set)
+    assert turns.done.total() == 200
     assert max(turns.done.values()) <= 2 * PIECES_A_TURN
     assert worked_out == 1
     assert len(set(got)) == 1
@@ -167,6 +184,7 @@ async def test_reading_ends_by_the_clock_and_goes_on_in_the_next_turn(
 async def test_a_known_answer_costs_no_reading_of_it(
     desk: Desk, turns: Turns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(tellings_module, "HOLDS_S", 3600.0)
     with many(240) as answering:
         front = desk.front(answering)
     await front.ask_udp(query(edns=b""))

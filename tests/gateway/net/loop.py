@@ -2,8 +2,19 @@
 
 import asyncio
 import socket
+from collections.abc import Callable
 
 from gateway.net.sockets import received
+
+WITHIN_S = 15.0
+"""For what must come: a slow machine is no fault."""
+
+
+async def until(met: Callable[[], object]) -> None:
+    """Return when that is so."""
+    async with asyncio.timeout(WITHIN_S):
+        while not met():
+            await asyncio.sleep(0.002)
 
 
 async def readable(sock: socket.socket) -> None:

@@ -6,6 +6,7 @@ import random
 import socket
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -14,9 +15,20 @@ from gateway.net.coalescing import GATHER_BYTES
 from gateway.net.relay import Counts, Ended, Relayed, relay
 from gateway.net.waits import ready
 from tests.gateway.net.carrying import carried
+from tests.gateway.net.loop import WITHIN_S, until
 from tests.gateway.net.loopback import reset, tcp_pair
 
 FAST = random.Random(1).randbytes(8_000_000)
+
+
+def told_of(sock: socket.socket) -> int:
+    """Events of which an epoll tells: proc_pid_fdinfo(5)."""
+    for info in Path("/proc/self/fdinfo").iterdir():
+        with contextlib.suppress(OSError):  # it has been closed
+            for line in info.read_text().splitlines():
+                if line.startswith("tfd:") and line.split()[1] == str(sock.fileno()):
+                    return int(line.split()[3], 16)
+    raise LookupError(sock)
 
 
 class Transfer:
@@ -40,7 +52,7 @@ class Transfer:
 
     async def arrive(self, size: int) -> bytes:
         got = bytearray()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WITHIN_S):
             while len(got) < size:
                 got += await asyncio.get_running_loop().sock_recv(self.sink, size - len(got))
         return bytes(got)
@@ -49,6 +61,21 @@ class Transfer:
     def gathers(self) -> bool:
         """As the kernel has it; it takes no more than half of its largest buffer for that."""
         return self.inner.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) > 1
+
+    @property
+    def deaf(self) -> bool:
+        """As the kernel has it: of what comes nothing is told."""
+        return not told_of(self.inner) & coalescing.OF_BYTES
+
+    async def stall(self) -> int:
+        """Send, and read nothing, until nothing more is passed on, though there would be room for more of it on the way. How many bytes."""
+        passed, idle, sent = -1, 0, 0
+        while idle < 3:
+            sent += self.source.send(b"x" * 65536)
+            await asyncio.sleep(0.02)
+            idle = idle + 1 if self.counts.up == passed else 0
+            passed = self.counts.up
+        return sent
 
     def close(self) -> None:
         for sock in (self.source, self.inner, self.outer, self.sink):
@@ -72,8 +99,7 @@ async def gathering(transfer: Transfer, monkeypatch: pytest.MonkeyPatch) -> Tran
     """It gathers, and goes on with it."""
     monkeypatch.setattr(coalescing, "SLOW_BYTES", 0)
     await transfer.pass_on(FAST)
-    await asyncio.sleep(0.02)
-    assert transfer.gathers
+    await until(lambda: transfer.gathers)
     return transfer
 
 
@@ -84,8 +110,7 @@ async def test_little_that_comes_while_it_gathers_is_late_by_a_look_at_the_most(
 
 async def test_what_has_become_slow_is_told_at_once_again(transfer: Transfer) -> None:
     await transfer.pass_on(FAST)
-    await asyncio.sleep(0.05)
-    assert not transfer.gathers
+    await until(lambda: not transfer.gathers)
     await transfer.pass_on(b"and it is heard")
 
 
@@ -104,35 +129,36 @@ async def test_a_word_the_other_way_ends_it(gathering: Transfer) -> None:
     gathering.sink.send(b"enough")
     assert await loop.sock_recv(gathering.source, 10) == b"enough"
     await gathering.pass_on(b"x" * 40_000)
-    await asyncio.sleep(0.02)
-    assert not gathering.gathers
+    await until(lambda: not gathering.gathers)
 
 
 async def test_the_end_is_passed_on(gathering: Transfer) -> None:
     gathering.source.send(b"the last")
     gathering.source.shutdown(socket.SHUT_WR)
     assert await gathering.arrive(8) == b"the last"
-    assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(gathering.sink, 1), 2) == b""
+    assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(gathering.sink, 1), WITHIN_S) == b""
     gathering.sink.shutdown(socket.SHUT_WR)
-    assert (await asyncio.wait_for(gathering.task, 2)).why is Ended.ORDERLY
+    assert (await asyncio.wait_for(gathering.task, WITHIN_S)).why is Ended.ORDERLY
 
 
 async def test_a_reset_of_the_source_is_told_without_a_look(gathering: Transfer) -> None:
     gathering.source.send(b"the last")
     reset(gathering.source)
-    assert await asyncio.wait_for(gathering.task, 2) == Relayed(gathering.inner, Ended.FAILED)
+    assert await asyncio.wait_for(gathering.task, WITHIN_S) == Relayed(gathering.inner, Ended.FAILED)
 
 
 async def test_urgent_data_ends_it(gathering: Transfer) -> None:
     """The kernel has another reader from there on, which hears every edge."""
     gathering.source.send(b"!", socket.MSG_OOB)
     await gathering.pass_on(b"what follows")
-    await asyncio.sleep(0.02)
-    assert not gathering.gathers
+    await until(lambda: not gathering.gathers)
     await gathering.pass_on(b"and more")
 
 
 async def test_a_sink_that_stalls_does_not_end_the_looking(gathering: Transfer) -> None:
+    for sock in (gathering.outer, gathering.sink):  # or they might hold it all, as some kernels let them
+        for buffer in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+            sock.setsockopt(socket.SOL_SOCKET, buffer, 65536)
     data = random.Random(2).randbytes(60_000_000)
     loop = asyncio.get_running_loop()
     saying = loop.create_task(loop.sock_sendall(gathering.source, data))
@@ -141,6 +167,52 @@ async def test_a_sink_that_stalls_does_not_end_the_looking(gathering: Transfer) 
     assert await gathering.arrive(len(data)) == data
     await saying
     await gathering.pass_on(b"and on")
+
+
+async def test_what_comes_while_the_sink_is_full_wakes_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = 0
+    turn = poller.Poller._turn
+
+    def counting(self: poller.Poller) -> None:
+        nonlocal turns
+        turns += 1
+        turn(self)
+
+    monkeypatch.setattr(poller.Poller, "_turn", counting)
+    transfer = Transfer()
+    await transfer.pass_on(FAST)  # it has a pipe now
+    await transfer.stall()
+    assert transfer.deaf
+    before, passed = turns, transfer.counts.up
+    for _ in range(50):
+        transfer.source.send(b"x" * 1000)
+        await asyncio.sleep(0.001)
+    assert turns == before
+    transfer.source.shutdown(socket.SHUT_WR)
+    await until(lambda: turns > before)  # of the end it is told
+    sent = passed - len(FAST)
+    assert await transfer.arrive(sent + 1) == b"x" * (sent + 1), "what waited goes on"
+    await until(lambda: not transfer.deaf or transfer.task.done())
+    transfer.task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await transfer.task
+    transfer.close()
+
+
+async def test_a_source_that_is_gone_behind_a_full_sink_is_noticed_at_once(transfer: Transfer) -> None:
+    await transfer.pass_on(FAST)
+    await transfer.stall()
+    reset(transfer.source)
+    assert await asyncio.wait_for(transfer.task, WITHIN_S) == Relayed(transfer.inner, Ended.FAILED)
+
+
+async def test_urgent_data_behind_a_full_sink_holds_nothing_back(transfer: Transfer) -> None:
+    await transfer.pass_on(FAST)
+    sent = await transfer.stall()
+    transfer.source.send(b"!", socket.MSG_OOB)
+    transfer.source.send(b"what follows")
+    assert await transfer.arrive(sent + 12) == b"x" * sent + b"what follows"
+    await transfer.pass_on(b"and more")
 
 
 async def test_both_ways_at_once(gathering: Transfer) -> None:
@@ -154,7 +226,7 @@ async def test_both_ways_at_once(gathering: Transfer) -> None:
         while len(got) < len(back):
             got.extend(await loop.sock_recv(gathering.source, 1 << 20))
 
-    await asyncio.wait_for(asyncio.gather(hear(), gathering.pass_on(FAST)), 10)
+    await asyncio.wait_for(asyncio.gather(hear(), gathering.pass_on(FAST)), WITHIN_S)
     await saying
     assert bytes(got) == back
 
@@ -164,10 +236,10 @@ async def test_it_is_woken_seldom(gathering: Transfer, monkeypatch: pytest.Monke
     turns = 0
     hear_later = poller.Poller.hear_later
 
-    def counting(self: poller.Poller, number: int) -> None:
+    def counting(self: poller.Poller, ear: poller.Ear) -> None:
         nonlocal turns
         turns += 1
-        hear_later(self, number)
+        hear_later(self, ear)
 
     monkeypatch.setattr(poller.Poller, "hear_later", counting)
     began = time.monotonic()
@@ -200,7 +272,7 @@ async def test_a_descriptor_that_changed_hands_is_not_told_for_the_one_before() 
 
     with one, other:
         strand = made.start(asks(), lambda strand, failure: None)
-        made._later = {other.fileno(): poller.Ear(other, other.fileno(), strand, 0)}
+        made._later = {other.fileno(): poller.Ear(other, other.fileno(), strand, 0, poller.HEARING)}
         await asyncio.sleep(0.02)
         assert not made._later
         assert not woken

@@ -17,6 +17,7 @@ from gateway.net.direction import EACH_BYTES, READ_BYTES, SPLICE_AFTER, TURN_BYT
 from gateway.net.relay import Counts, Ended, Relayed, relay
 from gateway.sniff import Requests
 from tests.gateway.net.carrying import carried
+from tests.gateway.net.loop import WITHIN_S
 from tests.gateway.net.loopback import reset, tcp_pair
 
 BULK = random.Random(1).randbytes(4 * READ_BYTES * SPLICE_AFTER)
@@ -43,7 +44,7 @@ class Way:
     async def arrive(self, size: int) -> bytes:
         """Up to ``size`` bytes at the sink: fewer only at its end of file."""
         got = b""
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(WITHIN_S):
             while len(got) < size:
                 chunk = await asyncio.get_running_loop().sock_recv(self.sink, 1 << 20)
                 if not chunk:
@@ -54,7 +55,7 @@ class Way:
     async def end(self) -> Ended:
         assert self.task is not None
         self.sink.shutdown(socket.SHUT_WR)
-        return (await asyncio.wait_for(self.task, 2)).why
+        return (await asyncio.wait_for(self.task, WITHIN_S)).why
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from gateway.net.relay import Counts, Ended, relay
 from gateway.net.sockets import send_all
 from gateway.tasks import spawn
 from tests.gateway.net.carrying import carried
+from tests.gateway.net.loop import WITHIN_S, until
 from tests.gateway.net.loopback import tcp_pair
 
 SIZE = 8_000_000
@@ -31,8 +32,8 @@ def _drop_spare() -> None:
         pipes._spare.pop().close()
 
 
-async def transfer(*, cut: bool = False) -> tuple[bytes, Counts, Ended | None]:
-    """``SIZE`` bytes down; what arrived, what was counted, how it ended."""
+async def transfer(cut: list[Pipe] | None = None) -> tuple[bytes, Counts, Ended | None]:
+    """``SIZE`` bytes down; what arrived, what was counted, how it ended. Where it is cut: when one of these pipes holds bytes, for nobody reads."""
     (client, inner), (outer, upstream) = tcp_pair(), tcp_pair()
     counts = Counts()
     data = os.urandom(SIZE)
@@ -43,11 +44,10 @@ async def transfer(*, cut: bool = False) -> tuple[bytes, Counts, Ended | None]:
 
     with client, upstream:
         task = spawn(carried(carry()), "relay")
-        await asyncio.sleep(0.01)
         sending = spawn(send_all(upstream, data), "send")
         loop = asyncio.get_running_loop()
-        if cut:
-            await asyncio.sleep(0.3)  # nobody reads: everything is full
+        if cut is not None:
+            await until(lambda: any(pipe.held for pipe in cut))
             task.cancel()
             await asyncio.wait((task,))
             sending.cancel()
@@ -60,21 +60,27 @@ async def transfer(*, cut: bool = False) -> tuple[bytes, Counts, Ended | None]:
         upstream.shutdown(socket.SHUT_WR)
         assert await loop.sock_recv(client, 1) == b""
         client.shutdown(socket.SHUT_WR)
-        why = await asyncio.wait_for(task, 5)
+        why = await asyncio.wait_for(task, WITHIN_S)
     assert bytes(got) == data
     return bytes(got), counts, why
 
 
-async def test_a_bulk_transfer_takes_a_pipe_and_gives_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken: list[Pipe] = []
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[Pipe]:
+    """By whoever copies."""
+    pipes_taken: list[Pipe] = []
 
     def taking() -> Pipe | None:
         pipe = take()
         assert pipe is not None
-        taken.append(pipe)
+        pipes_taken.append(pipe)
         return pipe
 
     monkeypatch.setattr(direction, "take", taking)
+    return pipes_taken
+
+
+async def test_a_bulk_transfer_takes_a_pipe_and_gives_it_back(taken: list[Pipe]) -> None:
     _, counts, why = await transfer()
     assert (counts.up, counts.down, why) == (0, SIZE, Ended.ORDERLY)
     assert len(taken) == 1
@@ -90,9 +96,9 @@ async def test_without_a_pipe_it_copies(monkeypatch: pytest.MonkeyPatch) -> None
     assert (counts.down, why) == (SIZE, Ended.ORDERLY)
 
 
-async def test_a_pipe_with_bytes_in_it_is_not_lent_again() -> None:
+async def test_a_pipe_with_bytes_in_it_is_not_lent_again(taken: list[Pipe]) -> None:
     """They are another connection's."""
-    _, counts, _ = await transfer(cut=True)
+    _, counts, _ = await transfer(taken)
     assert 0 < counts.down < SIZE
     assert not pipes._spare
 

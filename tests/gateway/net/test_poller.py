@@ -13,6 +13,8 @@ from gateway.net.sockets import reset_on_close
 from gateway.net.waits import EVENT, arrival, ready, receive
 from gateway.tasks import spawn
 from tests.gateway.net.carrying import carried
+from tests.gateway.net.leaps import Leaps
+from tests.gateway.net.loop import WITHIN_S, until
 from tests.gateway.net.loopback import tcp_pair, unix_pair
 
 
@@ -46,7 +48,7 @@ async def test_what_happens_while_a_strand_waits_for_a_future_is_not_lost() -> N
         other.send(b"x")
         await asyncio.sleep(0.02)
         answer.set_result("answer")
-        assert await asyncio.wait_for(task, 2) == "answer"
+        assert await asyncio.wait_for(task, WITHIN_S) == "answer"
 
 
 @pytest.mark.parametrize("failure", [KeyError("k"), OSError(5, "x")])
@@ -80,7 +82,7 @@ async def test_the_end_of_a_turn_comes_when_all_have_had_theirs() -> None:
         poller.start(work(number), lambda strand, failure: None)
     for _, theirs in pairs:
         theirs.send(b"x")
-    await asyncio.sleep(0.01)
+    await until(lambda: len(done) == 6)
     assert done == ["work"] * 3 + ["end"] * 3
     poller.at_end(lambda: done.append("soon"))
     assert done[-1] == "end", "there is no turn now"
@@ -122,7 +124,7 @@ async def test_each_strand_is_resumed_for_its_own_sockets() -> None:
         poller.start(work(number), lambda strand, failure: None)
     for number in reversed(range(50)):
         pairs[number][1].send(b"x")
-        await asyncio.sleep(0.002)
+        await until(lambda number=number: heard[-1:] == [number])  # type: ignore[misc]
     assert heard == list(reversed(range(50)))
     assert not poller.live
     poller.close()
@@ -168,23 +170,28 @@ async def test_a_number_that_changes_hands_tells_nothing_of_its_last_owner() -> 
         sock.close()
 
 
-async def test_several_waits_share_one_deadline() -> None:
+async def test_several_waits_share_one_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = unix_pair()
+    leaps = Leaps(monkeypatch)
+    waits = 0
 
-    async def work() -> float:
-        began = now()
-        with pytest.raises(TimeoutError), deadline(began + 0.2):
+    async def work() -> None:
+        nonlocal waits
+        with pytest.raises(TimeoutError), deadline(leaps() + 3600.0):
             while True:
                 await ready(one, IN)
                 one.recv(1)
-        return now() - began
+                waits += 1
 
     with one, other:
         task = spawn(carried(work()), "work")
-        while not task.done():
-            other.send(b"x")
+        for number in range(10):
+            leaps.on(300.0)
             await asyncio.sleep(0.02)
-        assert 0.15 < task.result() < 2
+            other.send(b"x")
+            await until(lambda number=number: waits == number + 1)  # type: ignore[misc]
+        leaps.on(3600.0)
+        await asyncio.wait_for(task, WITHIN_S)
 
 
 @pytest.mark.parametrize("inner_first", [True, False])
@@ -205,21 +212,21 @@ async def test_of_two_deadlines_the_one_that_has_passed_is_told(inner_first: boo
         return "none"
 
     with one, other:
-        assert await asyncio.wait_for(carried(work()), 5) == ("inner" if inner_first else "outer")
+        assert await asyncio.wait_for(carried(work()), WITHIN_S) == ("inner" if inner_first else "outer")
 
 
 async def test_what_ends_in_time_ends_and_leaves_no_deadline() -> None:
     one, other = unix_pair()
 
     async def work() -> None:
-        with deadline(now() + 0.05):
+        with deadline(now() + 30):
             await ready(one, OUT)
         assert current().deadlines == ()
         with pytest.raises(TimeoutError), deadline(now() - 1):
             await ready(one, IN)
 
     with one, other:
-        await asyncio.wait_for(carried(work()), 5)
+        await asyncio.wait_for(carried(work()), WITHIN_S)
 
 
 async def test_a_deadline_holds_for_a_future_too() -> None:
@@ -229,9 +236,98 @@ async def test_a_deadline_holds_for_a_future_too() -> None:
         with pytest.raises(TimeoutError), deadline(now() + 0.05):
             await never
 
-    await asyncio.wait_for(carried(work()), 5)
+    await asyncio.wait_for(carried(work()), WITHIN_S)
     never.set_result(None)
     await asyncio.sleep(0)
+
+
+class Counting(Poller):
+    """How often it looked at the time."""
+
+    ticks = 0
+
+    def _tick(self) -> None:
+        self.ticks += 1
+        super()._tick()
+
+
+async def _rests(poller: Counting) -> int:
+    """Its ticks, when there are no more."""
+    await until(lambda: poller._rests)
+    return poller.ticks
+
+
+async def test_what_idles_wakes_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TICK_S", 0.005)
+    poller, (one, other) = Counting(), unix_pair()
+    heard: list[int] = []
+
+    async def work() -> None:
+        for _ in range(2):
+            heard.append(await ready(one, IN))
+            one.recv(1)
+
+    poller.start(work(), lambda strand, failure: None)
+    with one, other:
+        for number in range(2):
+            ticks = await _rests(poller)
+            await asyncio.sleep(0.1)
+            assert poller.ticks == ticks
+            other.send(b"x")
+            await until(lambda number=number: len(heard) > number)  # type: ignore[misc]
+    await until(lambda: poller._timer is None)
+    poller.close()
+
+
+async def test_a_deadline_that_is_set_while_nothing_was_looked_at_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By a strand that is there, and by one that begins."""
+    monkeypatch.setattr(module, "TICK_S", 0.005)
+    poller, (one, other) = Counting(), unix_pair()
+    passed: list[str] = []
+
+    async def idle(name: str) -> None:
+        if name == "there":
+            await ready(one, IN)
+        with pytest.raises(TimeoutError), deadline(now() + 0.02):
+            await _forever()
+        passed.append(name)
+
+    with one, other:
+        poller.start(idle("there"), lambda strand, failure: None)
+        await _rests(poller)
+        other.send(b"x")
+        await until(lambda: passed == ["there"])
+        poller.start(_forever(), lambda strand, failure: None)
+        await _rests(poller)
+        poller.start(idle("begins"), lambda strand, failure: None)
+        await until(lambda: passed == ["there", "begins"])
+        poller.close()
+
+
+async def _forever() -> None:
+    while True:
+        await EVENT
+
+
+async def test_nothing_is_looked_at_until_the_first_deadline_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TICK_S", 0.005)
+    poller = Counting()
+    passed: list[float] = []
+
+    async def work(seconds: float) -> None:
+        begun = now()
+        with pytest.raises(TimeoutError), deadline(begun + seconds):
+            await _forever()
+        passed.append(now() - begun)
+
+    for seconds in (60.0, 0.3, 30.0):
+        poller.start(work(seconds), lambda strand, failure: None)
+    await until(lambda: passed)
+    assert passed[0] >= 0.3
+    assert poller.ticks < 10, "and not one each 5 ms"
+    poller.close()
 
 
 async def test_cancelled_it_closes_what_it_holds() -> None:
@@ -305,7 +401,7 @@ async def test_who_waits_for_so_many_bytes_is_not_woken_by_fewer() -> None:
             await asyncio.sleep(0.02)
             assert not task.done()
         other.send(b"e")
-        assert await asyncio.wait_for(task, 5) == 5
+        assert await asyncio.wait_for(task, WITHIN_S) == 5
         assert one.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1, "who comes next wants any byte"
         other.send(b"f")
         assert await carried(receive(one, into, 100)) == 1, "what is there is taken"
@@ -321,12 +417,12 @@ async def test_who_waits_for_more_than_comes_hears_the_end(end: str) -> None:
         if end == "close":
             other.send(b"last")
             other.close()
-            assert await asyncio.wait_for(task, 5) == 4
+            assert await asyncio.wait_for(task, WITHIN_S) == 4
         else:
             reset_on_close(other)
             other.close()
             with pytest.raises(ConnectionResetError):
-                await asyncio.wait_for(task, 5)
+                await asyncio.wait_for(task, WITHIN_S)
 
 
 async def test_draining_ends_with_the_last_strand_or_with_patience() -> None:
@@ -340,9 +436,9 @@ async def test_draining_ends_with_the_last_strand_or_with_patience() -> None:
     await poller.drained(0.05)
     assert len(poller.live) == 1
     asyncio.get_running_loop().call_later(0.05, other.send, b"x")
-    await asyncio.wait_for(poller.drained(30), 5)
+    await asyncio.wait_for(poller.drained(30), WITHIN_S)
     assert not poller.live
-    await asyncio.wait_for(poller.drained(30), 5)
+    await asyncio.wait_for(poller.drained(30), WITHIN_S)
     poller.close()
     one.close()
     other.close()

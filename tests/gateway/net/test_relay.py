@@ -6,14 +6,18 @@ import socket
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
+from gateway.net import poller
 from gateway.net import relay as module
+from gateway.net.direction import Direction
 from gateway.net.relay import Counts, Ended, Relayed, relay
 from gateway.net.sockets import send_all
 from tests.gateway.net.carrying import carried
-from tests.gateway.net.loop import receive
+from tests.gateway.net.leaps import Leaps
+from tests.gateway.net.loop import WITHIN_S, receive, until
 from tests.gateway.net.loopback import nothing_left, reset, tcp_pair, unix_pair
 
 Pair = tuple[socket.socket, socket.socket]
@@ -34,18 +38,18 @@ class Path:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
 
-    def start(self, first: bytes = b"") -> "asyncio.Task[Relayed]":
-        self.task = asyncio.get_running_loop().create_task(carried(self._carry(first)))
+    def start(self, first: bytes = b"", sent: int = 0) -> "asyncio.Task[Relayed]":
+        self.task = asyncio.get_running_loop().create_task(carried(self._carry(first, sent)))
         return self.task
 
-    async def _carry(self, first: bytes) -> Relayed:
+    async def _carry(self, first: bytes, sent: int) -> Relayed:
         """As the session does: closing comes right after."""
         with self.inner, self.outer:
-            return await relay(self.inner, self.outer, self.counts, first)
+            return await relay(self.inner, self.outer, self.counts, first, sent=sent)
 
     async def end(self) -> Relayed:
         assert self.task is not None
-        return await asyncio.wait_for(self.task, 5)
+        return await asyncio.wait_for(self.task, WITHIN_S)
 
     def close(self) -> None:
         for sock in (self.client, self.inner, self.outer, self.upstream):
@@ -92,7 +96,7 @@ async def test_every_byte_arrives_both_ways_and_is_counted(path: Path, up: int, 
     said_up, said_down = random.Random(1).randbytes(up), random.Random(2).randbytes(down)
     with nothing_left(path.inner, path.outer):
         path.start()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WITHIN_S):
             heard_up, heard_down, _, _ = await asyncio.gather(
                 _all(path.upstream),
                 _all(path.client),
@@ -116,14 +120,14 @@ async def test_a_half_close_leaves_the_other_way_open(path: Path, first: str) ->
         task = path.start()
         await send_all(early, b"request")
         early.shutdown(socket.SHUT_WR)
-        assert await asyncio.wait_for(_all(late), 2) == b"request"
+        assert await asyncio.wait_for(_all(late), WITHIN_S) == b"request"
         await asyncio.sleep(0.02)
         assert not task.done()
         for piece in (b"a long ", b"answer"):
             await send_all(late, piece)
             await asyncio.sleep(0.01)
         late.shutdown(socket.SHUT_WR)
-        assert await asyncio.wait_for(_all(early), 2) == b"a long answer"
+        assert await asyncio.wait_for(_all(early), WITHIN_S) == b"a long answer"
         assert await path.end() == Relayed(side, Ended.ORDERLY)
 
 
@@ -147,8 +151,8 @@ async def test_what_was_sent_before_a_reset_was_counted(tcp: Path) -> None:
     tcp.start()
     await send_all(tcp.client, b"12345")
     await send_all(tcp.upstream, b"123")
-    assert await asyncio.wait_for(_some(tcp.upstream), 1) == b"12345"
-    assert await asyncio.wait_for(_some(tcp.client), 1) == b"123"
+    assert await asyncio.wait_for(_some(tcp.upstream), WITHIN_S) == b"12345"
+    assert await asyncio.wait_for(_some(tcp.client), WITHIN_S) == b"123"
     reset(tcp.client)
     assert (await tcp.end()).why is Ended.FAILED
     assert (tcp.counts.up, tcp.counts.down) == (5, 3)
@@ -207,7 +211,7 @@ async def test_a_reader_that_does_not_read_stops_the_sender_and_costs_no_memory(
         # The other way is not held up by it.
         quiet, hearer = (path.client, path.upstream) if way == "down" else (path.upstream, path.client)
         await send_all(quiet, b"still here")
-        assert await asyncio.wait_for(_some(hearer), 1) == b"still here"
+        assert await asyncio.wait_for(_some(hearer), WITHIN_S) == b"still here"
         flooding.cancel()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -222,8 +226,8 @@ async def test_a_stalled_way_goes_on_without_loss_or_repetition(path: Path) -> N
     await asyncio.sleep(0.3)
     assert not saying.done()
     path.client.shutdown(socket.SHUT_WR)
-    assert await asyncio.wait_for(_all(path.client), 5) == said
-    await asyncio.wait_for(saying, 5)
+    assert await asyncio.wait_for(_all(path.client), WITHIN_S) == said
+    await asyncio.wait_for(saying, WITHIN_S)
     assert (await path.end()).why is Ended.ORDERLY
     assert path.counts.down == len(said)
 
@@ -233,7 +237,7 @@ async def test_cancelled_it_leaves_nothing_registered_and_the_counts_stand(path:
     with nothing_left(path.inner, path.outer):
         task = path.start()
         await send_all(path.client, b"12345")
-        assert await asyncio.wait_for(_some(path.upstream), 1) == b"12345"
+        assert await asyncio.wait_for(_some(path.upstream), WITHIN_S) == b"12345"
         if stalled:
             with pytest.raises(BlockingIOError):
                 while True:
@@ -264,17 +268,35 @@ async def test_what_was_read_before_goes_first(path: Path) -> None:
     await send_all(path.client, b"then this")
     path.client.shutdown(socket.SHUT_WR)
     path.start(first)
-    assert await asyncio.wait_for(_all(path.upstream), 5) == first + b"then this"
+    assert await asyncio.wait_for(_all(path.upstream), WITHIN_S) == first + b"then this"
+    path.upstream.shutdown(socket.SHUT_WR)
+    assert await path.end() == Relayed(path.inner, Ended.ORDERLY)
+    assert path.counts.up == len(first) + 9
+
+
+@pytest.mark.parametrize("sent", [1, 5, 10])
+async def test_what_was_sent_before_is_counted_and_not_sent_again(path: Path, sent: int) -> None:
+    first = b"0123456789"
+    await send_all(path.outer, first[:sent])
+    path.start(first, sent)
+    await send_all(path.client, b"then this")
+    path.client.shutdown(socket.SHUT_WR)
+    assert await asyncio.wait_for(_all(path.upstream), WITHIN_S) == first + b"then this"
     path.upstream.shutdown(socket.SHUT_WR)
     assert await path.end() == Relayed(path.inner, Ended.ORDERLY)
     assert path.counts.up == len(first) + 9
 
 
 async def _stall(path: Path) -> None:
-    with pytest.raises(BlockingIOError):
-        while True:
+    """Nothing more is taken, though all that hold something have had their turns."""
+    refused = 0
+    while refused < 20:
+        try:
             path.client.send(b"x" * 65536)
-            await asyncio.sleep(0.001)
+            refused = 0
+        except BlockingIOError:
+            refused += 1
+        await asyncio.sleep(0.001)
 
 
 @pytest.mark.parametrize("first", [b"", b"x" * 5_000_000], ids=["later", "from the beginning"])
@@ -301,24 +323,44 @@ async def test_a_side_that_only_waits_is_let_be(tcp: Path, monkeypatch: pytest.M
     tcp.client.shutdown(socket.SHUT_WR)
     await asyncio.sleep(0.3)
     assert not task.done()
-    assert len(await asyncio.wait_for(_all(tcp.upstream), 5)) == tcp.counts.up
+    assert len(await asyncio.wait_for(_all(tcp.upstream), WITHIN_S)) == tcp.counts.up
     assert (await tcp.end()).why is Ended.ORDERLY
 
 
 async def test_what_nothing_passes_on_is_ended(tcp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """But not before: the clock starts anew with each byte."""
-    monkeypatch.setattr(module, "LOOK_S", 0.02)
-    monkeypatch.setattr(module, "IDLE_S", 0.3)
+    looks, leaps, look = 0, Leaps(monkeypatch, module), module._look
+
+    def looking(up: Direction, down: Direction) -> None:
+        nonlocal looks
+        looks += 1
+        look(up, down)
+
+    monkeypatch.setattr(module, "_look", looking)
+    monkeypatch.setattr(poller, "TICK_S", 0.01)
     task = tcp.start()
-    for _ in range(10):
+
+    async def a_byte_passes() -> None:
         tcp.upstream.send(b"x")
-        await asyncio.sleep(0.05)
+        assert await asyncio.wait_for(_some(tcp.client), WITHIN_S) == b"x"
+        await looked_after(module.LOOK_S)
+
+    async def looked_after(seconds: float) -> None:
+        before = looks
+        leaps.on(seconds)
+        await until(lambda: looks > before)
+
+    for _ in range(4):
+        await a_byte_passes()
+        await looked_after(0.7 * module.IDLE_S)
         assert not task.done()
+    await a_byte_passes()
     with nothing_left(tcp.inner, tcp.outer):
+        await looked_after(module.IDLE_S)
         assert (await tcp.end()).why is Ended.IDLE
     tcp.inner.close()
     with pytest.raises(ConnectionResetError):
-        await asyncio.wait_for(_all(tcp.client), 5)
+        await asyncio.wait_for(_all(tcp.client), WITHIN_S)
 
 
 async def test_what_was_cut_short_ends_in_a_reset(tcp: Path) -> None:
@@ -333,7 +375,7 @@ async def test_what_was_cut_short_ends_in_a_reset(tcp: Path) -> None:
     for sock in (tcp.inner, tcp.outer):
         sock.close()
     with pytest.raises(ConnectionResetError):
-        await asyncio.wait_for(_all(tcp.upstream), 5)
+        await asyncio.wait_for(_all(tcp.upstream), WITHIN_S)
 
 
 def _segments_in(sock: socket.socket) -> int:
@@ -349,20 +391,32 @@ async def test_the_last_bytes_and_the_end_leave_together(tcp: Path, answer: byte
     await asyncio.sleep(0.01)
     before = _segments_in(tcp.client)
     tcp.start()
-    assert await asyncio.wait_for(_all(tcp.client), 2) == answer
+    assert await asyncio.wait_for(_all(tcp.client), WITHIN_S) == answer
     assert _segments_in(tcp.client) == before + 1
     tcp.client.shutdown(socket.SHUT_WR)
     assert (await tcp.end()).why is Ended.ORDERLY
 
 
+class Flagged(socket.socket):
+    """Keeps with what flags it is written to."""
+
+    def __init__(self, other: socket.socket) -> None:
+        super().__init__(fileno=other.detach())
+        self.flags: list[int] = []
+
+    def send(self, data: Any, flags: int = 0, /) -> int:
+        self.flags.append(flags)
+        return super().send(data, flags)
+
+
 async def test_bytes_that_are_not_the_last_are_not_held_back(tcp: Path) -> None:
+    tcp.inner = inner = Flagged(tcp.inner)
+    inner.setblocking(False)
     tcp.start()
     for piece in (b"one", b"two"):
         await send_all(tcp.upstream, piece)
-        got = bytearray()
-        assert await asyncio.wait_for(receive(tcp.client, got, 100), 0.15) == 3, (
-            "MSG_MORE would hold it for 200 ms"
-        )
+        assert await asyncio.wait_for(_some(tcp.client), WITHIN_S) == piece
+    assert inner.flags == [0, 0], "MSG_MORE would hold them for 200 ms"
     tcp.upstream.shutdown(socket.SHUT_WR)
     tcp.client.shutdown(socket.SHUT_WR)
     assert (await tcp.end()).why is Ended.ORDERLY

@@ -17,6 +17,7 @@ from gateway.flow import Endpoint
 from gateway.net import resolve
 from gateway.net.resolve import ResolveError, Resolver, ResolveTimeout
 from tests.gateway.dns_server import Asked, DnsServer, reply, serving
+from tests.gateway.net.attempts import hurried, patient
 
 NAME = "api.openai.com"
 GOOD = f"{NAME}. 60 IN A 203.0.113.9"
@@ -33,8 +34,8 @@ class Clock:
 
 
 @pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resolve, "ATTEMPT_S", 0.15)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    patient(monkeypatch)
 
 
 async def _ask(server: DnsServer, name: str = NAME) -> list[str]:
@@ -107,6 +108,32 @@ async def test_an_error_without_its_question_is_an_answer() -> None:
     with serving(lambda asked: [asked.wire[:2] + b"\x81\x82" + bytes(8)]) as server:
         with pytest.raises(ResolveError, match="SERVFAIL"):
             await _ask(server)
+
+
+@pytest.mark.parametrize("rcode", [dns.rcode.FORMERR, dns.rcode.NOTIMP])
+@pytest.mark.parametrize("bare", [False, True], ids=["about the question", "about nothing"])
+async def test_a_server_that_knows_no_edns_is_asked_without(rcode: int, bare: bool) -> None:
+    """RFC 6891 section 7."""
+
+    def answering(asked: Asked) -> list[bytes]:
+        if asked.message.edns < 0:
+            return [reply(asked, GOOD)]
+        return [
+            asked.wire[:2] + bytes((0x81, 0x80 | rcode)) + bytes(8) if bare else reply(asked, rcode=rcode)
+        ]
+
+    with serving(answering) as server:
+        assert await _ask(server) == ["203.0.113.9"]
+    assert [asked.message.edns for asked in server.asked] == [0, -1]
+    assert len({asked.message.id for asked in server.asked}) == 2
+    assert server.asked[1].message.question == server.asked[0].message.question
+
+
+async def test_an_error_without_edns_too_is_an_answer() -> None:
+    with serving(lambda asked: [reply(asked, rcode=dns.rcode.FORMERR)]) as server:
+        with pytest.raises(ResolveError, match="FORMERR"):
+            await _ask(server)
+    assert len(server.asked) == 2
 
 
 async def test_what_is_asked_is_one_plain_question() -> None:
@@ -207,13 +234,15 @@ async def test_a_truncated_forgery_does_not_lead_to_tcp() -> None:
 # -- silence
 
 
-async def test_a_lost_packet_is_sent_again() -> None:
+async def test_a_lost_packet_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    hurried(monkeypatch, lambda kind, number: number < 3)
     with serving(lambda asked: [reply(asked, GOOD)] if len(server.asked) == 3 else []) as server:
         assert await _ask(server) == ["203.0.113.9"]
     assert len(server.asked) == 3
 
 
-async def test_a_silent_server_is_a_timeout() -> None:
+async def test_a_silent_server_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolve, "ATTEMPT_S", 0.15)
     with serving(lambda asked: []) as server:
         with pytest.raises(ResolveTimeout):
             await _ask(server)
@@ -232,7 +261,8 @@ async def test_both_transports_share_the_time_of_one_attempt(monkeypatch: pytest
         await _ask(server)
 
 
-async def test_a_server_that_is_not_there_is_an_error() -> None:
+async def test_a_server_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolve, "ATTEMPT_S", 0.15)
     with serving(lambda asked: []) as server:
         gone = server.endpoint
     with pytest.raises(ResolveError):
@@ -242,7 +272,8 @@ async def test_a_server_that_is_not_there_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("name", ["", ".", "a..b", "x" * 64 + ".example", "a." * 130, "\x00.example", "a\\"])
-async def test_what_is_no_name_is_an_error_at_the_worst(name: str) -> None:
+async def test_what_is_no_name_is_an_error_at_the_worst(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolve, "ATTEMPT_S", 0.15)
     with serving(lambda asked: []) as server:
         with pytest.raises(ResolveError):
             await _ask(server, name)
@@ -283,7 +314,11 @@ def _mutated(asked: Asked, cuts: list[tuple[int, int]], body: bytes, counts: tup
     return bytes(wire)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     cuts=st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=4),
     body=st.binary(max_size=20),

@@ -1,16 +1,20 @@
 """How often the resolver's server is asked: what is remembered, shared, and asked for in both families."""
 
 import asyncio
+import threading
 
 import dns.flags
 import dns.message
 import dns.rrset
 import pytest
+from dns.rdatatype import RdataType
 
 from gateway.net import answers, resolve
 from gateway.net.answers import CACHED_ANSWERS
 from gateway.net.resolve import (
+    ATTEMPTS,
     CACHED_BYTES,
+    FAMILY_S,
     TTL_MAX_S,
     TTL_MIN_S,
     ResolveError,
@@ -18,6 +22,8 @@ from gateway.net.resolve import (
     ResolveTimeout,
 )
 from tests.gateway.dns_server import Asked, DnsServer, reply, serving
+from tests.gateway.net.attempts import has_asked, hurried, patient
+from tests.gateway.net.loop import until
 
 NAME = "api.openai.com"
 GOOD = f"{NAME}. 60 IN A 203.0.113.9"
@@ -34,8 +40,8 @@ class Clock:
 
 
 @pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resolve, "ATTEMPT_S", 0.15)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    patient(monkeypatch)
 
 
 async def _ask(server: DnsServer, name: str = NAME) -> list[str]:
@@ -110,7 +116,8 @@ async def test_memory_is_bounded_and_the_oldest_goes_first(monkeypatch: pytest.M
 # -- questions in flight
 
 
-async def test_one_question_serves_all_who_wait_for_it() -> None:
+async def test_one_question_serves_all_who_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    hurried(monkeypatch, lambda kind, number: number == 1)
     with serving(lambda asked: [reply(asked, GOOD)] if len(server.asked) == 2 else []) as server:
         resolver = Resolver(server.endpoint)
         answers = await asyncio.gather(*(resolver.addresses(NAME) for _ in range(50)))
@@ -128,26 +135,32 @@ async def test_an_error_reaches_all_who_wait_for_it() -> None:
 
 
 async def test_one_who_gives_up_takes_nothing_from_the_others() -> None:
-    with serving(lambda asked: [reply(asked, GOOD)] if len(server.asked) == 2 else []) as server:
+    one_is_gone = threading.Event()
+    with serving(lambda asked: [reply(asked, GOOD)] if one_is_gone.wait(10) else []) as server:
         resolver = Resolver(server.endpoint)
         loop = asyncio.get_running_loop()
         first, second = (loop.create_task(resolver.addresses(NAME)) for _ in range(2))
-        await asyncio.sleep(0.02)
+        await has_asked(server, 1)
         first.cancel()
         with pytest.raises(asyncio.CancelledError):
             await first
+        one_is_gone.set()
         assert [str(ip) for ip in await second] == ["203.0.113.9"]
+        assert len(server.asked) == 1
 
 
-async def test_when_all_have_given_up_nothing_is_left_to_complain(caplog: pytest.LogCaptureFixture) -> None:
+async def test_when_all_have_given_up_nothing_is_left_to_complain(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolve, "ATTEMPT_S", 0.15)
     with serving(lambda asked: []) as server:
         resolver = Resolver(server.endpoint)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.02):
                 await resolver.addresses(NAME)
         assert [name for name, _ in resolver._asking] == [NAME]
-        await asyncio.sleep(0.6)
-        assert resolver._asking == {}
+        await until(lambda: not resolver._asking)
+        await has_asked(server, ATTEMPTS)
     assert caplog.records == []
 
 
@@ -189,35 +202,27 @@ async def test_both_families_are_asked_for_where_both_are_wanted(
         assert len(server.asked) == (3 if a and aaaa else 4), "each kind has its own TTL"
 
 
-async def test_silence_about_one_family_does_not_take_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resolve, "ATTEMPT_S", 0.03)
-    for silent in ("A", "AAAA"):
-        with serving(
-            lambda asked, silent=silent: (
-                []  # type: ignore[misc]
-                if asked.message.question[0].rdtype.name == silent
-                else _both(asked, ["203.0.113.9"], ["2001:db8::9"])
-            )
-        ) as server:
-            assert len(await Resolver(server.endpoint, ipv6=True).addresses(NAME)) == 1
-        with (
-            serving(
-                lambda asked, silent=silent: (
-                    []  # type: ignore[misc]
-                    if asked.message.question[0].rdtype.name == silent
-                    else _both(asked, [], [])
-                )
-            ) as server,
-            pytest.raises(ResolveTimeout),
-        ):
-            await Resolver(server.endpoint, ipv6=True).addresses(NAME)
+@pytest.mark.parametrize("silent", ["A", "AAAA"])
+async def test_silence_about_one_family_does_not_take_the_other(
+    monkeypatch: pytest.MonkeyPatch, silent: str
+) -> None:
+    hurried(monkeypatch, lambda kind, number: kind == RdataType[silent])
+
+    def answering(asked: Asked, *found: str) -> list[bytes]:
+        kind = asked.message.question[0].rdtype.name
+        return [] if kind == silent else _both(asked, [*found[:1]], [*found[1:]])
+
+    with serving(lambda asked: answering(asked, "203.0.113.9", "2001:db8::9")) as server:
+        assert len(await Resolver(server.endpoint, ipv6=True).addresses(NAME)) == 1
+    with serving(answering) as server, pytest.raises(ResolveTimeout):
+        await Resolver(server.endpoint, ipv6=True).addresses(NAME)
 
 
 async def test_a_family_that_is_not_answered_is_not_waited_for_with_each_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """But a sandbox that asks for it itself is."""
-    monkeypatch.setattr(resolve, "ATTEMPT_S", 0.03)
+    hurried(monkeypatch, lambda kind, number: kind == RdataType.AAAA)
     clock = Clock()
 
     def only_a(asked: Asked) -> list[bytes]:
@@ -228,19 +233,19 @@ async def test_a_family_that_is_not_answered_is_not_waited_for_with_each_connect
         resolver = Resolver(server.endpoint, clock, ipv6=True)
         for _ in range(3):
             assert len(await resolver.addresses(NAME)) == 1
-        assert len(server.asked) == 4, "one A, three attempts at AAAA"
+        await has_asked(server, 4)  # one A, three attempts at AAAA
         with pytest.raises(ResolveTimeout):
             await resolver.ask(NAME, 28)
         clock.now += 61
         await resolver.addresses(NAME)
-        assert len(server.asked) == 11
+        await has_asked(server, 11)
 
 
 async def test_a_slow_family_is_not_waited_for_and_is_known_when_it_has_answered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Who connects has a deadline; the question goes on without whoever waited, and what it brings is dialled from then on."""
-    monkeypatch.setattr(resolve, "ATTEMPT_S", 3600)
+    monkeypatch.setattr(resolve, "FAMILY_S", FAMILY_S)
     asked_for_slow = asyncio.Event()
     loop = asyncio.get_running_loop()
     for slow in ("A", "AAAA"):
@@ -269,23 +274,24 @@ async def test_a_slow_family_is_not_waited_for_and_is_known_when_it_has_answered
             assert len(server.asked) == 2
 
 
+@pytest.mark.parametrize("empty", ["A", "AAAA"])
 async def test_nothing_is_refused_while_a_family_may_still_bring_an_address(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, empty: str
 ) -> None:
     """Only an address is worth leaving the other family for."""
     monkeypatch.setattr(resolve, "FAMILY_S", 0.0)
-    for empty in ("A", "AAAA"):
-        seen: list[str] = []
+    hurried(monkeypatch, lambda kind, number: kind != RdataType[empty] and number == 1)
+    seen: list[str] = []
 
-        def answering(asked: Asked, empty: str = empty, seen: list[str] = seen) -> list[bytes]:
-            kind = asked.message.question[0].rdtype.name
-            seen.append(kind)
-            if kind == empty:
-                return [reply(asked)]
-            return _both(asked, ["203.0.113.9"], ["2001:db8::9"]) if seen.count(kind) > 1 else []
+    def answering(asked: Asked) -> list[bytes]:
+        kind = asked.message.question[0].rdtype.name
+        seen.append(kind)
+        if kind == empty:
+            return [reply(asked)]
+        return _both(asked, ["203.0.113.9"], ["2001:db8::9"]) if seen.count(kind) > 1 else []
 
-        with serving(answering) as server:
-            assert len(await Resolver(server.endpoint, ipv6=True).addresses(NAME)) == 1
+    with serving(answering) as server:
+        assert len(await Resolver(server.endpoint, ipv6=True).addresses(NAME)) == 1
 
 
 # -- what a sandbox asks for

@@ -7,6 +7,7 @@ import pytest
 from gateway.net.answers import Answer
 from gateway.net.resolve import ResolveError, ResolveLimit, Resolver
 from tests.gateway.dns_server import Asked, reply, serving
+from tests.gateway.net.attempts import patient
 
 
 class Purse:
@@ -20,6 +21,11 @@ class Purse:
         self.sizes.append(size)
         self.holds -= 1
         return self.holds >= 0
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    patient(monkeypatch)
 
 
 def _found(asked: Asked) -> list[bytes]:

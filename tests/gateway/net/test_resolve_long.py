@@ -12,6 +12,7 @@ from gateway.net import answers
 from gateway.net.answers import MAX_ADDRESSES, Answer
 from gateway.net.resolve import CACHED_BYTES, Resolver
 from tests.gateway.dns_server import Asked, reply, serving
+from tests.gateway.net.attempts import patient
 
 NAME = "api.openai.com"
 A, AAAA = 1, 28
@@ -25,6 +26,11 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    patient(monkeypatch)
 
 
 def addresses_of(kind: str, number: int) -> list[str]:

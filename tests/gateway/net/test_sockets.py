@@ -20,7 +20,7 @@ from gateway.net.sockets import (
     set_for_accepted,
     writable,
 )
-from tests.gateway.net.loop import readable, receive
+from tests.gateway.net.loop import WITHIN_S, readable, receive
 from tests.gateway.net.loopback import nothing_left, tcp_pair, unix_pair
 
 Pair = tuple[socket.socket, socket.socket]
@@ -46,7 +46,7 @@ def _fill(sock: socket.socket) -> int:
 async def test_writable_waits_for_room(pair: Pair) -> None:
     one, other = pair
     with nothing_left(one):
-        await asyncio.wait_for(writable(one), 1)
+        await asyncio.wait_for(writable(one), WITHIN_S)
         _fill(one)
         waiting = asyncio.get_running_loop().create_task(writable(one))
         await asyncio.sleep(0.02)
@@ -59,7 +59,7 @@ async def test_writable_waits_for_room(pair: Pair) -> None:
             except BlockingIOError:
                 pass
             await asyncio.sleep(0)
-        await asyncio.wait_for(waiting, 1)
+        await asyncio.wait_for(waiting, WITHIN_S)
 
 
 async def test_a_cancelled_wait_leaves_nothing_registered(pair: Pair) -> None:

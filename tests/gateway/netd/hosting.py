@@ -1,10 +1,18 @@
 """A namespace that is the host: uplinks, and what of them can be seen."""
 
 import os
+import socket
+import struct
 import subprocess
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
-from gateway.netd import host, sysctls, variants
+import pytest
+
+from gateway.netd import cells, host, sysctls, variants
+from gateway.netd.generation import NETLINK_NETFILTER
 from gateway.netd.spaces import CLONE_NEWNET, _enter, _open, _unshare
 from rules import NetworkPolicy
 from rules.link import Family
@@ -15,6 +23,10 @@ OWNER = f"{host.OWNERS}test.1"
 SWITCHES = ("ipv4/ip_forward", "ipv6/conf/all/forwarding")
 CLOSING = "-A EGRESS-FORWARD -j DROP"
 CLOSING_LAST = "-A FORWARD -j EGRESS-CLOSE"
+EMPTY = "".join(
+    f"*{table}\n:{chain} ACCEPT\nCOMMIT\n"
+    for table, chain in (("filter", "FORWARD"), ("raw", "PREROUTING"), ("nat", "POSTROUTING"))
+)
 
 
 def other_space() -> int:
@@ -51,6 +63,45 @@ def rules(family: Family) -> list[str]:
         for rule in table
         if rule.startswith("-A") or "EGRESS" in rule
     ]
+
+
+def given_up_when(
+    monkeypatch: pytest.MonkeyPatch, stuck: Callable[[], bool], hangs: Callable[[], bool]
+) -> None:
+    """Have who waits for a process at work lose patience soon after that ``hangs``, where it is to be ``stuck``; else wait as long as ever."""
+
+    def recv_fds(sock: socket.socket, *more: int) -> Any:
+        if stuck():
+            while not hangs():
+                time.sleep(0.01)
+            sock.settimeout(0.2)
+        return socket.recv_fds(sock, *more)
+
+    monkeypatch.setattr(cells, "socket", SimpleNamespace(**{**vars(socket), "recv_fds": recv_fds}))
+
+
+def awaited(met: Callable[[], bool]) -> None:
+    """A look is a second away, or a little more."""
+    give_up = time.monotonic() + 20
+    while not met():
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+
+
+def flush() -> None:
+    """What ``nft flush ruleset`` does, which not every machine has: between the two ends of a batch, NFT_MSG_DELTABLE of no table in particular,
+    acknowledged (linux/netfilter/nfnetlink.h, nf_tables.h)."""
+    batch = ((16, 1, 10), (10 << 8 | 2, 5, 0), (17, 1, 10))
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as netlink:
+        netlink.settimeout(10)
+        netlink.send(
+            b"".join(
+                struct.pack("=IHHIIBBH", 20, kind, flags, 0, 0, 0, 0, socket.htons(subsystem))
+                for kind, flags, subsystem in batch
+            )
+        )
+        (wrong,) = struct.unpack_from("=i", netlink.recv(4096), 16)
+    assert wrong == 0
 
 
 def forwards() -> list[str]:

@@ -17,18 +17,20 @@ from gateway.netd.variants import HostError
 from rules import NetworkPolicy
 from rules.backend import FirewallError
 from rules.plan import build_plan
+from tests.gateway.netd.hosting import given_up_when
 
 
 def test_one_that_does_not_end_is_ended_with_what_it_runs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Whoever asked is told that nothing was done: nothing may be done afterwards."""
-    monkeypatch.setattr(cells, "WORK_TIMEOUT_S", 0.5)
     number = tmp_path / "pid"
+    given_up_when(monkeypatch, lambda: True, number.exists)
 
     def hang() -> dict[str, int]:
         with subprocess.Popen(["sleep", "60"]) as running:
-            number.write_text(str(running.pid))
+            (tmp_path / "whole").write_text(str(running.pid))
+            (tmp_path / "whole").rename(number)
             time.sleep(60)
         return {}
 
@@ -36,7 +38,7 @@ def test_one_that_does_not_end_is_ended_with_what_it_runs(
     assert isinstance(answer, Failed) and f"by signal {int(signal.SIGKILL)}" in answer.message
     assert descriptors == []
     running = Path(f"/proc/{number.read_text()}/stat")
-    give_up = time.monotonic() + 5
+    give_up = time.monotonic() + 10
     while _runs(running) and time.monotonic() < give_up:
         time.sleep(0.01)
     assert not _runs(running)

@@ -10,7 +10,7 @@ import pytest
 from pyroute2 import IPRoute
 
 from gateway.errors import SetupError
-from gateway.netd import cells, host, variants
+from gateway.netd import host, variants
 from gateway.netd.held import Held
 from gateway.netd.host import Before
 from gateway.netd.links import OF_HOST
@@ -19,7 +19,7 @@ from gateway.netd.variants import HostError
 from rules import NetworkPolicy
 from rules.link import Family
 from rules.plan import build_plan
-from tests.gateway.netd.hosting import OWNER, ip, is_router, raised, state, uplinked
+from tests.gateway.netd.hosting import OWNER, given_up_when, ip, is_router, raised, state, uplinked
 
 pytestmark = [
     pytest.mark.root,
@@ -108,21 +108,22 @@ def test_a_swap_that_was_cut_short_is_not_in_the_next_ones_way(
 ) -> None:
     """By its time being up, between making the device and saying whose it is."""
     before = state()
-    stuck = tmp_path / "stuck"
-    stuck.touch()
+    stuck, hangs = tmp_path / "stuck", tmp_path / "hangs"
+    given_up_when(monkeypatch, stuck.exists, hangs.exists)
 
     class Stuck(IPRoute):  # type: ignore[misc]
         def __getattribute__(self, name: str) -> Any:
             if name == "link_lookup" and stuck.exists():
+                hangs.touch()
                 time.sleep(60)
             return super().__getattribute__(name)
 
     monkeypatch.setattr(host, "IPRoute", Stuck)
-    monkeypatch.setattr(cells, "WORK_TIMEOUT_S", 3.0)
     netd = Netd()
     try:
         names = NetworkPolicy(["a.test"], ["0.0.0.0/0", "::/0"])
         made = netd.open_cell(build_plan(names, "veth"), build_plan(names, "veth", 6))
+        stuck.touch()
         with pytest.raises(SetupError, match="ended by signal 9"):
             netd.swap_plans(made["netns"], *uplinked())
         assert state() == before | {"files": state()["files"]}

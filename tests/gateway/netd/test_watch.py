@@ -3,8 +3,7 @@
 import itertools
 import os
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,12 @@ from gateway.netd.server import Netd
 from gateway.netd.variants import HostError
 from gateway.netd.watch import Watch
 from rules.link import Family
-from tests.gateway.netd.hosting import FAMILIES, OWNER, ip, is_router, raised, rules, uplinked
+from tests.gateway.netd.hosting import EMPTY, FAMILIES, OWNER, awaited, ip, is_router, raised, rules, uplinked
 
 pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a network namespace"),
 ]
-EMPTY = "".join(
-    f"*{table}\n:{chain} ACCEPT\nCOMMIT\n"
-    for table, chain in (("filter", "FORWARD"), ("raw", "PREROUTING"), ("nat", "POSTROUTING"))
-)
 
 
 def in_use() -> list[str]:
@@ -38,17 +33,10 @@ def in_use() -> list[str]:
 
 
 def reload(programs: list[str]) -> None:
-    """Somebody's own rules for all that there were."""
-    for program in programs:
-        subprocess.run([program], input=EMPTY, text=True, check=True)
-
-
-def awaited(met: Callable[[], bool]) -> None:
-    """A look is a second away, or a little more."""
-    give_up = time.monotonic() + 20
-    while not met():
-        assert time.monotonic() < give_up
-        time.sleep(0.05)
+    """Somebody's own rules for all that there were, put back by one look: the first of these changes is told of at once."""
+    with host.locked():
+        for program in programs:
+            subprocess.run([program], input=EMPTY, text=True, check=True)
 
 
 @pytest.mark.parametrize("variant", ["legacy", "nft"])
