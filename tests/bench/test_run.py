@@ -6,6 +6,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import dns.message
@@ -18,13 +19,15 @@ from bench.adapters.egress import Egress
 from bench.adapters.naive import Naive
 from bench.load import quantile_us
 from bench.machine import keep
-from bench.origin import answer
+from bench.origin import ANSWER, CHUNK, answer
 from bench.place import ALLOWED, HOLD, ROOT, SHORT, Lab, Place
 from bench.probe import Probe, Trouble
 from bench.reach import Reach
 from bench.rounds import Settings, compare_proxies
 from bench.workers import SHARE, second_worker
+from gateway.sniff.handshake import Handshake
 from tests.lab.sandboxed import in_session
+from tests.netns.hello import client_hello
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces")
 FIGURES = {
@@ -46,6 +49,14 @@ def test_the_origin_answers_dns() -> None:
         said = dns.message.from_wire(answer(query.to_wire()))
         assert query.is_response(said)
         assert [str(one) for found in said.answer for one in found] == answers
+
+
+@pytest.mark.parametrize("said", [ANSWER, CHUNK])
+def test_what_the_origin_says_is_worth_no_second_look(said: bytes) -> None:
+    """Or a gateway that looks for TLS would be measured at what no TLS server makes it do."""
+    watch = Handshake("short.bench.test", client_hello("short.bench.test"))
+    watch.down(said)
+    assert watch.settled
 
 
 def test_quantiles() -> None:
@@ -151,6 +162,9 @@ def test_nothing_is_left(tmp_path: Path, number: signal.Signals) -> None:
         bench.wait(30)
     ended = _await_end(begun)
     assert not ended, ended
+    give_up = time.monotonic() + 15
+    while in_session(bench.pid) and time.monotonic() < give_up:  # of those too that were begun since
+        time.sleep(0.02)
     assert not in_session(bench.pid)
     if number == signal.SIGKILL:
         with Lab():

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from tests.lab import control
 from tests.lab.control import Control
+from tests.lab.places import HOST_IP6, NET_IP6
 
 SOL_PACKET = 263  # linux/socket.h
 PACKET_STATISTICS = 6  # linux/if_packet.h
@@ -26,6 +27,9 @@ QUEUE_BYTES = 256 << 20
 SNAP_BYTES = 128
 ETHERNET_BYTES = 14
 PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmp6", 132: "sctp", 47: "gre"}
+ARP = "0x0806"
+HOP_BY_HOP = "0"
+"""The header that a listener's report has before it (RFC 3810 section 5)."""
 TCP_FLAGS = "FSRPAUEC"  # RFC 9293 section 3.1, from the lowest bit
 
 
@@ -129,6 +133,11 @@ class Capture:
         found = [Packet(*fields) for fields in self._control.ask("packets", to=to, src=src)]
         return [packet for packet in found if proto is None or packet.proto == proto]
 
+    def beyond(self) -> list[Packet]:
+        """What was sent since ``clear`` but for what the two ends of the wire tell each other of themselves: ARP, neighbour discovery, multicast
+        listeners."""
+        return [packet for packet in self.packets() if not _of_the_link(packet)]
+
     def involving(self, *addresses: str) -> list[Packet]:
         """Packets from or to any of ``addresses``."""
         return [
@@ -138,6 +147,13 @@ class Capture:
     def lost(self) -> int:
         """How many packets the capture missed. A clean result counts only where this is 0."""
         return int(self._control.ask("lost"))
+
+
+def _of_the_link(packet: Packet) -> bool:
+    if packet.proto == ARP:
+        return True
+    here = packet.dst in (HOST_IP6, NET_IP6) or packet.dst.startswith(("ff02:", "fe80:"))
+    return here and packet.proto in ("icmp6", HOP_BY_HOP)
 
 
 async def main(directory: Path, device: str) -> None:

@@ -42,16 +42,13 @@ class FarLog:
     def mark(self) -> None:
         """Forget everything so far."""
         self._settle()
-        self._start = self._path.stat().st_size
+        self._start += len(self._whole_lines())
 
     def entries(self, what: str | None = None, **fields: object) -> list[Entry]:
         """Entries in order of arrival, those alone whose ``what`` and fields are equal to the ones given."""
         self._settle()
-        with self._path.open("rb") as file:
-            file.seek(self._start)
-            lines = file.read().splitlines()
         found: list[Entry] = []
-        for line in lines:
+        for line in self._whole_lines().splitlines():
             entry: Entry = json.loads(line)
             if what is not None and entry["what"] != what:
                 continue
@@ -59,7 +56,14 @@ class FarLog:
                 found.append(entry)
         return found
 
-    def wait(self, what: str, timeout_s: float = 5.0, **fields: object) -> Entry:
+    def _whole_lines(self) -> bytes:
+        """Since the mark. Who reads while it is written may come in the middle of one: the kernel lets a file grow page by page."""
+        with self._path.open("rb") as file:
+            file.seek(self._start)
+            data = file.read()
+        return data[: data.rfind(b"\n") + 1]
+
+    def wait(self, what: str, timeout_s: float = 15.0, **fields: object) -> Entry:
         """The first such entry, once it is there. TimeoutError names what came instead."""
         give_up = time.monotonic() + timeout_s
         while not (found := self.entries(what, **fields)):

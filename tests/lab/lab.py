@@ -155,7 +155,7 @@ class Lab:
         return Process([*prefix, *map(str, argv)], env=environment, **settings)
 
     def run(
-        self, argv: Sequence[str | Path], *, timeout: float = 15.0, **options: Any
+        self, argv: Sequence[str | Path], *, timeout: float = 60.0, **options: Any
     ) -> "subprocess.CompletedProcess[str]":
         """Run a command to its end, as ``popen``; ``input=`` is its text.
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ EGRESS = Path(sys.executable).parent / "egress"
 """As pip installs it: compiled."""
 DECISIONS = frozenset(("egress_allowed", "egress_blocked"))
 NOTICE = "egress: "
+WHOLE_S = 10.0
+"""After which a line without an end is one that was torn."""
 
 Record = dict[str, Any]
 _numbers = itertools.count(1)
@@ -52,7 +55,7 @@ def egress_run(
     deny: Sequence[str] = (),
     options: Sequence[str | Path] = (),
     uid: int | None = None,
-    timeout: float = 30.0,
+    timeout: float = 60.0,
     **more: Any,
 ) -> Outcome:
     """Run ``command`` by ``egress run`` in the lab's ``host``; ``more`` goes to ``Lab.run``.
@@ -141,12 +144,18 @@ def new_audit_dir(lab: Lab, uid: int | None = None) -> Path:
 
 def read_records(directory: Path) -> list[Record]:
     """Every record in an audit directory, file by file in the order of their names; each is of the published form."""
-    lines = [
-        line for path in sorted(directory.glob("egress-*.jsonl")) for line in path.read_text().splitlines()
-    ]
+    lines = [line for path in sorted(directory.glob("egress-*.jsonl")) for line in _whole(path).splitlines()]
     for line in lines:
         _must_be_of_the_published_form(line)
     return [json.loads(line) for line in lines]
+
+
+def _whole(path: Path) -> str:
+    """All of a file. Where it is being written, the kernel lets it grow page by page: the end of a line that was begun is waited for."""
+    give_up = time.monotonic() + WHOLE_S
+    while (data := path.read_bytes())[-1:] not in (b"", b"\n") and time.monotonic() < give_up:
+        time.sleep(0.001)
+    return data.decode()
 
 
 @functools.lru_cache(maxsize=1 << 14)

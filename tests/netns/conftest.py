@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -9,10 +10,15 @@ from tests.lab.lab import Lab
 from tests.lab.sandboxed import egress_for, user_namespaces_for
 
 UNPRIVILEGED = 65534
+HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs root where there is none."""
+    """Skip what needs root where there is none. Where a test does not say how long it may take, it has a minute: a dozen processes take part in it,
+    and the machine may be several times slower than the one it was written on."""
+    for item in items:
+        if item.path.is_relative_to(HERE) and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(60))
     if os.geteuid() == 0:
         return
     for item in items:

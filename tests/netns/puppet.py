@@ -1,5 +1,6 @@
 """A program inside a sandbox that does with sockets what a test tells it, one step at a time, and the gateway around it."""
 
+import contextlib
 import json
 import os
 import signal
@@ -95,7 +96,7 @@ class Puppet:
         if self.process.stdin is not None and not self.process.stdin.closed:
             self.process.stdin.close()
         try:
-            self.process.wait(10)
+            self.process.wait(30)
         finally:
             if self.process.poll() is None:
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -155,11 +156,10 @@ class Puppet:
         os.kill(old, signal.SIGKILL)
         give_up = time.monotonic() + 10
         while time.monotonic() < give_up:
-            try:
+            with contextlib.suppress(LookupError):
                 if self.worker != old:
                     return
-            except LookupError:
-                time.sleep(0.02)
+            time.sleep(0.02)
         raise TimeoutError("the worker was not replaced")
 
     def records(self) -> list[Record]:
@@ -170,7 +170,7 @@ class Puppet:
         """The records that decide."""
         return [record for record in self.records() if record["event"] in DECISIONS]
 
-    def await_decisions(self, count: int, timeout_s: float = 8.0) -> list[Record]:
+    def await_decisions(self, count: int, timeout_s: float = 15.0) -> list[Record]:
         """The decisions, once there are ``count``. TimeoutError shows what there is instead."""
         give_up = time.monotonic() + timeout_s
         while len(found := self.decisions()) < count:
@@ -179,7 +179,7 @@ class Puppet:
             time.sleep(0.02)
         return found
 
-    def await_closed(self, timeout_s: float = 8.0) -> Record:
+    def await_closed(self, timeout_s: float = 15.0) -> Record:
         """The first ``egress_closed``, once it is there."""
         give_up = time.monotonic() + timeout_s
         while time.monotonic() < give_up:
@@ -188,6 +188,25 @@ class Puppet:
                     return record
             time.sleep(0.02)
         raise TimeoutError(f"nothing closed: {self.records()}")
+
+
+def descriptors(pid: int) -> int:
+    """How many it holds."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def await_taken(worker: int, held: int, timeout_s: float = 10.0) -> None:
+    """Return when ``worker`` has taken a connection, so that it holds more than ``held`` descriptors, and waits for what comes next."""
+    give_up = time.monotonic() + timeout_s
+    while descriptors(worker) <= held or not sleeps(worker):
+        if time.monotonic() > give_up:
+            raise TimeoutError(f"{descriptors(worker)} descriptors, not more than {held}")
+        time.sleep(0.005)
+
+
+def sleeps(pid: int) -> bool:
+    """Whether it has nothing to do at the moment: proc(5), stat."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] == "S"
 
 
 def children(pid: int) -> list[int]:

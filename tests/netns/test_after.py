@@ -114,12 +114,26 @@ def test_a_second_hello_with_another_name_reaches_nobody(lab: Lab) -> None:
         lab.far.wait("first", dport=Port.SILENT)
         puppet.send(client_hello("evil.test"))
         time.sleep(0.3)
+        _await_read(lab, Port.SILENT)  # what a reset finds unread is lost
         puppet.do("reset", id=1)
         puppet.await_closed()
     first = bytes.fromhex(lab.far.entries("first", dport=Port.SILENT)[0]["bytes"])
     end = lab.far.wait("end", dport=Port.SILENT)
     assert b"allowed.test" in first and b"evil" not in first
     assert end["received"] == len(client_hello("allowed.test"))
+
+
+def _await_read(lab: Lab, port: int) -> None:
+    """Return when the far side has read all that has come to its connections at ``port``."""
+    give_up = time.monotonic() + 10
+    while True:
+        lines = lab.run(
+            ["ss", "-Htn", "state", "established", f"sport = :{port:d}"], namespace="net"
+        ).stdout.splitlines()
+        if lines and all(line.split()[0] == "0" for line in lines):
+            return
+        assert time.monotonic() < give_up, lines
+        time.sleep(0.02)
 
 
 RETRIES = """
@@ -150,10 +164,11 @@ def test_a_server_that_asks_for_another_group(lab: Lab) -> None:
     server = [*server, "-cert_chain", leaf, "-tls1_3", "-msg", "-rev"]
     with lab.popen(server, namespace="net") as process:
         try:
-            time.sleep(0.5)
+            assert process.stdout is not None
+            assert "ACCEPT\n" in iter(process.stdout.readline, ""), "it does not listen"
             outcome = egress_run(lab, ["/usr/bin/python3", "-c", RETRIES], allow=["allowed.test:8777"])
         finally:
             process.terminate()
-        said = process.stdout.read() if process.stdout else ""
+        said = process.stdout.read()
     assert outcome.stdout == "TLSv1.3\n", (outcome, said)
     assert said.count("ClientHello") == 2, said

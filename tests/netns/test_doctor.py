@@ -35,8 +35,7 @@ def test_nothing_leaves_the_host(lab: Lab) -> None:
     """What is sent to see whether it passes goes through the host and no further."""
     done = lab.run([*egress_for(None), "doctor"])
     assert done.returncode == 0, done
-    neighbours = ("0x0806", "icmp6", "0")  # hosts to each other
-    assert not [packet for packet in lab.capture.packets() if packet.proto not in neighbours]
+    assert not lab.capture.beyond()
     assert lab.capture.lost() == 0
 
 
@@ -93,7 +92,7 @@ def test_nothing_is_left(lab: Lab) -> None:
     """Its cell has no name, so it ends with the last process and descriptor."""
     with lab.popen([*egress_for(None), "doctor"]) as process:
         process.communicate(timeout=15)
-    give_up = time.monotonic() + 3
+    give_up = time.monotonic() + 15
     while left := in_session(process.pid):
         assert time.monotonic() < give_up, left
         time.sleep(0.02)

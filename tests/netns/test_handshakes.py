@@ -27,7 +27,7 @@ import socket, ssl, sys
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 context.load_cert_chain(sys.argv[3])
 server = socket.create_server((sys.argv[1], int(sys.argv[2])), backlog=100)
-print("ready", flush=True)
+print("ACCEPT", flush=True)
 while True:
     tcp, _ = server.accept()
     try:
@@ -71,7 +71,8 @@ set -e
 say() { printf 'early %s\\n' "$1"; }
 here=$(mktemp -d)
 one() { openssl s_client -connect allowed.test:$PORT -servername allowed.test -CAfile "$SSL_CERT_FILE" -verify_return_error -tls1_3 "$@" 2>&1; }
-sleep 0.3 | one -sess_out "$here/session" > "$here/first"
+# Its tickets come behind the handshake, and with the end of its input it would not wait for them.
+n=0; while [ ! -s "$here/session" ] && [ $n -lt 200 ]; do sleep 0.05; n=$((n + 1)); done | one -sess_out "$here/session" > "$here/first"
 n=0
 while [ $n -lt "$COUNT" ]; do
   say $n > "$here/early"
@@ -84,11 +85,11 @@ done
 
 @contextlib.contextmanager
 def serving(lab: Lab, argv: list[str | Path]) -> Iterator[list[str]]:
-    """A server in the far side's namespace, until the end; then what it said."""
+    """A server in the far side's namespace, until the end; then what it said. It says ACCEPT when it listens, as openssl's does."""
     said: list[str] = []
     with lab.popen(argv, namespace="net", stdin=-1) as process:
         assert process.stdout is not None
-        assert process.stdout.readline()
+        assert "ACCEPT\n" in iter(process.stdout.readline, ""), "it does not listen"
         # A pipe that nobody reads is full after a hundred sessions, and the server would wait.
         reader = threading.Thread(target=said.extend, args=((line.rstrip("\n") for line in process.stdout),))
         reader.start()

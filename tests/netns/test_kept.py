@@ -312,7 +312,10 @@ def test_an_audit_directory_that_is_taken_away_is_said_and_made_again(lab: Lab, 
     with Load(lab, audit, workers=2) as load:
         load.wait_for_more()
         if what == "removed":
+            # Once a second the keeper looks whether its file is in its place: not just between its end and the directory's.
+            load.process.send_signal(signal.SIGSTOP)
             shutil.rmtree(audit)
+            load.process.send_signal(signal.SIGCONT)
         else:
             audit.rename(audit.with_name(f"{audit.name}-moved"))
         load.wait_for(lambda: "was gone from its place" in load.notices())
@@ -349,7 +352,7 @@ def test_a_second_interrupt_ends_no_last_record(lab: Lab) -> None:
         os.kill(worker, signal.SIGSTOP)
         assert puppet.process.stdin is not None
         puppet.process.stdin.close()
-        give_up = time.monotonic() + 4
+        give_up = time.monotonic() + 15
         while _command_of(puppet.process.pid) and time.monotonic() < give_up:
             time.sleep(0.01)
         for _ in itertools.repeat(None, 3):

@@ -200,10 +200,10 @@ def test_only_the_flows_that_need_the_answer_wait_for_it(lab: Lab) -> None:
             puppet.connect(GOOD_IP, 80, number)
             puppet.send(get("fine.test"), number)
             assert b"200 OK" in puppet.receive_all(number)
+        meanwhile = puppet.await_decisions(10)
         puppet.connect(GOOD_IP, Port.ECHO, 30)
         puppet.send(b"x", 30)
         assert puppet.do("receive", id=30) == b"x".hex()
-        meanwhile = puppet.decisions()
         decisions = puppet.await_decisions(20, 30)
         assert time.monotonic() - began > 4
     assert {record["domain"] for record in meanwhile} == {"fine.test"}, "the others went on"

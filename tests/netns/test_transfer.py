@@ -97,6 +97,7 @@ def test_a_slow_reader_does_not_grow_the_gateway(lab: Lab) -> None:
             puppet.connect(GOOD_IP, Port.BYTES, number)
             puppet.send(b"20000000\n", number)
         time.sleep(3)
+        _await_full(lab)
         grown = _rss_bytes(puppet.worker) - before
         assert grown < clients * 150_000, f"{grown / clients:.0f} bytes a connection"
         cpu = _cpu_ticks(puppet.worker)
@@ -104,6 +105,17 @@ def test_a_slow_reader_does_not_grow_the_gateway(lab: Lab) -> None:
         assert _cpu_ticks(puppet.worker) - cpu <= 2, "waiting costs nothing"
         digest, size = puppet.do("digest_all", id=1)
         assert (digest, size) == (payload.sha256(20_000_000), 20_000_000)
+
+
+def _await_full(lab: Lab) -> None:
+    """Return when all queues are full: what the far side has sent, and nobody has taken, is no more than it was."""
+    argv = ["ss", "-Htn", f"sport = :{Port.BYTES:d}"]
+    give_up, before = time.monotonic() + 30, ""
+    while (queued := lab.run(argv, namespace="net").stdout) != before:
+        assert time.monotonic() < give_up, (before, queued)
+        before = queued
+        time.sleep(0.5)
+    assert queued
 
 
 def _rss_bytes(pid: int) -> int:

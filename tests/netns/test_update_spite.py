@@ -21,6 +21,10 @@ def worker_of(sbx):
             if "\\nUid:\\t65534" in status and "Name:\\tbwrap" not in status:
                 return child
         time.sleep(0.01)
+def held_by(pid):
+    return len(os.listdir(f"/proc/{pid}/fd"))
+def sleeps(pid):
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] == "S"
 def code(name):
     return sbx.commands.run(f"curl -sS -m 5 -o /dev/null https://{name}/").exit_code
 def policy(*allow):
@@ -79,12 +83,14 @@ SILENT = "import socket, time; s = socket.create_connection(('{OTHER_IP}', 443))
 with Sandbox.create(security=only("allowed.test")) as sbx:
     sbx.update_network(policy("blocked.test"))
     worker, heard = worker_of(sbx), []
+    held = held_by(worker)
     running = sbx.commands.run(["/usr/bin/python3", "-c", SILENT], background=True, on_stdout=heard.append)
     waiting = threading.Thread(target=running.wait)
     waiting.start()
     while not heard:
         time.sleep(0.01)
-    time.sleep(0.2)
+    while held_by(worker) <= held or not sleeps(worker):  # what it has not taken would be its successor's
+        time.sleep(0.01)
     os.kill(worker, signal.SIGKILL)
     while worker_of(sbx) == worker:
         time.sleep(0.01)
@@ -102,26 +108,30 @@ def test_an_answer_that_nobody_waited_for_is_not_the_next_ones(lab: Lab, starter
         lab,
         ABOUT
         + """
+import fcntl, termios
 class Enough(Exception):
     pass
 def enough(*_):
     raise Enough
 signal.signal(signal.SIGALRM, enough)
-with Sandbox.create(security=only("allowed.test"), envs=TRUST) as sbx:
-    os.kill(sbx._attended.pid, signal.SIGSTOP)
-    signal.setitimer(signal.ITIMER_REAL, 0.3)
+def interrupted_over(network):
+    # Once it has asked, and the attendant, which is stopped, has not read it.
+    def interrupt():
+        while not int.from_bytes(fcntl.ioctl(sbx._attended._channel, termios.TIOCOUTQ, bytes(4)), sys.byteorder):
+            time.sleep(0.01)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
+    threading.Thread(target=interrupt).start()
     try:
-        sbx.update_network(policy("allowed.test", "blocked.test"))
+        sbx.update_network(network)
     except Enough:
         tell("interrupted")
+with Sandbox.create(security=only("allowed.test"), envs=TRUST) as sbx:
+    os.kill(sbx._attended.pid, signal.SIGSTOP)
+    interrupted_over(policy("allowed.test", "blocked.test"))
     threading.Timer(0.3, os.kill, (sbx._attended.pid, signal.SIGCONT)).start()
     tell(sbx.update_network(policy("allowed.test")), code("blocked.test"), code("allowed.test"))
     os.kill(sbx._attended.pid, signal.SIGSTOP)
-    signal.setitimer(signal.ITIMER_REAL, 0.3)
-    try:
-        sbx.update_network(NetworkPolicy(resolver="9.9.9.9"))
-    except Enough:
-        tell("interrupted")
+    interrupted_over(NetworkPolicy(resolver="9.9.9.9"))
     os.kill(sbx._attended.pid, signal.SIGCONT)
 tell(sbx.audit_dir == AUDIT)
 """,
@@ -168,7 +178,7 @@ with Sandbox.create(security=only("allowed.test"), envs=TRUST) as sbx:
     over.append(True)
     for one in running:
         one.join()
-    give_up = time.monotonic() + 5  # of the last command something may still be held
+    give_up = time.monotonic() + 20  # of the last command something may still be held
     while held() != first and time.monotonic() < give_up:
         time.sleep(0.05)
     tell(sorted(generations) == list(range(7, 31)), wrong, first == held(), first, held())
@@ -216,13 +226,13 @@ with Sandbox.create(security=only("allowed.test", "{WILD_IP}")) as sbx:
             said.append(repr(error))
     asking = threading.Thread(target=update)
     asking.start()
-    def program(pid):
+    def network(pid):
         try:
-            return os.readlink(f"/proc/{{pid}}/exe")
+            return os.readlink(f"/proc/{{pid}}/ns/net")
         except OSError:
-            return None
-    # Not just any child: it runs programs to look after the host.
-    while program(netd) not in map(program, children(netd)):
+            return network(netd)
+    # Not just any child: it runs programs to look after the host, which are copies of it before they are programs.
+    while all(network(pid) == network(netd) for pid in children(netd)):
         time.sleep(0.001)
     os.kill(netd, signal.SIGKILL)
     asking.join()
@@ -261,6 +271,14 @@ def test_a_flood_keeps_neither_the_kernel_nor_the_worker_from_obeying(lab: Lab) 
         lab,
         ABOUT
         + f"""
+def await_record(generation, ip):
+    given = (f'"generation":{{generation}},', f'"dest_ip":"{{ip}}"', '"event":"egress_allowed"', '"layer":"kernel"')
+    give_up = time.monotonic() + 30
+    while time.monotonic() < give_up:
+        for path in Path(AUDIT).glob("egress-*.jsonl"):
+            if any(all(one in line for one in given) for line in path.read_text().splitlines()):
+                return
+        time.sleep(0.1)
 with Sandbox.create(security=only("allowed.test", "{WILD_IP}"), envs=TRUST) as sbx:
     worker, heard = worker_of(sbx), []
     running = sbx.commands.run(["/usr/bin/python3", "-c", {FLOOD!r}, "{WILD_IP}", "{OTHER_IP}"], background=True, on_stdout=heard.append)
@@ -269,9 +287,12 @@ with Sandbox.create(security=only("allowed.test", "{WILD_IP}"), envs=TRUST) as s
     while not heard:
         time.sleep(0.01)
     time.sleep(1)
-    for ip in ("{OTHER_IP}", "{WILD_IP}"):
-        sbx.update_network(policy("allowed.test", ip))
-        time.sleep(1)  # what waited in the kernel's buffer has been read, and some of what comes
+    await_record(1, "{WILD_IP}")
+    sbx.update_network(policy("allowed.test", "{OTHER_IP}"))
+    await_record(2, "{OTHER_IP}")  # what waited in the kernel's buffer has been read, and some of what comes
+    time.sleep(1)
+    sbx.update_network(policy("allowed.test", "{WILD_IP}"))
+    time.sleep(1)
     tell(worker == worker_of(sbx), code("allowed.test"))
     running.kill()
     waiting.join()

@@ -15,6 +15,7 @@ from gateway.confine import confine
 from tests.lab.lab import Lab
 from tests.lab.places import GOOD_IP, Port
 from tests.lab.sandboxed import user_namespaces_for
+from tests.netns.hello import client_hello
 from tests.netns.puppet import Puppet
 
 pytestmark = pytest.mark.root
@@ -70,6 +71,17 @@ def _most_processes(pid: int, number: str) -> None:
     subprocess.run([*become, "prlimit", f"--pid={pid}", f"--nproc={number}:"], check=True)
 
 
+def _until(puppet: Puppet, words: str) -> str:
+    """What the gateway says on its standard error, to the line that has ``words``."""
+    assert puppet.process.stderr is not None
+    said = ""
+    for line in puppet.process.stderr:
+        said += line
+        if words in line:
+            return said
+    raise AssertionError(said)
+
+
 @pytest.mark.skipif(not user_namespaces_for(USER), reason="no user namespace for an ordinary user here")
 def test_a_worker_that_cannot_be_started_is_started_later(lab: Lab) -> None:
     """An ordinary user has no process left: connections wait, and are carried when there is one again."""
@@ -79,6 +91,7 @@ def test_a_worker_that_cannot_be_started_is_started_later(lab: Lab) -> None:
         puppet.tell("connect", id=1, ip=GOOD_IP, port=int(Port.HTTP))
         puppet.hear()  # by the kernel: nobody has accepted it
         puppet.send(b"GET / HTTP/1.1\r\nHost: allowed.test\r\nConnection: close\r\n\r\n")
+        said = _until(puppet, "no worker can be started")
         time.sleep(1.5)  # one more attempt
         with pytest.raises(LookupError):
             _ = puppet.worker
@@ -86,7 +99,7 @@ def test_a_worker_that_cannot_be_started_is_started_later(lab: Lab) -> None:
         assert puppet.receive_all().startswith(b"HTTP/1.1 200")
         (decision,) = puppet.await_decisions(1)
         assert decision["event"] == "egress_allowed"
-        said = puppet.close()
+        said += puppet.close()
     assert said.count("no worker can be started: Resource temporarily unavailable: new connections wait") == 1
     assert "a worker was started again" in said and "Traceback" not in said
 
@@ -111,6 +124,27 @@ def test_a_worker_serves_after_it_gave_everything_up(lab: Lab) -> None:
             said = puppet.receive_all(number)
             assert (b" 200 OK" in said) is allowed, (host, said)
         assert puppet.close().count("Traceback") == 0
+
+
+def test_a_gateway_with_nothing_to_do_sleeps(lab: Lab) -> None:
+    """A connection that idles wakes nobody either: with a thousand sandboxes, so many wake-ups are what the machine would do."""
+    with Puppet(lab, allow=["allowed.test"]) as puppet:
+        puppet.connect(GOOD_IP, Port.HTTPS)
+        puppet.send(client_hello("allowed.test"))
+        puppet.do("receive", id=1)
+        woken: list[int] = []
+        while len(woken) < 10 and (not woken or woken[-1] > 2):
+            before = _wakings(puppet.worker)
+            time.sleep(1)
+            woken.append(_wakings(puppet.worker) - before)
+        print(woken)
+        assert woken[-1] <= 2, woken
+        puppet.do("reset", id=1)
+
+
+def _wakings(pid: int) -> int:
+    words = Path(f"/proc/{pid}/status").read_text().split()
+    return int(words[words.index("voluntary_ctxt_switches:") + 1])
 
 
 def _blocked(act: Callable[[], object]) -> bool:

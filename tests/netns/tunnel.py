@@ -34,7 +34,7 @@ def read(answer):
         told["sinkhole"] += b"\xc0\x0c\0\1\0\1\0\0\0\5\0\4\xc0\0\0\x08" in answer
 def over_udp(where, count):
     sock = socket.socket(socket.AF_INET6 if ":" in where else socket.AF_INET, socket.SOCK_DGRAM)
-    sock.settimeout(2)
+    sock.settimeout(10)
     sock.connect((where, 53))
     for _ in range(count):
         try:

@@ -18,10 +18,10 @@ from gateway.netd.host import SO_NETNS_COOKIE
 from gateway.netd.links import OF_CELL, OF_SANDBOX
 from rules.plan import VETH
 from tests.lab.lab import Lab
-from tests.lab.network import NET_DEVICE
+from tests.lab.network import HOST_DEVICE
 from tests.lab.sandboxed import egress_argv, new_audit_dir, read_records
 from tests.netns.puppet import children
-from tests.rules.cell import ETH_P_ALL, Sources, entered
+from tests.rules.cell import ETH_P_ALL, Sources, entered, put
 from tests.rules.frames import Flow, Seen, frame, read
 
 OWN: Sources = {4: ip_address(VETH.address), 6: ip_address(VETH.address6)}
@@ -138,7 +138,7 @@ class Standing:
         wire = self._opened()
         seen: set[Seen] = set()
         for flow in flows:
-            wire.send(frame(flow, sources[flow.destination.version], sport, to=TO, by=BY))
+            put(wire, frame(flow, sources[flow.destination.version], sport, to=TO, by=BY))
             seen |= set(_taken(wire))
         give_up = time.monotonic() + heard_s
         while time.monotonic() < give_up:
@@ -150,7 +150,7 @@ class Standing:
         """Put frames on it that are whole already."""
         wire = self._opened()
         for one in frames:
-            wire.send(one)
+            put(wire, one)
 
     def _opened(self) -> socket.socket:
         if self._wire is None:
@@ -251,7 +251,7 @@ def _still(text: str, words: str) -> str:
         lines = [
             line
             for line in lines
-            if f"dev {NET_DEVICE}" not in line
+            if f"dev {HOST_DEVICE}" not in line
             and "REACHABLE" not in line
             and "STALE" not in line
             and "DELAY" not in line

@@ -13,6 +13,7 @@ import pytest
 from tests.lab.lab import Lab
 from tests.lab.places import ATTACKER_IP, BLOCKED_IP, GOOD_IP
 from tests.lab.sandboxed import DECISIONS
+from tests.netns.puppet import descriptors
 from tests.netns.wall.standing import Standing
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
@@ -62,7 +63,10 @@ def test_out_of_descriptors(lab: Lab) -> None:
     few = ["prlimit", "--nofile=72:72"]  # ten connections' worth
     with Standing(lab, allow=["allowed.test"], deny=["0.0.0.0/0"], prefix=few) as sandbox:
         worker = sandbox.pid_of("worker")
+        held, give_up = descriptors(worker), time.monotonic() + 10
         connected(sandbox, 200, 1.0)
+        while descriptors(worker) > held and time.monotonic() < give_up:  # it has not seen all of their ends
+            time.sleep(0.02)
         assert not reaches(sandbox, "evil.test", ATTACKER_IP)
         assert reaches(sandbox, "allowed.test", GOOD_IP)
         assert sandbox.pid_of("worker") == worker  # it never fell

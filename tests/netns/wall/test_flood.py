@@ -7,9 +7,11 @@ from ipaddress import ip_address
 
 import pytest
 
+from gateway.netd.nflog import NETLINK_NETFILTER
 from tests.lab.lab import Lab
 from tests.lab.places import ATTACKER_IP, GOOD_IP
 from tests.lab.sandboxed import egress_run
+from tests.netns.puppet import sleeps
 from tests.netns.wall.standing import BY, OWN, TO, Standing
 from tests.rules.frames import Flow, frame
 
@@ -27,6 +29,12 @@ def counted(sandbox: Standing) -> Counter[str]:
         if record.get("layer") == "kernel" or record["event"] == "audit_lost":
             found[record["event"]] += record.get("count", 1)
     return found
+
+
+def waiting(sandbox: Standing) -> int:
+    """Bytes that the kernel has told and nobody has read: proc(5), net/netlink."""
+    lines = sandbox.in_cell("cat /proc/net/netlink").splitlines()[1:]
+    return sum(int(line.split()[4]) for line in lines if line.split()[1] == str(NETLINK_NETFILTER))
 
 
 @pytest.mark.timeout(180)
@@ -61,7 +69,11 @@ def test_what_a_worker_had_counted_and_not_written_when_it_died_is_counted_as_lo
     ]
     with Standing(lab, allow=["allowed.test"], deny=["0.0.0.0/0"]) as sandbox:
         sandbox.raw(frames)
-        sandbox.await_records(1000)  # the others wait for their sum, or are still to be read: by a successor
+        sandbox.await_records(1000)  # the others wait for their sum
+        worker, give_up = sandbox.pid_of("worker"), time.monotonic() + 10
+        while waiting(sandbox) or not sleeps(worker):  # or it could have counted none of them yet
+            assert time.monotonic() < give_up
+            time.sleep(0.01)
         sandbox.kill("worker")
         sandbox.end()
         found = counted(sandbox)
