@@ -116,7 +116,7 @@ def _point(
         _cpu_us(lab, tenants, reach)  # warm
     rounds = [
         {"one": _cpu_us(lab, [*alone] * len(asked), reach), "many": _cpu_us(lab, asked, reach)}
-        for _ in range(reach.rounds)
+        for _ in range(reach.crowd_rounds)
     ]
     return {
         "sandboxes": len(made),

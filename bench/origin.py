@@ -12,7 +12,9 @@ import sys
 from typing import Final
 
 ANSWER: Final = b"\x17\x03\x03\x03\xfb" + bytes(1019)
-CHUNK: Final = bytes(1 << 18)
+RECORD: Final = b"\x17\x03\x03\x3f\xfb" + bytes(16379)
+CHUNK: Final = RECORD * 16
+"""TLS to whoever looks at it on the way: what is not would have the gateway look on, and copy."""
 ADDRESS: Final = socket.inet_aton("198.18.0.10")
 TTL_S: Final = 300
 ACCEPTS_A_TURN: Final = 64

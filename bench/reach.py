@@ -17,13 +17,23 @@ class Reach:
     held: tuple[int, ...] = (500, 1_000, 2_000, 4_000, 8_000, 16_000)
     sandboxes: tuple[int, ...] = (1, 10, 100, 300, 1_000)
     rounds: int = 3
+    crowd_rounds: int = 9
+    """Of sandboxes beside one: the median of three moves by a tenth."""
     connections: int = 3_000
     starts: int = 10
     records_s: float = 4.0
-    growing_s: float = 240.0
+    growing_s: float = 600.0
     """No more sandboxes are made after so long."""
 
 
 QUICK = Reach(
-    (10, 10_000), (500, 1_000), (1, 10), rounds=2, connections=800, starts=3, records_s=1.0, growing_s=30.0
+    (10, 10_000),
+    (500, 1_000),
+    (1, 10),
+    rounds=2,
+    crowd_rounds=2,
+    connections=800,
+    starts=3,
+    records_s=1.0,
+    growing_s=30.0,
 )

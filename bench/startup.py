@@ -31,18 +31,19 @@ netd = Netd()
 mark("command line, policy")
 from gateway.launch import launch
 from gateway.supervisor import Supervisor
+from gateway.terminal import Terminal
 from gateway.view import plan_view
 from rules import SecurityPolicy
 mark("imports of the worker, while netd imports its own")
 with Supervisor(SecurityPolicy(), "bench", Path(sys.argv[1]), netd) as supervisor:
     view = plan_view(cwd=Path("/"), binds=[], protected=[], user=None, resolver="8.8.8.8", environment=os.environ)
     mark("view")
-    start = supervisor._replace_worker
-    supervisor._replace_worker = lambda: (mark("cell: what netd had left to import, namespace, rules, sockets"), start())
+    start = supervisor._start_worker
+    supervisor._start_worker = lambda: (mark("cell: what netd had left to import, namespace, rules, sockets"), start())
     supervisor.open()
     mark("worker")
-    command = launch(view, ["true"], supervisor.namespaces)
-    supervisor.wait(command)
+    with Terminal() as terminal:
+        supervisor.wait(launch(view, ["true"], supervisor.namespaces), terminal)
     mark("bubblewrap and the command")
 mark("taking down")
 print(json.dumps(marks))
@@ -71,7 +72,7 @@ def main() -> None:
         for _ in range(runs):
             for what, measure in whole.items():
                 times[what].append(measure())
-            for what, took in _parts(f"{directory}/records", environment):
+            for what, took in parts_of_one(f"{directory}/records"):
                 parts.setdefault(what, []).append(took)
     figures = {
         "runs": runs,
@@ -91,7 +92,8 @@ def _timed(argv: list[str], environment: dict[str, str]) -> float:
     return time.perf_counter() - started
 
 
-def _parts(directory: str, environment: dict[str, str]) -> list[tuple[str, float]]:
+def parts_of_one(directory: str) -> list[tuple[str, float]]:
+    """What one start spends its time on: seconds each, in order."""
     done = subprocess.run(
         [sys.executable, "-P", "-c", PARTS, directory], check=True, capture_output=True, text=True
     )

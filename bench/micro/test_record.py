@@ -18,8 +18,10 @@ from audit.record import Record
 from audit.settings import AuditSettings, Fsync
 from gateway.attempt import opened
 from gateway.decide import Decision, Target, Verdict, refuse
+from gateway.dns.budget import Bucket
 from gateway.flow import Flow
 from gateway.journal import Journal
+from gateway.net.poller import now
 from gateway.reasons import Reason
 from gateway.sniff.result import Sniffed
 from gateway.wording import decision_record
@@ -27,6 +29,7 @@ from tests.gateway.deciding import flow_to
 
 EACH = 500
 """At two records each they fit into the pipe, which is emptied between rounds."""
+NO_END = 1e9
 NAME = "api.openai.com"
 
 
@@ -85,7 +88,9 @@ def _carry(journal: Journal, flows: list[Flow], made: Decision) -> None:
 
 
 def test_a_blocked_connection(benchmark: BenchmarkFixture, pipe: tuple[int, int]) -> None:
+    """A line each, which a flood of them would not be."""
     journal = Journal(Feed(pipe[1]), Ledger())
+    journal._refusals = Bucket(NO_END, NO_END, now())
     flows, seen = _flows(), Sniffed("tls", "evil.example")
     refused = refuse(Reason.NO_ALLOW_ENTRY)._replace(host="evil.example")
 
