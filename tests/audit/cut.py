@@ -77,7 +77,7 @@ def run(place: Path, fsync: Fsync) -> list[list[str]]:
     found = []
     for cut in cuts:
         cut.replace(disk.image)
-        disk.mount()
+        assert disk.mount(), "nothing is broken on a disk that is not there"
         verdict = made.verify()
         found.append(
             [f"{one.what} {one.file}: {one.text}" for one in verdict.findings if one.level is Level.BROKEN]

@@ -68,11 +68,12 @@ def test_a_writer_that_is_killed_at_random_leaves_notes(tmp_path: Path) -> None:
     for number in range(KILLS):
         made.records = tmp_path / str(number)
         pid = _fork(lambda: _write_for_ever(made))
-        time.sleep(random.uniform(0.005, 0.06))
+        while not made.records.exists():  # before that it leaves nothing, however long it takes to come to it
+            assert os.waitpid(pid, os.WNOHANG) == (0, 0)
+            time.sleep(0.001)
+        time.sleep(random.uniform(0, 0.05))
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        if not made.records.exists():
-            continue
         assert _broken(made) == []
         _adopt(made)
         assert _broken(made) == []

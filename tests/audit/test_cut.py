@@ -23,6 +23,7 @@ SYNCED = replace(SMALL, fsync=Fsync.INTERVAL)
 @pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("mkfs.ext4") is None, reason="needs root and mkfs.ext4: a disk to cut"
 )
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("fsync", [Fsync.INTERVAL, Fsync.ALWAYS])
 def test_a_power_cut_leaves_nothing_that_is_broken(tmp_path: Path, fsync: Fsync) -> None:
     """Least of all a manifest that is behind what is noted of it, or behind the files that it should know."""

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from audit.log import AuditLog
 from audit.segment import NoReservation, Segment
 from audit.settings import AuditSettings, Fsync, OnFull
 from tests.audit.directory import SMALL, Directory, fill
-from tests.audit.example import blocked
+from tests.audit.example import AT_NS, blocked
 
 MIB = 1024 * 1024
 
@@ -80,7 +81,6 @@ def test_a_file_that_cannot_be_begun_leaves_the_old_one_in_use(tmp_path: Path) -
 
 def _ns(stamp: str) -> int:
     import calendar
-    import time
 
     return calendar.timegm(time.strptime(stamp, "%Y%m%dT%H%M%SZ")) * 10**9
 
@@ -308,7 +308,9 @@ def test_when_records_are_on_the_disk_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fsync: str, at_flush: int, at_tick: int
 ) -> None:
     synced: list[int] = []
-    with AuditLog(tmp_path, settings=AuditSettings(fsync=Fsync(fsync))) as log:
+    # However long a step takes, the second is not over.
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
+    with AuditLog(tmp_path, settings=AuditSettings(fsync=Fsync(fsync)), clock=lambda: AT_NS) as log:
         monkeypatch.setattr(os, "fdatasync", synced.append)
         log.tick()
         log.flush()

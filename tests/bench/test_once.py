@@ -12,6 +12,7 @@ from bench.startup import parts_of_one
 
 
 @pytest.mark.root
+@pytest.mark.timeout(60)
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it starts what is installed in a namespace")
 def test_the_parts_of_a_start(tmp_path: Path) -> None:
     parts = parts_of_one(str(tmp_path / "records"))

@@ -13,7 +13,7 @@ from bench.adapter import cpu_s
 from bench.share import PREFIX, NoShares, controller, limits, share
 
 CORE = min(os.sched_getaffinity(0))
-SPIN = "import time; end = time.monotonic() + 20\nwhile time.monotonic() < end: pass"
+SPIN = "import time; end = time.monotonic() + 60\nwhile time.monotonic() < end: pass"
 
 
 @pytest.fixture
@@ -24,6 +24,7 @@ def spinning() -> Iterator[int]:
 
 
 @pytest.mark.root
+@pytest.mark.timeout(60)
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: cgroups")
 def test_no_more_than_its_share(spinning: int) -> None:
     try:
@@ -33,9 +34,9 @@ def test_no_more_than_its_share(spinning: int) -> None:
     with share(0.2, CORE, [spinning]):
         assert os.sched_getaffinity(spinning) == {CORE}
         started, before = time.monotonic(), cpu_s(spinning)
-        time.sleep(1)
-        taken = (cpu_s(spinning) - before) / (time.monotonic() - started)
-        assert 0 < taken < 0.3
+        while (used := cpu_s(spinning) - before) < 0.2:  # whoever else has the processor meanwhile
+            time.sleep(0.01)
+        assert used / (time.monotonic() - started) < 0.3
     assert not list(within.glob(f"{PREFIX}{os.getpid()}-*"))
     os.kill(spinning, 0)  # it goes on
 
@@ -47,9 +48,8 @@ def test_groups_of_who_was_killed_go(spinning: int) -> None:
         within = controller()
     except NoShares as why:
         pytest.skip(str(why))
-    with subprocess.Popen(["true"]) as ended:
-        pass
-    left = within / f"{PREFIX}{ended.pid}-0"
+    nobody = Path("/proc/sys/kernel/pid_max").read_text().strip()  # which is one more than any can be
+    left = within / f"{PREFIX}{nobody}-0"
     left.mkdir()
     with share(0.5, CORE, [spinning]):
         assert not left.exists()

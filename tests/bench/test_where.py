@@ -1,16 +1,20 @@
 """Whose a sample of ``bench.where`` is: by perf's words of a stack, of its stage, and the kernel's or not."""
 
+import contextlib
 import json
 import os
 import shutil
 import sys
+import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from bench import where
 from bench.where import STAGES, Found, attribute, call_of, figures, main, stage_of
+from tests.netns.puppet import children, sleeps
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces")
 EXCERPT = """\
@@ -197,6 +201,17 @@ def test_without_perf_it_says_what_to_install(
     assert "apt-get install linux-perf" in err
 
 
+def perf_looks() -> bool:
+    """Whether it has begun to: it has opened its events, and waits for them."""
+    for pid in children(os.getpid()):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            place = Path(f"/proc/{pid}")
+            held = [os.readlink(one) for one in (place / "fd").iterdir()]
+            if (place / "comm").read_text() == "perf\n" and "anon_inode:[perf_event]" in held:
+                return sleeps(pid)
+    return False
+
+
 @pytest.mark.root
 @pytest.mark.slow
 @pytest.mark.timeout(120)
@@ -206,6 +221,18 @@ def test_a_small_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """For real: every stage is seen, and the sums are."""
+    recording = where.recording
+
+    @contextlib.contextmanager
+    def once_it_looks(pid: int, data: Path, core: int) -> Iterator[None]:
+        with recording(pid, data, core):
+            give_up = time.monotonic() + 60
+            while not perf_looks():
+                assert time.monotonic() < give_up
+                time.sleep(0.01)
+            yield
+
+    monkeypatch.setattr(where, "recording", once_it_looks)
     monkeypatch.setattr(where, "CONNECTIONS", 3000)
     monkeypatch.setattr(sys, "argv", ["where", "--out", str(tmp_path), "--name", "small"])
     assert main() == 0

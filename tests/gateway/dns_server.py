@@ -15,6 +15,7 @@ import dns.rdatatype
 import dns.rrset
 
 from gateway.flow import Endpoint
+from tests.gateway.net.loop import WITHIN_S
 
 # dnspython loads a type's module when it first meets it, unless the number was met in class ANY before: whichever test came first.
 dns.rdata.get_rdata_class(dns.rdataclass.CH, dns.rdatatype.A)  # type: ignore[no-untyped-call]
@@ -89,7 +90,7 @@ class DnsServer:
 
     def _on_tcp(self) -> None:
         client, _ = self._tcp.accept()
-        client.settimeout(5)
+        client.settimeout(WITHIN_S)
         with client, contextlib.suppress(OSError), client.makefile("rb") as stream:
             while len(head := stream.read(2)) == 2:
                 wire = stream.read(int.from_bytes(head, "big"))

@@ -16,6 +16,7 @@ from gateway.flow import Flow
 from gateway.journal import Journal
 from gateway.sniff.result import Refused, Sniffed
 from gateway.summary import Summary
+from tests.audit.day import today
 from tests.gateway.deciding import flow_to, said
 
 DECISIONS = ("egress_allowed", "egress_blocked")
@@ -29,7 +30,7 @@ class Desk:
     def __init__(self, directory: Path, slots: int = 64) -> None:
         self.read_end, self.write_end = open_pipe()
         self.ledger = Ledger(slots)
-        self.log = AuditLog(directory)
+        self.log = AuditLog(directory, clock=today())
         self.summary = Summary()
         self.intake = Intake(self.read_end, self.log, self.summary.count, sandbox="agent-1")
         self.journal = Journal(Feed(self.write_end), self.ledger)

@@ -24,13 +24,21 @@ def link(pid, descriptor):
 def children(pid):
     return open(f"/proc/{pid}/task/{pid}/children").read().split()
 def until(met):
-    give_up = time.monotonic() + 10
+    give_up = time.monotonic() + 40
     while not met():
         assert time.monotonic() < give_up
         time.sleep(0.01)
 def create():
     from gateway import Sandbox
     return Sandbox.create(allow_internet_access=False, link="lo")
+def settled(sbx, commands=0):
+    # Nobody is left but netd, the worker and the commands; and what comes behind an answer is done, for it answers once more, to what it refuses.
+    from gateway import NetworkPolicy, SetupError
+    until(lambda: len(children(sbx._attended.pid)) == 2 + commands)
+    try:
+        sbx.update_network(NetworkPolicy(resolver="1.1.1.1"))
+    except SetupError:
+        return sbx._attended.pid
 """
 
 
@@ -73,7 +81,7 @@ CLOSES = """
 for descriptor in {closed}:
     os.close(descriptor)
 sbx = create()
-attendant = sbx._attended.pid
+attendant = settled(sbx)
 tell([link(pid, n) for pid in (attendant, *children(attendant)) for n in range(3)])
 tell(sbx.commands.run("cat; echo out; echo err >&2; exit 7", stdin="in ").stdout)
 tell(sbx.update_network(None))
@@ -116,6 +124,7 @@ tell(os.path.exists(sbx.home))
 
 @needs_root
 @pytest.mark.root
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP", "SIGINT"])
 def test_a_service_manager_that_ends_all_at_once(tmp_path: Path, number: str) -> None:
     program = Program(
@@ -125,11 +134,12 @@ from gateway import SandboxClosed
 sbx = create()
 running = sbx.commands.run("trap : TERM HUP INT; touch trapped; while :; do sleep 1; done", background=True)
 until(lambda: os.path.exists(os.path.join(sbx.home, "trapped")))
-for pid in (*children(sbx._attended.pid), sbx._attended.pid):
+attendant = settled(sbx, commands=1)
+for pid in (*children(attendant), attendant):
     os.kill(int(pid), signal.SIGUSR1)
     os.kill(int(pid), signal.{number})
 tell(running.wait().exit_code)
-tell(sbx._attended._process.wait(10), os.path.exists(sbx.home))
+tell(sbx._attended._process.wait(40), os.path.exists(sbx.home))
 try:
     sbx.commands.run("true")
 except SandboxClosed as error:
@@ -157,16 +167,18 @@ sbx.kill()
 
 @needs_root
 @pytest.mark.root
+@pytest.mark.slow
+@pytest.mark.timeout(60)
 def test_a_command_s_time_is_up_whether_somebody_waits_or_not(tmp_path: Path) -> None:
     program = Program(
         tmp_path,
         """
 from gateway import CommandTimeout
 sbx = create()
-late = sbx.commands.run("echo begun; touch begun; sleep 60; touch ended", background=True, timeout=3)
-quick = sbx.commands.run("echo hi", background=True, timeout=3)
+late = sbx.commands.run("echo begun; touch begun; sleep 60; touch ended", background=True, timeout=8)
+quick = sbx.commands.run("echo hi", background=True, timeout=8)
 until(lambda: os.path.exists(os.path.join(sbx.home, "begun")))
-until(lambda: len(children(sbx._attended.pid)) <= 2)  # netd and the worker: both commands have ended
+settled(sbx)  # both commands have ended
 time.sleep(0.5)
 tell(quick.wait().stdout, sorted(os.listdir(sbx.home)))
 for _ in range(2):
@@ -176,24 +188,23 @@ for _ in range(2):
         tell(error.stdout)
 def count():
     return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in ("self", sbx._attended.pid))
+settled(sbx)
 before = count()
 for _ in range(10):
     try:
         sbx.commands.run("sleep 5", timeout=0.01)
     except CommandTimeout:
         pass
-give_up = time.monotonic() + 5
-while count() > before and time.monotonic() < give_up:
-    time.sleep(0.05)
-tell(count() <= before)
+until(lambda: count() <= before)
 sbx.kill()
 """,
     )
-    assert program.lines() == [["hi\n", ["begun"]], ["begun\n"], ["begun\n"], [True]]
+    assert program.lines() == [["hi\n", ["begun"]], ["begun\n"], ["begun\n"]]
 
 
 @needs_root
 @pytest.mark.root
+@pytest.mark.timeout(60)
 def test_a_process_without_descriptors_refuses_a_command_and_goes_on(tmp_path: Path) -> None:
     program = Program(
         tmp_path,
@@ -201,7 +212,7 @@ def test_a_process_without_descriptors_refuses_a_command_and_goes_on(tmp_path: P
 import resource
 from gateway import EgressError
 sbx = create()
-pid = sbx._attended.pid
+pid = settled(sbx)
 def count():
     return len(os.listdir(f"/proc/{pid}/fd"))
 before = count()
@@ -211,18 +222,15 @@ for room in range(1, 14):
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (highest + room, limits[1]))
     for _ in range(3):
         try:
-            sbx.commands.run("true", timeout=10)
+            sbx.commands.run("true", timeout=60)
         except EgressError as error:
             tell(type(error).__name__)
 resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
 tell(sbx.commands.run("exit 3").exit_code)
-give_up = time.monotonic() + 5
-while count() > before and time.monotonic() < give_up:
-    time.sleep(0.05)
-tell(count() <= before)
+until(lambda: count() <= before)
 sbx.kill()
 """,
     )
-    *refused, code, whole = program.lines()
+    *refused, code = program.lines()
     assert {kind for (kind,) in refused} <= {"SetupError", "SandboxClosed"} and len(refused) > 9
-    assert (code, whole) == ([3], [True])
+    assert code == [3]

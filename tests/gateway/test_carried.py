@@ -110,6 +110,8 @@ async def session(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
         return sock, addresses[0], sent
 
     monkeypatch.setattr(module, "connect", here)
+    for patience in ("DECIDE_S", "ROOM_S", "CONNECT_S"):  # this process may have to wait for the processor
+        monkeypatch.setattr(module, patience, 3600.0)
     made = Carried(desk)
     yield made
     if made.task is not None:

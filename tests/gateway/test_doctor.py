@@ -21,9 +21,12 @@ STATE = "ip -br link; ip route; ip rule; cat /proc/sys/net/ipv4/ip_forward; ipta
 """The host as far as an uplink changes it."""
 UPLINK = "ip link add eth9 type veth peer name far9; ip addr add 10.9.8.7/24 dev eth9; ip link set eth9 up; ip link set far9 up"
 CHAIN = "iptables-legacy -t filter -N {0}; iptables-legacy -t filter -A FORWARD -j {0}"
+GONE = "while ip -br link | grep -q egprobe; do sleep 0.05; done"
+"""What was sent through goes with the cell, when the kernel comes to it."""
 GOT_THROUGH = "what is allowed got through, under the host's address; to the host itself nothing did"
 root = [
     pytest.mark.root,
+    pytest.mark.timeout(90),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a network namespace"),
 ]
 
@@ -46,11 +49,16 @@ def as_host(tmp_path: Path, script: str) -> "subprocess.Popen[str]":
     )
 
 
+def _shows(file: Path, text: str) -> str:
+    """Wait until it does."""
+    return f"until grep -q {text} {file}; do sleep 0.05; done"
+
+
 def examined(tmp_path: Path, prepare: str = "", *, after: str = "") -> tuple[int, dict[str, dict[str, Any]]]:
     """What is found on a host that ``prepare`` made, and the exit status; ``after`` must succeed there."""
     script = f"{prepare}\n$DOCTOR; status=$?; set -e; {after or ':'}; exit $((status + 40))"
     with as_host(tmp_path, script) as host:
-        stdout, stderr = host.communicate(timeout=15)
+        stdout, stderr = host.communicate(timeout=60)
     assert host.returncode >= 40, stderr
     assert "Traceback" not in stderr
     return host.returncode - 40, {found["what"]: found for found in map(json.loads, stdout.splitlines())}
@@ -119,8 +127,8 @@ class TestAsRoot:
     def test_all_of_it_is_tried_and_nothing_is_left(self, tmp_path: Path) -> None:
         before, after = tmp_path / "before", tmp_path / "after"
         # The first uplink of a host leaves empty tables.
-        prepare = f"{UPLINK}; $DOCTOR >/dev/null; ({STATE}) 2>&1 | grep -v '^#' >{before}"
-        status, found = examined(tmp_path, prepare, after=f"({STATE}) 2>&1 | grep -v '^#' >{after}")
+        prepare = f"{UPLINK}; $DOCTOR >/dev/null; {GONE}; ({STATE}) 2>&1 | grep -v '^#' >{before}"
+        status, found = examined(tmp_path, prepare, after=f"{GONE}; ({STATE}) 2>&1 | grep -v '^#' >{after}")
         assert status == 0
         assert all(one["ok"] or not one["needed"] for one in found.values()), found
         assert found["cell"]["said"].endswith(", and an uplink for IPv4")
@@ -132,12 +140,13 @@ class TestAsRoot:
     def test_no_packet_leaves(self, tmp_path: Path) -> None:
         """By IPv4; for IPv6 a device says of itself that it is there, whoever made it."""
         frames = tmp_path / "frames"
-        listen = f"timeout 10 {sys.executable} -c {shlex.quote(LISTEN)} >{frames} & listener=$!; sleep 0.3"
+        begun, seen = _shows(frames, "listening"), _shows(frames, "203.0.113.9")
+        listen = f"timeout 60 {sys.executable} -c {shlex.quote(LISTEN)} >{frames} & listener=$!; {begun}"
         away = "ip route add default via 10.9.8.1; ip neigh add 10.9.8.1 lladdr 02:00:00:00:00:01 dev eth9"
-        control = "echo x >/dev/udp/203.0.113.9/9; sleep 0.2; kill $listener; wait $listener || true"
+        control = f"echo x >/dev/udp/203.0.113.9/9; {seen}; kill $listener; wait $listener || true"
         status, found = examined(tmp_path, f"{UPLINK}; {away}; {listen}", after=control)
         assert status == 0 and found["uplink"]["said"] == GOT_THROUGH
-        assert frames.read_text().split() == ["203.0.113.9"], "that one was sent to see whether it is seen"
+        assert frames.read_text().split() == ["listening", "203.0.113.9"], "that one was sent to be seen"
 
     @pytest.mark.parametrize(
         "rules",
@@ -167,7 +176,7 @@ class TestAsRoot:
     def test_without_a_capability(self, tmp_path: Path) -> None:
         script = "exec setpriv --bounding-set=-net_raw --inh-caps=-net_raw $DOCTOR"
         with as_host(tmp_path, script) as host:
-            stdout, _ = host.communicate(timeout=15)
+            stdout, _ = host.communicate(timeout=60)
         assert host.returncode == 1
         assert "--cap-add=NET_RAW" in stdout
 
@@ -185,7 +194,7 @@ class TestAsRoot:
         command = said.partition("to take it away: ")[2].rpartition(")")[0]
         gone = f"set -e; {command}; ! iptables-legacy-save | grep EGRESS"
         with as_host(tmp_path, f"{CHAIN.format('EGRESS-OTHER')}; {gone}") as host:
-            _, stderr = host.communicate(timeout=15)
+            _, stderr = host.communicate(timeout=60)
         assert host.returncode == 0, stderr
 
     def test_a_device_whose_owner_is_not_known_here(self, tmp_path: Path) -> None:
@@ -205,7 +214,10 @@ class TestAsRoot:
         start = f"{sys.executable} -P -c {shlex.quote(LIVING)} >{pids} &"
         prepare = f": >{pids}; {start} until read one two <{pids}; do sleep 0.05; done"
         if killed:
-            prepare += "; kill -KILL $one $two; sleep 0.2"
+            # What it held locked as long as it lived is free when it is dead.
+            prepare += (
+                "; kill -KILL $one $two; until flock -n /run/egress/*/*.alive true; do sleep 0.05; done"
+            )
         after = "kill -KILL $one $two" if not killed else ":"
         status, found = examined(tmp_path, prepare, after=after)
         assert status == 0 and found["leftovers"]["ok"]
@@ -220,7 +232,7 @@ class TestAsRoot:
             exec {sys.executable} -c {shlex.quote(INTERRUPTED)} {number.value} $DOCTOR
         """
         with as_host(tmp_path, script) as host:
-            stdout, stderr = host.communicate(timeout=15)
+            stdout, stderr = host.communicate(timeout=60)
         assert host.returncode == 0, stderr
         status, left = stdout.split()
         assert (int(status), left) == (128 + number, "0")
@@ -230,6 +242,7 @@ LISTEN = """
 import ipaddress, socket
 with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0800)) as sock:
     sock.bind(("far9", 0))
+    print("listening", flush=True)
     while True:
         print(ipaddress.ip_address(sock.recv(2000)[16:20]), flush=True)
 """
@@ -240,7 +253,7 @@ from rules import NetworkPolicy, build_plan
 netd = Netd()
 cell = netd.open_cell(build_plan(NetworkPolicy(["10.1.1.1"], ["0.0.0.0/0"]), "veth"))
 print(netd.pid, os.getpid(), flush=True)
-time.sleep(20)
+time.sleep(60)
 """
 INTERRUPTED = """
 import os, signal, socket, subprocess, sys, time
@@ -248,11 +261,17 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 def uplinks():
     return [name for _, name in socket.if_nameindex() if name.startswith(("egress-", "egprobe"))]
-process = subprocess.Popen(sys.argv[2:], stdout=subprocess.DEVNULL)
-while not uplinks():
-    time.sleep(0.001)
-process.send_signal(int(sys.argv[1]))
-status = process.wait()
+status = 0
+while not status:  # one that was over by the time that it was looked at was not ended in the middle
+    while uplinks():
+        time.sleep(0.01)
+    process = subprocess.Popen(sys.argv[2:], stdout=subprocess.DEVNULL)
+    while not uplinks() and process.poll() is None:
+        time.sleep(0.001)
+    process.send_signal(int(sys.argv[1]))
+    status = process.wait()
+while any(name.startswith("egprobe") for name in uplinks()):  # the kernel takes it away when it comes to it
+    time.sleep(0.01)
 chains = subprocess.run("iptables-legacy-save; iptables-nft-save", shell=True, capture_output=True, text=True).stdout
 print(status, len(uplinks()) + chains.count(":EGRESS"))
 """

@@ -119,8 +119,10 @@ def test_interrupted_it_is_killed_and_says_so(commands: Commands, asked: Asked) 
 
 def test_a_time_that_is_longer_than_the_kernel_counts_is_waited_for(commands: Commands, asked: Asked) -> None:
     running, given = begin(commands, asked, 1e8)
-    threading.Timer(0.05, given.end, [Ended(0)]).start()
+    ending = threading.Timer(0.05, given.end, [Ended(0)])
+    ending.start()
     assert running.wait().exit_code == 0
+    ending.join()  # it has descriptors to close yet
 
 
 def test_it_is_let_go_of_with_its_object(commands: Commands, asked: Asked) -> None:

@@ -21,6 +21,8 @@ from pathlib import Path
 from gateway import scratch
 scratch.PLACE = Path(sys.argv[1])
 scratch._remove = lambda path: __import__("shutil").rmtree(path, ignore_errors=True)  # many more a second
+print("ready", flush=True)
+sys.stdin.read()
 end = time.monotonic() + 1.5
 while time.monotonic() < end:
     made = scratch.Scratch(65534, 65534)
@@ -89,5 +91,13 @@ def test_one_that_was_swept_before_it_was_locked_is_made_again(
 
 def test_processes_that_make_them_at_once_do_not_hinder_each_other(place: Path) -> None:
     argv = [sys.executable, "-c", MAKES, str(place)]
-    makers = [subprocess.Popen(argv, cwd=ROOT, stderr=subprocess.PIPE) for _ in range(4)]
+    begin, hold = os.pipe()
+    makers = [
+        subprocess.Popen(argv, cwd=ROOT, stdin=begin, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(4)
+    ]
+    os.close(begin)
+    for maker in makers:
+        assert maker.stdout is not None and maker.stdout.readline() == b"ready\n"
+    os.close(hold)  # whichever was started last, they begin together
     assert [maker.communicate()[1] for maker in makers] == [b""] * 4

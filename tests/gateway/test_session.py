@@ -75,7 +75,9 @@ class Session:
 
 
 @pytest.fixture
-async def session(tmp_path: Path) -> AsyncIterator[Session]:
+async def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Session]:
+    """Whose time is not up because this process has to wait for the processor."""
+    monkeypatch.setattr(module, "DECIDE_S", 3600.0)
     made = Session(Desk(tmp_path))
     await asyncio.sleep(0.01)
     yield made

@@ -8,6 +8,7 @@ import pytest
 
 from gateway import tasks
 from gateway.tasks import spawn
+from tests.gateway.net.loop import WITHIN_S
 
 
 async def test_a_task_has_its_name_and_gives_its_result() -> None:
@@ -36,7 +37,7 @@ async def test_a_task_that_nobody_holds_runs_to_its_end() -> None:
     waited = unheld[0]()
     assert waited is not None, "the task was collected while it waited"
     waited.set_result(None)
-    await asyncio.wait_for(ended.wait(), 1)
+    await asyncio.wait_for(ended.wait(), WITHIN_S)
 
 
 async def test_nothing_is_kept_of_a_task_that_ended() -> None:

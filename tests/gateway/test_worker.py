@@ -57,7 +57,9 @@ class Served:
 
 
 @pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[Served]:
+async def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
+    """At a stop it gives the keeper all the time there is: both may have to wait for the processor."""
+    monkeypatch.setattr("gateway.worker.KEEP_S", 3600.0)
     desk = Desk(tmp_path)
     desk.shrink()
     served = Served(desk)

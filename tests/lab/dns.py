@@ -1,7 +1,8 @@
 """The lab's DNS: a public resolver whose table tests replace while it runs, and that lies when told to.
 
 A name's table entry is a list of steps: the n-th query of a name and type gets the n-th, the last one for
-ever. A step is a dict:
+ever. A query that comes again as it was, because nobody answered it in time, gets what it got the first time,
+and is logged with ``again``: how often that happens is the machine's affair, and no test's. A step is a dict:
 
 * record types (``"A"``, ``"CNAME"``, ``"HTTPS"``...): lists of record data as text;
 * ``ttl`` (30), ``rcode`` (``"NXDOMAIN"``...), ``delay_s``, ``drop`` (no answer), ``truncate`` (UDP: TC and
@@ -53,11 +54,14 @@ class Zone:
         """Back to ``places.ZONE``."""
         self._steps: dict[str, list[Step]] = {name: [dict(records)] for name, records in ZONE.items()}
         self._asked: Counter[tuple[str, str]] = Counter()
+        self._given: dict[tuple[str, int, str, str], tuple[dict[str, object], Reply]] = {}
+        """What was answered, by what tells one query from another: transport, id, name and type."""
 
     def put(self, name: str, steps: list[Step]) -> None:
         """Replace ``name`` (``*.`` for everything below a suffix); no step at all: no such name."""
         self._steps[name] = steps
         self._asked.clear()
+        self._given.clear()
 
     def knows(self, name: str) -> bool:
         """Whether the table has it, or a wildcard over it."""
@@ -69,24 +73,38 @@ class Zone:
             asked = dns.message.from_wire(query)
             question = asked.question[0]
         except (dns.exception.DNSException, IndexError) as error:
-            self._log.write("dns", transport=transport, error=repr(error), size=len(query), **where)
+            self._log.write(
+                "dns", transport=transport, again=False, error=repr(error), size=len(query), **where
+            )
             return Reply()
         name = question.name.to_text(omit_final_dot=True).lower()
         rdtype = dns.rdatatype.to_text(question.rdtype)
-        step = self._step(name, rdtype)
-        response = self._response(asked, name, rdtype, step)
-        data = [rdata.to_text() for rrset in response.answer for rdata in rrset]
+        query_of = transport, asked.id, name, rdtype
+        again = query_of in self._given
+        if not again:
+            self._given[query_of] = self._answer(asked, name, rdtype, udp=transport == "udp")
+        said, reply = self._given[query_of]
         self._log.write(
             "dns",
             transport=transport,
             name=name,
             type=rdtype,
-            answer=data,
-            rcode=dns.rcode.to_text(response.rcode()),
+            again=again,
+            **said,
             size=len(query),
             **where,
         )
-        return _packed(asked, response, step or {}, udp=transport == "udp")
+        return reply
+
+    def _answer(
+        self, asked: dns.message.Message, name: str, rdtype: str, *, udp: bool
+    ) -> tuple[dict[str, object], Reply]:
+        """For the log, and for whoever asked."""
+        step = self._step(name, rdtype)
+        response = self._response(asked, name, rdtype, step)
+        data = [rdata.to_text() for rrset in response.answer for rdata in rrset]
+        said: dict[str, object] = {"answer": data, "rcode": dns.rcode.to_text(response.rcode())}
+        return said, _packed(asked, response, step or {}, udp=udp)
 
     def _find(self, name: str) -> list[Step]:
         if name in self._steps:

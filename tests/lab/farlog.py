@@ -1,8 +1,8 @@
 """What arrived on the far side: JSON lines, written by the origin process, read by tests.
 
 ``what`` is one of ``connect`` (accepted TCP), ``first`` (first bytes, hex), ``request`` (HTTP), ``end``
-(TCP over, with counts), ``udp``, ``dns``. Every entry has ``src``, ``sport``, ``dst``, ``dport``; TCP
-entries have ``conn``, a number of the accepted socket.
+(TCP over, with counts), ``udp``, ``dns`` (``again``: whether it is the same query once more). Every entry has
+``src``, ``sport``, ``dst``, ``dport``; TCP entries have ``conn``, a number of the accepted socket.
 """
 
 import json

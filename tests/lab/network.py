@@ -19,6 +19,7 @@ PREFIX = "egress-lab."
 HOST_DEVICE = "wan"
 NET_DEVICE = "isp"
 ORPHAN_AGE_S = 60
+UP_S = 20.0
 
 _numbers = itertools.count(1)
 
@@ -75,6 +76,7 @@ class Network:
         )
         _batch(self.host, _host_commands())
         _batch(self.net, _net_commands())
+        await_up(self.host.name, HOST_DEVICE)
 
     def remove(self) -> None:
         """Delete the namespaces, with all that is in them, and the directory. Safe at any time, and twice."""
@@ -104,6 +106,15 @@ def sweep() -> None:
             _remove(directory.name.removeprefix(PREFIX), directory)
         finally:
             os.close(lock)
+
+
+def await_up(namespace: str, device: str) -> None:
+    """Return when it carries: one whose other end came up later is seen to by a thread of the kernel's, and drops what it is given until then."""
+    give_up = time.monotonic() + UP_S
+    while " state UP " not in _run(["ip", "-n", namespace, "-o", "link", "show", "dev", device]):
+        if time.monotonic() > give_up:
+            raise RuntimeError(f"{device} in {namespace} does not come up")
+        time.sleep(0.01)
 
 
 def traces(name: str) -> list[str]:
@@ -164,7 +175,8 @@ def _ip(*words: str) -> None:
     _run(["ip", *words])
 
 
-def _run(argv: list[str], script: str = "") -> None:
+def _run(argv: list[str], script: str = "") -> str:
     done = subprocess.run(argv, input=script, text=True, capture_output=True, check=False, timeout=10)
     if done.returncode:
         raise RuntimeError(f"{' '.join(argv)}: {done.stderr.strip() or done.returncode}")
+    return done.stdout

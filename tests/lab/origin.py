@@ -12,9 +12,8 @@ import resource
 import socket
 import ssl
 import sys
-from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import ClassVar
 
 from gateway.tasks import spawn
 from tests.lab import control, dns, raw, web
@@ -25,6 +24,10 @@ from tests.lab.raw import Arrival
 
 UDP_PORTS = (Port.ECHO, Port.DNS, Port.HTTPS)
 FIRST_BYTES = 512
+MOST_BYTES = 1 << 16
+"""Of a datagram."""
+MOST_WAITING = 1024
+"""Datagrams: more than the buffer of one socket holds."""
 BACKLOG = 4096
 STREAM_LIMIT = 1 << 20
 QUIET_PORTS = frozenset((Port.BANNER, Port.RESETS_AT_ONCE, Port.NEVER_READS))
@@ -42,6 +45,7 @@ class Origin:
         self._zone = dns.Zone(self._log)
         self._doors = {hostile: self._door(hostile=hostile) for hostile in (False, True)}
         self._listeners: list[socket.socket] = []
+        self._datagrams: list[Datagrams] = []
         self._count = 0
 
     async def start(self) -> None:
@@ -55,20 +59,22 @@ class Origin:
                 loop.add_reader(listener, self._accept, listener)
         for address in SERVED:
             for port in UDP_PORTS:
-                await loop.create_datagram_endpoint(
-                    partial(Datagrams, self._zone, self._log, (address, port)), local_addr=(address, port)
-                )
+                datagrams = Datagrams(self._zone, self._log, (address, port))
+                self._datagrams.append(datagrams)
+                loop.add_reader(datagrams.sock, datagrams.take)
         operations: dict[str, control.Ask] = {
-            "settle": lambda _: self._accept_all(),
+            "settle": lambda _: self._take_all(),
             "zone": lambda request: self._zone.put(request["name"], request["steps"]),
             "zone-reset": lambda _: self._zone.reset(),
             "leaf": lambda request: self._ca.leaf_pem(request["host"]).decode(),
         }
         await control.serve(self._directory / "origin.sock", operations)
 
-    def _accept_all(self) -> None:
+    def _take_all(self) -> None:
         for listener in self._listeners:
             self._accept(listener)
+        for datagrams in self._datagrams:
+            datagrams.take()
 
     def _accept(self, listener: socket.socket) -> None:
         """Take everything that waits."""
@@ -149,23 +155,26 @@ class Origin:
         return door
 
 
-class Datagrams(asyncio.DatagramProtocol):
+class Datagrams:
     """One UDP socket: DNS on the DNS servers, an echo elsewhere."""
 
-    transport: asyncio.DatagramTransport
-    elsewhere: dict[str, asyncio.DatagramTransport] = {}  # noqa: RUF012 - shared on purpose: a lie leaves from another socket
+    elsewhere: ClassVar[dict[str, socket.socket]] = {}
+    """Shared: a lie leaves from another socket."""
 
     def __init__(self, zone: dns.Zone, log: FarLogWriter, local: tuple[str, int]) -> None:
         self._zone, self._log, self._local = zone, log, local
+        self.sock = socket.socket(socket.AF_INET6 if ":" in local[0] else socket.AF_INET, socket.SOCK_DGRAM)
+        self.sock.bind(local)
+        if local[1] == Port.HTTPS:
+            self.elsewhere[local[0]] = self.sock
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep it."""
-        # In 3.11 asyncio's own transport is no subclass of its base class.
-        self.transport = cast(asyncio.DatagramTransport, transport)
-        if self._local[1] == Port.HTTPS:
-            self.elsewhere[self._local[0]] = self.transport
+    def take(self) -> None:
+        """Everything that waits."""
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(MOST_WAITING):
+                self._received(*self.sock.recvfrom(MOST_BYTES, socket.MSG_DONTWAIT))
 
-    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+    def _received(self, data: bytes, addr: tuple[str, int]) -> None:
         """Log and answer."""
         where: dict[str, object] = {
             "src": addr[0],
@@ -178,13 +187,19 @@ class Datagrams(asyncio.DatagramProtocol):
             asyncio.get_running_loop().call_later(reply.delay_s, self._send, reply, addr)
             return
         self._log.write("udp", bytes=data[:FIRST_BYTES].hex(), size=len(data), **where)
-        self.transport.sendto(data, addr)
+        _sent(self.sock, data, addr)
 
     def _send(self, reply: dns.Reply, to: tuple[str, int]) -> None:
         for kind, wire in reply.lies:
-            (self.elsewhere[self._local[0]] if kind == "source" else self.transport).sendto(wire, to)
+            _sent(self.elsewhere[self._local[0]] if kind == "source" else self.sock, wire, to)
         if reply.wire is not None:
-            self.transport.sendto(reply.wire, to)
+            _sent(self.sock, reply.wire, to)
+
+
+def _sent(sock: socket.socket, data: bytes, to: tuple[str, int]) -> None:
+    """By UDP, so it may be lost: there may be no way there."""
+    with contextlib.suppress(OSError):
+        sock.sendto(data, to)
 
 
 def _wake(ready: asyncio.Future[None]) -> None:

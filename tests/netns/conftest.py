@@ -1,16 +1,20 @@
 """Tests in real namespaces. One lab serves all of them, as new for each."""
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.lab.lab import Lab
+from tests.lab.places import Port
 from tests.lab.sandboxed import egress_for, user_namespaces_for
 
 UNPRIVILEGED = 65534
 HERE = Path(__file__).parent
+QUIET_S = 10.0
+"""After which nothing more is waited for: what an end that was killed has left with the other may stay for ever, and says nothing."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -39,6 +43,25 @@ def lab(lab_of_session: Lab) -> Lab:
     """The lab with its own zone, and nothing logged or captured yet."""
     lab_of_session.reset()
     return lab_of_session
+
+
+@pytest.fixture
+def quiet_lab(lab: Lab) -> Lab:
+    """The lab, once nothing of the tests before is on its way, for tests in which no packet may be: the far side, and the kernel, end a connection
+    some time after its client has gone."""
+    give_up = time.monotonic() + QUIET_S
+    while any(_under_way(lab, namespace) for namespace in ("host", "net")) and time.monotonic() < give_up:
+        time.sleep(0.02)
+    lab.reset()
+    return lab
+
+
+def _under_way(lab: Lab, namespace: str) -> str:
+    """Connections that something is still to be said of, and datagrams that nobody has read. The far side never ends those of two ports."""
+    port = "sport" if namespace == "net" else "dport"
+    others = f"( {port} != :{Port.SILENT:d} and {port} != :{Port.NEVER_READS:d} )"
+    script = 'ss -Htan state connected exclude time-wait "$1"; ss -Huan | grep -v "^[A-Z-]* *0 "'
+    return lab.run(["sh", "-c", script, "sh", others], namespace=namespace).stdout
 
 
 @pytest.fixture(params=[None, UNPRIVILEGED], ids=["root", "rootless"])

@@ -12,29 +12,31 @@ from types import TracebackType
 from typing import Any
 
 from tests.lab.lab import Lab
+from tests.lab.places import GOOD_IP, Port
 from tests.lab.sandboxed import DECISIONS, Record, egress_argv, new_audit_dir, read_records
+from tests.netns.hello import get
 
 PYTHON = "/usr/bin/python3"
 PROGRAM = r"""
 import hashlib, json, socket, struct, sys
 socks = {}
-def connect(id, ip, port, timeout=5.0):
+def connect(id, ip, port, timeout=30.0):
     sock = socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET)
     sock.settimeout(timeout)
     sock.connect((ip, port))
     socks[id] = sock
 def send(id, data):
     socks[id].sendall(bytes.fromhex(data))
-def receive(id, most=65536, timeout=5.0):
+def receive(id, most=65536, timeout=30.0):
     socks[id].settimeout(timeout)
     return socks[id].recv(most).hex()
-def receive_all(id, timeout=20.0):
+def receive_all(id, timeout=30.0):
     socks[id].settimeout(timeout)
     got = b""
     while chunk := socks[id].recv(1 << 16):
         got += chunk
     return got.hex()
-def digest_all(id, timeout=20.0):
+def digest_all(id, timeout=30.0):
     socks[id].settimeout(timeout)
     digest, size = hashlib.sha256(), 0
     while chunk := socks[id].recv(1 << 18):
@@ -138,6 +140,13 @@ class Puppet:
         """Everything until the end of file."""
         return bytes.fromhex(self.do("receive_all", id=number))
 
+    def await_read(self, number: int = 99) -> None:
+        """Return when the worker has read what the program has sent before: it has carried a request that came later, to ``allowed.test``."""
+        self.connect(GOOD_IP, Port.HTTP, number)
+        self.send(get("allowed.test"), number)
+        if b" 200 OK" not in self.receive_all(number):
+            raise RuntimeError("the request was not carried")
+
     @property
     def worker(self) -> int:
         """The process id of the worker: the child that is confined and not bubblewrap."""
@@ -154,7 +163,7 @@ class Puppet:
         """End it as a crash would, and wait for its successor."""
         old = self.worker
         os.kill(old, signal.SIGKILL)
-        give_up = time.monotonic() + 10
+        give_up = time.monotonic() + 30
         while time.monotonic() < give_up:
             with contextlib.suppress(LookupError):
                 if self.worker != old:
@@ -170,7 +179,7 @@ class Puppet:
         """The records that decide."""
         return [record for record in self.records() if record["event"] in DECISIONS]
 
-    def await_decisions(self, count: int, timeout_s: float = 15.0) -> list[Record]:
+    def await_decisions(self, count: int, timeout_s: float = 30.0) -> list[Record]:
         """The decisions, once there are ``count``. TimeoutError shows what there is instead."""
         give_up = time.monotonic() + timeout_s
         while len(found := self.decisions()) < count:
@@ -179,7 +188,7 @@ class Puppet:
             time.sleep(0.02)
         return found
 
-    def await_closed(self, timeout_s: float = 15.0) -> Record:
+    def await_closed(self, timeout_s: float = 30.0) -> Record:
         """The first ``egress_closed``, once it is there."""
         give_up = time.monotonic() + timeout_s
         while time.monotonic() < give_up:
@@ -195,7 +204,7 @@ def descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-def await_taken(worker: int, held: int, timeout_s: float = 10.0) -> None:
+def await_taken(worker: int, held: int, timeout_s: float = 30.0) -> None:
     """Return when ``worker`` has taken a connection, so that it holds more than ``held`` descriptors, and waits for what comes next."""
     give_up = time.monotonic() + timeout_s
     while descriptors(worker) <= held or not sleeps(worker):
@@ -210,5 +219,9 @@ def sleeps(pid: int) -> bool:
 
 
 def children(pid: int) -> list[int]:
-    """Of a process with one thread."""
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    """Of a process with one thread. Read until it is twice the same: one that ends meanwhile may hide another (proc(5))."""
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    said = path.read_text()
+    while said != (said := path.read_text()):
+        continue
+    return [int(word) for word in said.split()]

@@ -3,9 +3,13 @@
 import json
 import time
 from collections import Counter
+from datetime import datetime
 
 import pytest
 
+from gateway.dns.budget import RECORDED
+from gateway.net.resolve import ATTEMPTS
+from gateway.sums import AGGREGATE_S, APART, REFUSALS
 from tests.lab.lab import Lab
 from tests.lab.network import HOST_DEVICE
 from tests.lab.places import (
@@ -28,26 +32,42 @@ PYTHON = "/usr/bin/python3"
 SINKHOLE = "192.0.0.8"
 ALLOW = ["*.good.test"]
 QUERIES = 10_000
+DIG = ["dig", "+timeout=20", "+tries=1"]
+"""Asks once: where the machine has something else to do for a while, there would be another query, and a line of its own."""
 
 
 def _queries(outcome: Outcome) -> list[Record]:
     return [record for record in outcome.records if record["event"].startswith("dns_")]
 
 
+def _sums(within_s: float) -> float:
+    """How many there may be: of what is counted apart, and of the rest by rule."""
+    return (within_s / AGGREGATE_S + 2) * (APART + 4)
+
+
+def _most_lines(within_s: float) -> float:
+    """Of queries for which nothing leaves: each its own as far as the budget goes, and sums."""
+    (per_s, at_once), _ = RECORDED
+    return at_once + per_s * within_s + _sums(within_s)
+
+
 # -- nothing leaves
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
+@pytest.mark.usefixtures("quiet_lab")
 @pytest.mark.parametrize("mode", ["guarded", "strict"])
 def test_ten_thousand_queries_of_a_tunnel_leave_no_packet(lab: Lab, mode: str) -> None:
     elsewhere = f"{ATTACKER_IP},1.1.1.1,{DNS_IP6},2001:db8::53"
+    began = time.monotonic()
     outcome = egress_run(
         lab,
         [PYTHON, "-c", PROGRAM, DNS_IP, elsewhere, str(QUERIES)],
         allow=ALLOW,
         options=["--dns", mode],
-        timeout=100,
+        timeout=150,
     )
+    took = time.monotonic() - began
     assert outcome.status == 0, outcome.stderr
     told = Counter(json.loads(outcome.stdout))
     to_resolver = QUERIES * 87 // 100
@@ -66,16 +86,24 @@ def test_ten_thousand_queries_of_a_tunnel_leave_no_packet(lab: Lab, mode: str) -
     assert lab.capture.lost() == 0
     assert {record["event"] for record in lines} == {"dns_blocked"}
     assert sum(record.get("count", 1) for record in lines) == to_resolver, "none goes uncounted"
-    assert len(lines) < 1000, "but a flood does not fill the disk"
+    assert len(lines) <= _most_lines(took), "but a flood does not fill the disk"
     assert {record["layer"] for record in lines} == {"dns"}
     decided: Counter[str] = Counter()
     for record in outcome.decisions:
         assert record["event"] == "egress_blocked"
         decided[record["layer"]] += record.get("count", 1)
     assert decided == {"proxy": QUERIES // 100, "kernel": refused}, "an attempt elsewhere is one as any other"
-    assert len(outcome.decisions) < QUERIES // 100 + 1000 + 100
+    moments = [
+        datetime.fromisoformat(record["timestamp"])
+        for record in outcome.decisions
+        if record["layer"] == "kernel"
+    ]
+    lasted = (max(moments) - min(moments)).total_seconds()
+    per_s, at_once = REFUSALS
+    assert len(outcome.decisions) <= QUERIES // 100 + at_once + per_s * lasted + _sums(lasted)
 
 
+@pytest.mark.usefixtures("quiet_lab")
 def test_a_refused_name_is_on_record_under_its_name(lab: Lab, starter: int | None) -> None:
     outcome = egress_run(lab, ["curl", "-sS", "https://evil.test/"], allow=ALLOW, uid=starter)
     assert "alert access denied" in outcome.stderr, outcome
@@ -89,12 +117,12 @@ def test_a_refused_name_is_on_record_under_its_name(lab: Lab, starter: int | Non
     assert lab.capture.beyond() == []
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(120)
 def test_an_allowed_wildcard_is_no_tunnel_of_any_width(lab: Lab) -> None:
     """Its own server can be told something by the names asked for: beyond the budget, nothing."""
     script = r"""
 import socket, struct, os, collections
-sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); sock.settimeout(4); sock.connect(("8.8.8.8", 53))
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); sock.settimeout(30); sock.connect(("8.8.8.8", 53))
 told = collections.Counter()
 for number in range(5000):
     label = os.urandom(20).hex().encode()
@@ -103,20 +131,22 @@ for number in range(5000):
 print(told[3], told[2])
 """
     began = time.monotonic()
-    outcome = egress_run(lab, [PYTHON, "-c", script], allow=ALLOW, timeout=50)
+    outcome = egress_run(lab, [PYTHON, "-c", script], allow=ALLOW, timeout=100)
     took = time.monotonic() - began
     assert outcome.status == 0, outcome.stderr
     answered, failed = map(int, outcome.stdout.split())
-    arrived = len(lab.far.entries("dns"))
+    arrived = len(lab.far.entries("dns", again=False))
+    times = Counter(entry["name"] for entry in lab.far.entries("dns"))
+    given_up = sum(count == ATTEMPTS for count in times.values())  # unless the last one was answered
     print(f"{answered} answered, {failed} failed, {arrived} arrived, in {took:.1f} s")
     assert answered + failed == 5000
-    assert arrived == answered <= 2000 + 20 * took
+    assert arrived - given_up <= answered <= arrived <= 2000 + 20 * took
     lines = _queries(outcome)
-    assert sum(record["event"] == "dns_allowed" for record in lines) == answered, "each has its line"
+    assert sum(record["event"] == "dns_allowed" for record in lines) == arrived, "each has its line"
     limited = [record for record in lines if record["event"] == "dns_blocked"]
     assert {(record["rule"], record["reason"]) for record in limited} == {("limit", "limit")}
-    assert sum(record.get("count", 1) for record in limited) == failed
-    assert len(limited) < 1000
+    assert sum(record.get("count", 1) for record in limited) == 5000 - arrived
+    assert len(limited) <= _most_lines(took)
 
 
 # -- what is allowed resolves
@@ -132,11 +162,11 @@ const dns = require("dns").promises;
 """
 LOOKUP = "import socket; print(*{found[4][0] for found in socket.getaddrinfo('api.good.test', 443)})"
 CLIENTS = {
-    "dig": ["dig", "+short", "api.good.test", "A", "api.good.test", "AAAA"],
-    "dig-no-edns": ["dig", "+short", "+noedns", "api.good.test", "A", "api.good.test", "AAAA"],
-    "dig-tcp": ["dig", "+short", "+tcp", "api.good.test", "A", "api.good.test", "AAAA"],
+    "dig": [*DIG, "+short", "api.good.test", "A", "api.good.test", "AAAA"],
+    "dig-no-edns": [*DIG, "+short", "+noedns", "api.good.test", "A", "api.good.test", "AAAA"],
+    "dig-tcp": [*DIG, "+short", "+tcp", "api.good.test", "A", "api.good.test", "AAAA"],
     "dig-options": [
-        "dig",
+        *DIG,
         "+short",
         "+dnssec",
         "+nsid",
@@ -163,7 +193,7 @@ def test_an_allowed_name_resolves_in_both_families(lab: Lab, client: str) -> Non
     }
     assert {line["qtype"] for line in lines} == {"A", "AAAA"}
     assert {line["proto"] for line in lines} == {"tcp" if client == "dig-tcp" else "udp"}
-    asked = [(entry["name"], entry["type"]) for entry in lab.far.entries("dns")]
+    asked = [(entry["name"], entry["type"]) for entry in lab.far.entries("dns", again=False)]
     assert sorted(asked) == [("api.good.test", "A"), ("api.good.test", "AAAA")], "once each, and nothing else"
 
 
@@ -183,7 +213,7 @@ def test_every_type_of_an_allowed_name_is_answered(lab: Lab) -> None:
     """The worker cannot open a file by then, and dnspython keeps a module for each type."""
     for kind, data in RARE.items():
         lab.zone.put(f"{kind.lower()}.good.test", {kind: [data]})
-    command = ["dig", "+short", *(word for kind in RARE for word in (f"{kind.lower()}.good.test", kind))]
+    command = [*DIG, "+short", *(word for kind in RARE for word in (f"{kind.lower()}.good.test", kind))]
     outcome = egress_run(lab, command, allow=ALLOW)
     assert outcome.status == 0, outcome
     assert len(outcome.stdout.splitlines()) == len(RARE), outcome
@@ -195,7 +225,7 @@ def test_curl_reaches_an_allowed_name_in_either_family(lab: Lab, family: str) ->
     outcome = egress_run(lab, ["curl", "-sS", family, "https://api.good.test/"], allow=ALLOW)
     assert outcome.status == 0, outcome
     assert json.loads(outcome.stdout)["address"] == (GOOD_IP if family == "-4" else GOOD_IP6)
-    kinds = Counter(entry["type"] for entry in lab.far.entries("dns"))
+    kinds = Counter(entry["type"] for entry in lab.far.entries("dns", again=False))
     assert max(kinds.values()) == 1, (
         "what the client was told is what the gateway dials: nothing is asked twice"
     )
@@ -206,12 +236,12 @@ def test_a_long_answer_comes_over_tcp(lab: Lab, client: str) -> None:
     addresses = [f"198.18.7.{last}" for last in range(1, 101)]
     lab.zone.put("many.good.test", {"A": addresses})
     script = "import socket; print(*{found[4][0] for found in socket.getaddrinfo('many.good.test', 443, socket.AF_INET)})"
-    command = ["dig", "+short", "+noedns", "many.good.test"] if client == "dig" else [PYTHON, "-c", script]
+    command = [*DIG, "+short", "+noedns", "many.good.test"] if client == "dig" else [PYTHON, "-c", script]
     outcome = egress_run(lab, command, allow=ALLOW)
     assert set(addresses) <= set(outcome.stdout.split()), outcome
     protos = [line["proto"] for line in _queries(outcome)]
     assert set(protos) == {"udp", "tcp"}  # glibc asks anew when its buffer was too small
-    assert [entry["transport"] for entry in lab.far.entries("dns")] == ["udp", "tcp"]
+    assert [entry["transport"] for entry in lab.far.entries("dns", again=False)] == ["udp", "tcp"]
 
 
 def test_a_resolver_over_ipv6(lab: Lab) -> None:
@@ -223,16 +253,17 @@ def test_a_resolver_over_ipv6(lab: Lab) -> None:
 
 
 def test_what_is_not_there_is_said_so_and_asked_once(lab: Lab) -> None:
-    outcome = egress_run(lab, ["dig", "nothing.good.test"], allow=ALLOW)
+    outcome = egress_run(lab, [*DIG, "nothing.good.test"], allow=ALLOW)
     assert "status: NXDOMAIN" in outcome.stdout
-    assert len(lab.far.entries("dns")) == 1
+    assert len(lab.far.entries("dns", again=False)) == 1
 
 
 # -- modes, families, ports
 
 
+@pytest.mark.usefixtures("quiet_lab")
 def test_strict_says_why(lab: Lab) -> None:
-    outcome = egress_run(lab, ["dig", "evil.test"], allow=ALLOW, options=["--dns", "strict"])
+    outcome = egress_run(lab, [*DIG, "evil.test"], allow=ALLOW, options=["--dns", "strict"])
     assert "status: NXDOMAIN" in outcome.stdout
     assert "EDE: 15 (Blocked)" in outcome.stdout
     assert [line["domain"] for line in _queries(outcome)] == ["evil.test"]
@@ -241,7 +272,7 @@ def test_strict_says_why(lab: Lab) -> None:
 
 @pytest.mark.parametrize("options", [["--dns", "passthrough"], []], ids=["passthrough", "default-allow"])
 def test_where_every_name_may_be_asked_for_it_is_and_is_on_record(lab: Lab, options: list[str]) -> None:
-    outcome = egress_run(lab, ["dig", "+short", "evil.test"], allow=ALLOW if options else [], options=options)
+    outcome = egress_run(lab, [*DIG, "+short", "evil.test"], allow=ALLOW if options else [], options=options)
     assert outcome.stdout.split() == [ATTACKER_IP]
     (line,) = _queries(outcome)
     assert (line["event"], line["domain"], line["rule"]) == ("dns_allowed", "evil.test", "default")
@@ -252,20 +283,20 @@ def test_without_ipv6_there_are_no_addresses_of_it(lab: Lab) -> None:
     lab.run(["sh", "-c", script, "sh", "1"])
     try:
         outcome = egress_run(
-            lab, ["dig", "+short", "api.good.test", "AAAA", "api.good.test", "A"], allow=ALLOW
+            lab, [*DIG, "+short", "api.good.test", "AAAA", "api.good.test", "A"], allow=ALLOW
         )
     finally:
         lab.run(["sh", "-c", script, "sh", "0"])
         lab.run(["ip", "-6", "addr", "add", f"{HOST_IP6}/64", "dev", HOST_DEVICE, "nodad"])
         lab.run(["ip", "-6", "route", "add", "default", "via", NET_IP6])
     assert outcome.stdout.split() == [GOOD_IP], outcome
-    assert [entry["type"] for entry in lab.far.entries("dns")] == ["A"]
+    assert [entry["type"] for entry in lab.far.entries("dns", again=False)] == ["A"]
 
 
 UDP_853 = """
 import errno, socket
 sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-sock.settimeout(10)
+sock.settimeout(30)
 sock.connect(("8.8.8.8", 853))
 try:
     sock.send(b"x" * 1200)
@@ -275,6 +306,7 @@ except OSError as error:
 """
 
 
+@pytest.mark.usefixtures("quiet_lab")
 def test_encrypted_dns_to_the_resolver_is_refused_at_once(lab: Lab) -> None:
     with Puppet(lab, allow=ALLOW) as puppet:
         puppet.connect(DNS_IP, 853, 9)  # which says nothing, until its deadline
@@ -282,8 +314,8 @@ def test_encrypted_dns_to_the_resolver_is_refused_at_once(lab: Lab) -> None:
             puppet.connect(DNS_IP, 853, number)
             puppet.send(client_hello(host), number)
             assert puppet.receive_all(number)[:1] == b"\x15", "a TLS alert"
-        decisions = puppet.await_decisions(2)
-    assert [(record["domain"], record["reason"]) for record in decisions] == [
+    said = [record for record in puppet.decisions() if record["app"] == "tls"]
+    assert [(record["domain"], record["reason"]) for record in said] == [
         ("dns.google", "no_allow_entry"),
         (None, "no_name"),
     ]
@@ -295,6 +327,7 @@ def test_encrypted_dns_to_the_resolver_is_refused_at_once(lab: Lab) -> None:
 # -- the sinkhole
 
 
+@pytest.mark.usefixtures("quiet_lab")
 def test_what_comes_to_the_sinkhole_is_refused_under_the_name_it_shows(lab: Lab) -> None:
     shown = [
         (443, client_hello("evil.test"), ("evil.test", "no_allow_entry")),

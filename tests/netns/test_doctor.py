@@ -31,6 +31,7 @@ def test_a_host_that_can_enforce(lab: Lab, starter: int | None) -> None:
         assert findings["uplink"]["said"].startswith("what is allowed got through")
 
 
+@pytest.mark.usefixtures("quiet_lab")
 def test_nothing_leaves_the_host(lab: Lab) -> None:
     """What is sent to see whether it passes goes through the host and no further."""
     done = lab.run([*egress_for(None), "doctor"])
@@ -91,7 +92,7 @@ def test_a_reader_that_has_seen_enough(lab: Lab) -> None:
 def test_nothing_is_left(lab: Lab) -> None:
     """Its cell has no name, so it ends with the last process and descriptor."""
     with lab.popen([*egress_for(None), "doctor"]) as process:
-        process.communicate(timeout=15)
+        process.communicate(timeout=40)
     give_up = time.monotonic() + 15
     while left := in_session(process.pid):
         assert time.monotonic() < give_up, left

@@ -106,7 +106,7 @@ def test_the_command_is_killed_at_each_stage(lab: Lab, stage: str) -> None:
     with Puppet(lab, allow=ALLOW, options=LO) as puppet:
         reach(lab, puppet, stage)
         puppet.process.send_signal(signal.SIGTERM)
-        puppet.process.wait(10)
+        puppet.process.wait(30)
     assert puppet.process.returncode == 128 + signal.SIGTERM
     assert len(puppet.decisions()) == 1
 

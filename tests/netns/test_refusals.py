@@ -1,6 +1,7 @@
 """What a refused client sees: the same for the same decision, each time, however it came to say what it said."""
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from tests.netns.puppet import Failure, Puppet
 pytestmark = pytest.mark.root
 
 TIMES = 10
+READS_ON_S = 1.0
+"""So long the gateway hears a client out that it has refused: one that the machine holds up for longer may meet a reset instead."""
 LARGE_HEAD = get("blocked.test", lines=f"Cookie: {'c' * 20_000}\r\n")
 LARGE_POST = b"POST / HTTP/1.1\r\nHost: blocked.test\r\nContent-Length: 60000\r\n\r\n" + bytes(60_000)
 RESET = "reset"
@@ -58,9 +61,15 @@ CASES: dict[str, tuple[str, int, bytes, str]] = {
 def test_the_same_each_time(lab: Lab, case: str) -> None:
     ip, port, said, then = CASES[case]
     with Puppet(lab, allow=["allowed.test"]) as puppet:
-        seen = {what_it_sees(puppet, ip, port, said, then) for _ in range(TIMES)}
-        decided = puppet.await_decisions(TIMES)
-    (answer,) = seen
+        tries: list[tuple[bytes | str, bool]] = []
+        while sum(in_time for _, in_time in tries) < TIMES:
+            began = time.monotonic()
+            seen = what_it_sees(puppet, ip, port, said, then)
+            tries.append((seen, time.monotonic() - began < READS_ON_S))
+        every = puppet.await_decisions(len(tries))
+    (answer,) = {seen for seen, in_time in tries if in_time}
+    assert {seen for seen, _ in tries} <= {answer, RESET}
+    decided = [record for record, (_, in_time) in zip(every, tries, strict=True) if in_time]
     if case == "floor":
         assert answer == "ConnectionRefusedError", "by the kernel"
     elif case == "neither":

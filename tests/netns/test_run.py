@@ -1,13 +1,10 @@
-"""``egress run`` as a program: exit status, streams, signals, the terminal, and what is left when it ends in any way."""
+"""``egress run`` as a program: exit status, streams, signals, and what is left when it ends in any way."""
 
 import contextlib
 import hashlib
 import json
 import os
-import pty
 import re
-import select
-import shlex
 import signal
 import subprocess
 import time
@@ -29,12 +26,12 @@ from tests.lab.sandboxed import (
     new_audit_dir,
     read_records,
 )
+from tests.netns.puppet import children
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 
 ALLOW = ("allowed.test",)
 PYTHON = "/usr/bin/python3"
-UNPRIVILEGED = 65534
 
 
 def run(lab: Lab, *command: str, starter: int | None = None, options: tuple[str | Path, ...] = ()) -> Outcome:
@@ -250,13 +247,20 @@ def test_records_go_on_when_the_directory_is_deleted_meanwhile(lab: Lab) -> None
     argv = egress_argv(audit, ["sh", "-c", script], allow=ALLOW)
     with lab.popen(argv, stdin=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdout.readline() == "up\n"
-        for path in audit.iterdir():
-            path.unlink()
-        audit.rmdir()
-        out, err = process.communicate("go\n", timeout=20)
+        wait_for(lambda: is_removed(audit))
+        out, err = process.communicate("go\n", timeout=40)
     assert (out, process.returncode) == ("403", 5)
     assert "Traceback" not in err
     assert "0 allowed, 1 blocked" in err
+
+
+def is_removed(directory: Path) -> bool:
+    """Whether that could be done. Who looks after the records there at first may be putting something in meanwhile."""
+    with contextlib.suppress(OSError):
+        for path in directory.iterdir():
+            path.unlink()
+        directory.rmdir()
+    return not directory.exists()
 
 
 # -- signals
@@ -290,7 +294,7 @@ def test_signals_reach_the_commands_handlers_once(lab: Lab, starter: int | None)
             assert process.stdout.readline() == f"{name}\n"
         os.kill(egress_pid(process), signal.SIGTERM)
         assert process.stdout.read() == "SIGTERM\n", "each once"
-        assert process.wait(10) == 9
+        assert process.wait(30) == 9
 
 
 def test_a_signal_to_the_whole_group_reaches_the_command_once(lab: Lab) -> None:
@@ -301,14 +305,14 @@ def test_a_signal_to_the_whole_group_reaches_the_command_once(lab: Lab) -> None:
         assert process.stdout.readline() == "SIGUSR1\n"
         os.kill(process.pid, signal.SIGTERM)
         assert process.stdout.read() == "SIGTERM\n"
-        assert process.wait(10) == 9
+        assert process.wait(30) == 9
 
 
 def test_a_command_without_handlers_ends_by_the_signal(lab: Lab, starter: int | None) -> None:
     with start(lab, "sh", "-c", "echo up; exec sleep 50", uid=starter) as process:
         assert process.stdout is not None and process.stdout.readline() == "up\n"
         os.kill(process.pid, signal.SIGTERM)
-        assert process.wait(10) == 143
+        assert process.wait(30) == 143
 
 
 def test_no_signal_is_lost_while_the_command_starts(lab: Lab) -> None:
@@ -322,7 +326,7 @@ def test_no_signal_is_lost_while_the_command_starts(lab: Lab) -> None:
         wait_for(begun, pause_s=0.0)
         os.kill(process.pid, signal.SIGTERM)
         try:
-            assert process.wait(10) == 143
+            assert process.wait(30) == 143
         finally:
             process.kill()
 
@@ -333,11 +337,6 @@ def comm(pid: int) -> str:
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
         return ""
-
-
-def state(pid: int) -> str:
-    """As proc(5) has it: T is stopped."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
 
 
 def descendants(pid: int) -> Iterator[int]:
@@ -370,301 +369,6 @@ def test_kill_0_inside_reaches_nobody_outside(lab: Lab) -> None:
     script = 'setpriv --reuid=65534 --regid=65534 --clear-groups sleep 30 & "$@"; echo "$?"; kill -0 $! && echo alive; kill $!'
     done = lab.run(["sh", "-c", script, "sh", *argv])
     assert done.stdout == "137\nalive\n"
-
-
-# -- the terminal
-
-
-class Terminal:
-    """A program in a session of its own, on a terminal of its own; ``egress run`` with a command if nothing else is said."""
-
-    def __init__(self, lab: Lab, *command: str, egress: bool = True, uid: int | None = None) -> None:
-        argv = (
-            egress_argv(new_audit_dir(lab, uid), command, allow=ALLOW, uid=uid) if egress else list(command)
-        )
-        self.master, slave = pty.openpty()
-        # Not the leader of a group yet, or setsid would fork.
-        self.process = lab.popen(
-            ["setsid", "--ctty", *argv],
-            uid=uid,
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            start_new_session=False,
-        )
-        os.close(slave)
-        self.pid = self.process.pid
-        self.seen = ""
-
-    def type(self, keys: str) -> None:
-        """As somebody at the keyboard would."""
-        os.write(self.master, keys.encode())
-
-    def wait_for(self, text: str, timeout_s: float = 15.0) -> None:
-        """Until it is on the screen."""
-        give_up = time.monotonic() + timeout_s
-        while text not in self.seen:
-            ready, _, _ = select.select([self.master], [], [], max(0, give_up - time.monotonic()))
-            assert ready, self.seen
-            try:
-                self.seen += os.read(self.master, 4096).decode()
-            except OSError:
-                break
-        assert text in self.seen, self.seen
-
-    def end(self) -> int:
-        """The exit status."""
-        with contextlib.suppress(OSError):
-            while chunk := os.read(self.master, 4096):
-                self.seen += chunk.decode()
-        status = self.process.wait(10)
-        os.close(self.master)
-        return status
-
-
-def test_ctrl_c_reaches_the_command_once_and_egress_survives(lab: Lab, starter: int | None) -> None:
-    terminal = Terminal(lab, PYTHON, "-c", TRAP, uid=starter)
-    terminal.wait_for("ready")
-    terminal.type("\x03")
-    terminal.wait_for("SIGINT")
-    terminal.type("\x1c")
-    terminal.wait_for("SIGQUIT")
-    os.kill(terminal.pid, signal.SIGTERM)
-    assert terminal.end() == 9
-    assert terminal.seen.count("SIGINT") == terminal.seen.count("SIGQUIT") == 1
-    assert "records in" in terminal.seen, "egress lived to say so"
-    assert "Traceback" not in terminal.seen
-
-
-def test_ctrl_c_ends_a_command_without_handlers(lab: Lab, starter: int | None) -> None:
-    terminal = Terminal(lab, "sh", "-c", "echo up; exec sleep 50", uid=starter)
-    terminal.wait_for("up")
-    terminal.type("\x03")
-    assert terminal.end() == 130
-    assert "records in" in terminal.seen
-
-
-def test_ctrl_c_before_the_command_leaves_no_traceback(lab: Lab) -> None:
-    for delay in (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35):
-        terminal = Terminal(lab, "sleep", "50")
-        # While Python itself begins nothing of ours can say it better.
-        wait_for(lambda: has_begun(terminal.pid), pause_s=0.001)  # noqa: B023 - called at once
-        time.sleep(0.01)
-        wait_for(lambda: has_begun(terminal.pid), pause_s=0.001)  # noqa: B023 - a moment after SIGPIPE Python takes SIGINT
-        time.sleep(delay)
-        terminal.type("\x03")
-        ended = terminal.end()
-        assert ended in (130, -2), terminal.seen
-        assert "Traceback" not in terminal.seen, terminal.seen
-
-
-def has_begun(pid: int) -> bool:
-    """Whether it is in ``gateway.cli.main``: Python, which ignores SIGPIPE, has given up SIGINT, which it takes at first. proc(5), status."""
-    words = dict(
-        line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line
-    )
-    ignored, caught = (int(words[name], 16) for name in ("SigIgn", "SigCgt"))
-    if children(pid):  # it may have gone on, and taken it for the command
-        return True
-    return bool(ignored >> (signal.SIGPIPE - 1) & 1) and not caught >> (signal.SIGINT - 1) & 1
-
-
-def test_a_shell_has_the_terminal(lab: Lab, starter: int | None) -> None:
-    terminal = Terminal(lab, "bash", "--norc", "-i", uid=starter)
-    terminal.type("PS1=; [ -t 0 ] && echo is-a-$((1+1))-tty; stty size; tty\n")
-    terminal.wait_for("is-a-2-tty")
-    assert "no job control" not in terminal.seen
-    terminal.type("sh -c 'echo goes-$((1+1)); exec sleep 50'\n")
-    terminal.wait_for("goes-2")
-    terminal.type("\x03")
-    terminal.type("echo still-$((1+1))\n")
-    terminal.wait_for("still-2")
-    terminal.type("sh -c 'echo goes-$((1+2)); exec sleep 40'\n")
-    terminal.wait_for("goes-3")
-    terminal.type("\x1a")
-    terminal.wait_for("Stopped")
-    terminal.type("kill %1; exit 6\n")
-    terminal.type("exit 6\n")
-    assert terminal.end() == 6
-
-
-def test_ctrl_z_stops_all_and_it_goes_on_afterwards(lab: Lab) -> None:
-    go = lab.work / "go"
-    go.unlink(missing_ok=True)
-    script = "echo u''p; while [ ! -e go ]; do sleep 0.02; done; echo d''one; exit 4"
-    line = egress_argv(new_audit_dir(lab), ["sh", "-c", script], allow=ALLOW)
-    terminal = Terminal(lab, "bash", "--norc", "-i", egress=False)
-    terminal.type(f"PS1=; {shlex.join(map(str, line))}\n")
-    terminal.wait_for("up\r\n")
-    terminal.type("\x1a")
-    terminal.wait_for("Stopped")
-    go.touch()
-    time.sleep(0.8)
-    terminal.type("echo shell-$((1+1))\n")
-    terminal.wait_for("shell-2")
-    assert "done\r\n" not in terminal.seen
-    terminal.type("fg; echo status-$?\n")
-    terminal.wait_for("done\r\n")
-    terminal.wait_for("status-4")
-    terminal.type("exit\n")
-    terminal.end()
-    go.unlink()
-
-
-def test_kill_0_on_a_terminal_reaches_nobody_outside(lab: Lab, starter: int | None) -> None:
-    """Neither the script around it, nor the rest of its pipeline, nor whoever keeps its records."""
-    argv = egress_argv(new_audit_dir(lab, starter), ["sh", "-c", "kill -KILL 0"], allow=ALLOW, uid=starter)
-    user = (
-        f"setpriv --reuid={UNPRIVILEGED} --regid={UNPRIVILEGED} --clear-groups" if starter is None else "env"
-    )
-    script = '$0 sleep 30 & "$@" | cat; echo "script goes on"; kill $! && echo "and its child"'
-    terminal = Terminal(lab, "bash", "-c", script, user, *map(str, argv), egress=False, uid=starter)
-    terminal.end()
-    for said in ("records in", "script goes on", "and its child"):
-        assert said in terminal.seen, terminal.seen
-
-
-FREEZE = f"""
-import os, select, signal, socket, sys, time
-tty = os.open("/dev/tty", os.O_RDWR)
-parent = os.getpid()
-went_on, goes_on = os.pipe()
-signal.signal(signal.SIGUSR2, lambda *_: os.kill(0, signal.SIGKILL))
-signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
-if os.fork() == 0:  # leaves the group, and sees whether it is stopped
-    os.setpgid(0, 0)
-    if sys.argv[1] == "read":
-        signal.signal(signal.SIGTTOU, signal.SIG_IGN)
-        os.tcsetpgrp(tty, os.getpid())
-    os.kill(parent, signal.SIGUSR1)
-    # It is stopped; or it was, and has been continued, or given the terminal that it waits for.
-    while open(f"/proc/{{parent}}/stat").read().rpartition(")")[2].split()[0] != "T" and not select.select([went_on], [], [], 0.001)[0]:
-        if sys.argv[1] == "read" and os.tcgetpgrp(tty) == os.getpgid(parent):
-            break
-    for _ in range(3):
-        with socket.create_connection(("{GOOD_IP}", 80), 4) as sock:
-            sock.sendall(b"GET / HTTP/1.1\\r\\nHost: blocked.test\\r\\n\\r\\n")
-            sock.recv(4096)
-    os.kill(parent, signal.SIGCONT)
-    os.kill(parent, signal.SIGUSR2)
-    time.sleep(20)
-signal.sigwait([signal.SIGUSR1])
-if sys.argv[1] == "read":
-    os.read(tty, 1)  # in the background by now
-else:
-    os.kill(0, getattr(signal, sys.argv[1]))
-os.write(goes_on, b"x")
-time.sleep(20)
-"""
-
-
-@pytest.mark.parametrize("how", ["SIGSTOP", "SIGTSTP", "read"])
-def test_a_command_cannot_freeze_who_keeps_its_records(lab: Lab, starter: int | None, how: str) -> None:
-    audit = new_audit_dir(lab, starter)
-    argv = egress_argv(audit, [PYTHON, "-c", FREEZE, how], allow=ALLOW, uid=starter)
-    # The kernel stops a group for reading only where somebody could continue it.
-    around = ["bash", "-mc", '"$@"', "sh"] if how == "read" else []
-    terminal = Terminal(lab, *around, *map(str, argv), egress=False, uid=starter)
-    assert terminal.end() == 137, terminal.seen
-    assert "records in" in terminal.seen
-    assert [record["event"] for record in read_records(audit)] == ["egress_blocked"] * 3
-
-
-def test_a_command_that_asks_for_the_terminal_gets_it(lab: Lab, starter: int | None) -> None:
-    """By reading it, or by setting it; Ctrl-C goes with it, and at the end it is again whose it was."""
-    argv = egress_argv(new_audit_dir(lab, starter), [PYTHON, "-c", ASKS], allow=ALLOW, uid=starter)
-    terminal = Terminal(
-        lab, "sh", "-c", '"$@"; read line; echo then-$line', "sh", *map(str, argv), egress=False, uid=starter
-    )
-    terminal.wait_for("ready")
-    terminal.type("one\n")
-    terminal.wait_for("set")
-    assert "got one" in terminal.seen
-    terminal.type("two")
-    terminal.wait_for("got tw, raw")
-    terminal.type("\n")
-    terminal.wait_for("and o")
-    terminal.type("\x03")
-    terminal.wait_for("SIGINT")
-    terminal.wait_for("records in")
-    terminal.type("three\n")
-    terminal.wait_for("then-three")
-    assert terminal.end() == 0
-    assert terminal.seen.count("SIGINT") == 1
-
-
-ASKS = """
-import os, signal, sys, termios, time, tty
-signal.signal(signal.SIGINT, lambda *_: (os.write(1, b"SIGINT\\n"), os._exit(3)))
-print("ready", flush=True)
-print("got", sys.stdin.readline(), flush=True)
-before = termios.tcgetattr(0)
-tty.setcbreak(0)  # and forgets what was typed before
-print("set", flush=True)
-print("got", os.read(0, 2).decode() + ", raw", flush=True)
-print("and", os.read(0, 1).decode(), flush=True)
-termios.tcsetattr(0, termios.TCSADRAIN, before)
-while True:
-    time.sleep(20)
-"""
-
-
-def test_jobs_of_a_shell(lab: Lab, starter: int | None) -> None:
-    """Stopped with the terminal and without, in the background, continued in either place, and in pipelines."""
-    script = lab.work / "job"
-    script.write_text('#!/bin/sh\n"$@"\n')
-    script.chmod(0o755)
-
-    def line(command: str) -> str:
-        argv = egress_argv(new_audit_dir(lab, starter), ["sh", "-c", command], allow=ALLOW, uid=starter)
-        return shlex.join(map(str, argv))
-
-    terminal = Terminal(lab, "bash", "--norc", "-i", egress=False, uid=starter)
-    terminal.type("PS1=; stty -echo\n")
-    # It has read, and is stopped while it waits for more: the shell has the terminal, and gives it again.
-    terminal.type(line("echo a-1; read x; echo a-$x; read x; echo a-$x; exit 4") + "\n")
-    terminal.wait_for("a-1\r\n")
-    terminal.type("2\n")
-    terminal.wait_for("a-2\r\n")
-    terminal.type("\x1a")
-    terminal.wait_for("Stopped")
-    others = [pid for pid in children(children(terminal.pid)[0]) if comm(pid) != "bwrap"]
-    # The worker: nothing is carried while nobody keeps records. It was told to stop, and does when it next has the processor.
-    wait_for(lambda: [state(pid) for pid in others].count("T") == 1)
-    terminal.type("echo shell-$((1+1)); fg; echo a-status-$?\n")
-    terminal.wait_for("shell-2\r\n")
-    terminal.type("3\n")
-    terminal.wait_for("a-3\r\n")
-    terminal.wait_for("a-status-4\r\n")
-    # In the background it runs until it reads, and is then stopped until the shell gives it the terminal.
-    terminal.type(line("echo b-1; read x; echo b-$x; exit 5") + " &\n")
-    terminal.wait_for("b-1\r\n")
-    terminal.seen = ""
-    while "Stopped" not in terminal.seen:
-        terminal.type("jobs; echo shell-$((1+2))\n")
-        terminal.wait_for("shell-3\r\n")
-        terminal.seen = terminal.seen.replace("shell-3", "")
-    terminal.type("fg; echo b-status-$?\n2\n")
-    terminal.wait_for("b-2\r\n")
-    terminal.wait_for("b-status-5\r\n")
-    # In a pipeline the rest of it has the terminal, and Ctrl-C and Ctrl-Z are everybody's.
-    reader = """sh -c 'trap "" INT; read x </dev/tty; echo "c-$x"; cat'"""
-    loop = "trap 'echo c-4; exit 6' INT; echo c-3; while :; do echo tick; sleep 0.05; done"
-    terminal.type(f"{line(loop)} | {reader}\n2\n")
-    terminal.wait_for("c-2\r\n")
-    terminal.wait_for("c-3\r\n")
-    terminal.seen = ""
-    terminal.type("\x1a")
-    terminal.wait_for("Stopped")
-    terminal.seen = ""
-    terminal.type("fg\n")
-    terminal.wait_for("tick\r\n")
-    terminal.type("\x03")
-    terminal.wait_for("c-4\r\n")
-    terminal.type("echo shell-$((2+2))\n")
-    terminal.wait_for("shell-4\r\n")
-    terminal.type("exit\nexit\n")
-    terminal.end()
 
 
 # -- what is left
@@ -712,9 +416,9 @@ def test_egress_killed_leaves_nothing(lab: Lab, starter: int | None, cells: set[
         assert process.stdout is not None
         cells.add(process.stdout.readline().strip())
         assert cells <= living()
-        assert len(processes("sleep 4321")) >= 2
+        wait_for(lambda: [*processes("sleep 4321").values()].count("sleep 4321 ") == 2)
         os.kill(process.pid, signal.SIGKILL)
-        process.wait(5)
+        process.wait(30)
 
 
 def test_bubblewrap_killed_is_told_and_leaves_nothing(lab: Lab, cells: set[str]) -> None:
@@ -724,18 +428,13 @@ def test_bubblewrap_killed_is_told_and_leaves_nothing(lab: Lab, cells: set[str])
         outer = [pid for pid in children(process.pid) if "bwrap" in processes("bwrap").get(pid, "")]
         assert len(outer) == 1
         os.kill(outer[0], signal.SIGKILL)
-        assert process.wait(10) == 137
-
-
-def children(pid: int) -> list[int]:
-    """Of a process."""
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        assert process.wait(30) == 137
 
 
 CLIENT = """
 import http.client, sys
 for line in sys.stdin:
-    connection = http.client.HTTPConnection("allowed.test", timeout=5)
+    connection = http.client.HTTPConnection("allowed.test", timeout=30)
     try:
         connection.request("GET", "/")
         print(connection.getresponse().status, flush=True)
@@ -762,7 +461,7 @@ def test_a_worker_that_dies_is_replaced(lab: Lab) -> None:
         wait_for(lambda: worker_of(process.pid) not in (0, worker))
         assert ask() == "200\n"
         process.stdin.close()
-        assert process.wait(10) == 0
+        assert process.wait(30) == 0
     assert [record["event"] for record in read_records(audit)].count("egress_allowed") == 2
 
 
@@ -819,7 +518,7 @@ def test_a_gateway_killed_while_the_sandbox_is_made_leaves_nobody(lab: Lab) -> N
 def children_of(pid: int, name: str | None = None) -> list[int]:
     """Children of a process, those alone that are called ``name``."""
     try:
-        found = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        found = children(pid)
         return [child for child in found if name in (None, Path(f"/proc/{child}/comm").read_text().strip())]
     except OSError:
         return []

@@ -69,9 +69,10 @@ def test_a_fork_of_the_program_keeps_nothing_alive(lab: Lab) -> None:
         attendant, child = max(
             (json.loads(process.stdout.readline()) for _ in range(2)), key=lambda line: line[1]
         )
+        wait_for(lambda: any("(sleep)" in one for one in in_session(attendant)))
         process.kill()
         try:
-            wait_for(lambda: not in_session(attendant), 15)
+            wait_for(lambda: not in_session(attendant), 30)
             assert Path(f"/proc/{child}").exists()
         finally:
             os.kill(child, signal.SIGKILL)

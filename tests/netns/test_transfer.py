@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import time
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from tests.lab.lab import Lab
 from tests.lab.places import GOOD_IP, Port
 from tests.lab.sandboxed import egress_run
 from tests.netns.hello import get
-from tests.netns.puppet import Puppet
+from tests.netns.puppet import Puppet, sleeps
 
 pytestmark = pytest.mark.root
 
@@ -97,7 +98,7 @@ def test_a_slow_reader_does_not_grow_the_gateway(lab: Lab) -> None:
             puppet.connect(GOOD_IP, Port.BYTES, number)
             puppet.send(b"20000000\n", number)
         time.sleep(3)
-        _await_full(lab)
+        _await_full(lab, puppet.worker)
         grown = _rss_bytes(puppet.worker) - before
         assert grown < clients * 150_000, f"{grown / clients:.0f} bytes a connection"
         cpu = _cpu_ticks(puppet.worker)
@@ -107,15 +108,19 @@ def test_a_slow_reader_does_not_grow_the_gateway(lab: Lab) -> None:
         assert (digest, size) == (payload.sha256(20_000_000), 20_000_000)
 
 
-def _await_full(lab: Lab) -> None:
-    """Return when all queues are full: what the far side has sent, and nobody has taken, is no more than it was."""
-    argv = ["ss", "-Htn", f"sport = :{Port.BYTES:d}"]
+def _await_full(lab: Lab, worker: int) -> None:
+    """Return when all queues are full: what the far side has sent, and nobody has taken, is no more than it was; neither its sender nor the worker
+    has anything to do."""
+    argv = ["ss", "-Htnp", f"sport = :{Port.BYTES:d}"]
     give_up, before = time.monotonic() + 30, ""
-    while (queued := lab.run(argv, namespace="net").stdout) != before:
+    while True:
+        queued = lab.run(argv, namespace="net").stdout
+        senders = {int(pid) for pid in re.findall(r"pid=(\d+)", queued)}
+        if queued == before and senders and all(sleeps(pid) for pid in (worker, *senders)):
+            return
         assert time.monotonic() < give_up, (before, queued)
         before = queued
         time.sleep(0.5)
-    assert queued
 
 
 def _rss_bytes(pid: int) -> int:

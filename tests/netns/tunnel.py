@@ -34,7 +34,7 @@ def read(answer):
         told["sinkhole"] += b"\xc0\x0c\0\1\0\1\0\0\0\5\0\4\xc0\0\0\x08" in answer
 def over_udp(where, count):
     sock = socket.socket(socket.AF_INET6 if ":" in where else socket.AF_INET, socket.SOCK_DGRAM)
-    sock.settimeout(10)
+    sock.settimeout(30)
     sock.connect((where, 53))
     for _ in range(count):
         try:
@@ -45,7 +45,7 @@ def over_udp(where, count):
 def over_tcp(where, count, each):
     for _ in range(0, count, each):
         try:
-            with socket.create_connection((where, 53), 5) as sock:
+            with socket.create_connection((where, 53), 30) as sock:
                 stream = sock.makefile("rb")
                 for _ in range(each):
                     wire = query()

@@ -26,7 +26,8 @@ from rules.backend import Backend
 from rules.plan import VETH, build_plan
 from rules.words import ALLOWED_GROUP, REFUSED_GROUP
 from tests.lab.lab import ROOT
-from tests.rules.frames import ACK, SYN, Flow, Seen, frame, numbers, read, segment
+from tests.lab.network import await_up
+from tests.rules.frames import ACK, SYN, Flow, Seen, dport, frame, numbers, read, segment
 
 IPAddress = IPv4Address | IPv6Address
 Sources = Mapping[int, IPAddress]
@@ -168,12 +169,14 @@ class Cell:
     def say(
         self, flow: Flow, sport: int, ours: tuple[int, int], data: bytes, flags: int = ACK
     ) -> list[tuple[str, int]]:
-        """Go on; what each answer is, and what it acknowledges."""
+        """Go on; what each answer is, and what it acknowledges. A SYN-ACK is none: it is sent again until it is acknowledged, as time goes by."""
         raw = segment(
             flow, OWN[flow.destination.version], sport, ours, flags, data, to=OF_CELL, by=OF_SANDBOX
         )
-        heard = [(read(one), numbers(one)) for one in self.exchange(raw)]
-        return [(seen.what, acked) for seen, (_, acked) in heard if seen is not None]
+        heard = [(read(one), numbers(one)) for one in self.exchange(raw) if dport(one) in (sport, None)]
+        return [
+            (seen.what, acked) for seen, (_, acked) in heard if seen is not None and seen.what != "syn-ack"
+        ]
 
     def exchange(self, raw: bytes) -> list[bytes]:
         """Put a frame on the sandbox's wire; the frames that came back."""
@@ -254,6 +257,8 @@ rule del pref 32766
             if flag == "-4":
                 script += "rule del pref 32767\n"
             _run("ip", flag, "-n", self.cell, "-batch", "-", given=script)
+        for name, device in ((self.sandbox, "eth0"), (self.far, "isp")):
+            await_up(name, device)
         script = (
             f"for word in {' '.join(SYSCTLS.split())}; do echo ${{word#*=}} > /proc/sys/${{word%%=*}}; done"
         )

@@ -54,6 +54,14 @@ def numbers(raw: bytes) -> tuple[int, int]:
     return first, second
 
 
+def dport(raw: bytes) -> int | None:
+    """To which port a segment in a frame goes; None where it is none."""
+    if raw[12:14] not in (b"\x08\x00", b"\x86\xdd"):
+        return None
+    _, flow, body = _read_ip(raw[14:])
+    return int.from_bytes(body[2:4], "big") if flow.protocol == "tcp" else None
+
+
 def _packet(flow: Flow, source: IPAddress, number: int, body: bytes) -> bytes:
     """With what Ethernet calls it."""
     if flow.destination.version == 4:

@@ -21,6 +21,7 @@ from tests.rules.scratch import Spelt, installed, loaded, meant, unmatched
 
 pytestmark = [
     pytest.mark.root,
+    pytest.mark.timeout(60),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a network namespace"),
 ]
 

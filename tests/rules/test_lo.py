@@ -15,6 +15,7 @@ from tests.lab.lab import ROOT
 
 pytestmark = [
     pytest.mark.root,
+    pytest.mark.timeout(60),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a network namespace"),
 ]
 

@@ -4,8 +4,10 @@
 """
 
 import gc
+import itertools
 import random
 import time
+from collections.abc import Callable
 from typing import Final
 
 import dns.flags
@@ -73,27 +75,33 @@ def mutated(chosen: random.Random, seeds: tuple[bytes, ...] | list[bytes]) -> by
     return bytes(wire)
 
 
-def flood(seconds: float, seed: int = 0) -> int:
+def steady(batches: int = 40) -> Callable[[], float]:
+    """A clock by which so many of them take a second, however slow the machine is."""
+    looks = itertools.count()
+    return lambda: next(looks) / batches
+
+
+def flood(seconds: float, seed: int = 0, clock: Callable[[], float] = time.monotonic) -> int:
     """Judge mutated packets for ``seconds``; how many. AssertionError, or whatever was raised, where something is wrong."""
     chosen = random.Random(seed)
     answers = _answers()
     kept = dns.rdata._rdata_classes, dns.rdata._dynamic_load_allowed
     import_no_more_types()  # as a worker does
     try:
-        return _flood(seconds, chosen, answers)
+        return _flood(seconds, chosen, answers, clock)
     finally:
         dns.rdata._rdata_classes, dns.rdata._dynamic_load_allowed = kept
 
 
-def _flood(seconds: float, chosen: random.Random, answers: list[bytes]) -> int:
+def _flood(seconds: float, chosen: random.Random, answers: list[bytes], clock: Callable[[], float]) -> int:
     for flags in range(1 << 16):
         dns.flags.Flag(flags)  # an enum keeps each combination that it has met
     guards = [guard(), guard("strict"), guard(ipv6=False)]
     _batch(guards, chosen, answers, 2000)
     gc.collect()
     before, done = len(gc.get_objects()), 0
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    end = clock() + seconds
+    while clock() < end:
         done += _batch(guards, chosen, answers, 200)
     gc.collect()
     grown = len(gc.get_objects()) - before

@@ -27,7 +27,7 @@ from gateway.tasks import spawn
 from tests.gateway.dns.front import Desk, Front, framed, read_message
 from tests.gateway.dns.queries import ALLOWED, ECH, HTTPS, NO, OTHER, A, guard, name, option, public, query
 from tests.gateway.dns_server import Asked, DnsServer, reply, serving
-from tests.gateway.net.attempts import has_asked, patient
+from tests.gateway.net.attempts import LONG_S, has_asked, patient
 from tests.gateway.net.loop import WITHIN_S, readable, receive, until
 
 GOOD = f"{ALLOWED}. 60 IN A 203.0.113.9"
@@ -51,6 +51,7 @@ async def desk() -> AsyncIterator[Desk]:
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     patient(monkeypatch)
+    monkeypatch.setattr(module, "TIMEOUT_S", LONG_S)
 
 
 @pytest.fixture(params=["udp", "tcp"])
@@ -412,8 +413,7 @@ async def test_a_resolver_that_is_not_there(desk: Desk, monkeypatch: pytest.Monk
 # -- too much
 
 
-async def test_queries_under_way_are_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TIMEOUT_S", 3600)
+async def test_queries_under_way_are_bounded(desk: Desk) -> None:
     front = desk.front(lambda asked: [], guard("passthrough"))
     with front.client() as sock:
         for _ in range(40):
@@ -431,7 +431,6 @@ async def test_queries_under_way_are_bounded(desk: Desk, monkeypatch: pytest.Mon
 
 async def test_a_burst_in_one_turn_is_bounded_too(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_IN_FLIGHT", 3)
-    monkeypatch.setattr(module, "TIMEOUT_S", 3600)
     front = desk.front(lambda asked: [], guard("passthrough"))
     with front.client() as sock:
         for _ in range(30):

@@ -81,6 +81,7 @@ def test_the_oldest_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
     ("kind", "record", "number"),
     [(1, "A 203.0.{}.{}", 100), (28, "AAAA 2001:db8::{:x}:{:x}", 100), (1, "A 203.0.{}.{}", 1)],
 )
+@pytest.mark.timeout(60)
 def test_what_is_kept_takes_no_more_than_is_counted(
     kind: int, record: str, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

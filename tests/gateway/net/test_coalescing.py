@@ -68,10 +68,13 @@ class Transfer:
         return not told_of(self.inner) & coalescing.OF_BYTES
 
     async def stall(self) -> int:
-        """Send, and read nothing, until nothing more is passed on, though there would be room for more of it on the way. How many bytes."""
+        """Send, and read nothing, until nothing more is passed on, though there would be room for more of it on the way. How many bytes.
+
+        The kernel lets the sink hold forty megabytes at times.
+        """
         passed, idle, sent = -1, 0, 0
         while idle < 3:
-            sent += self.source.send(b"x" * 65536)
+            sent += self.source.send(b"x" * (65536 if idle else 1 << 19))
             await asyncio.sleep(0.02)
             idle = idle + 1 if self.counts.up == passed else 0
             passed = self.counts.up

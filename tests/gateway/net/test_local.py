@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +39,15 @@ def _in_namespace(check: Callable[[], None]) -> None:
 def _ip(*commands: str) -> None:
     for command in commands:
         subprocess.run(["ip", *command.split()], check=True)
+
+
+def _await_routes(*wanted: tuple[str, str]) -> None:
+    """The kernel makes those of IPv6 addresses, and of a device that is up, when it comes to it (proc_net(5), ipv6_route)."""
+    for _ in range(1000):
+        lines = [line.split() for line in Path("/proc/self/net/ipv6_route").read_text().splitlines()]
+        if set(wanted) <= {(f"{line[0]}/{line[1]}", line[-1]) for line in lines}:
+            return
+        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -74,6 +84,7 @@ def test_what_ip_addr_says_and_its_neighbours() -> None:
             "-6 route add local 2001:db8:1::/48 dev lo",
             "-6 route add unreachable 2001:db8:2::/48",
         )
+        _await_routes(("20010db8000000000000000000000005/80", "one"), (f"ff{bytes(15).hex()}/08", "one"))
         local = LocalAddresses()
         here = "198.18.5.6 198.18.5.7 198.18.5.255 198.19.200.1 127.0.0.1 127.1.2.3 ::1 2001:db8::5 2001:db8:1::77 ff02::1"
         elsewhere = "198.18.5.5 198.18.5.8 198.18.6.6 203.0.113.9 198.51.100.1 192.0.2.1 192.0.2.200 8.8.8.8 2001:db8::6 2001:db8:2::1 2001:db8:3::1"

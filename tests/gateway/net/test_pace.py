@@ -6,6 +6,7 @@ import socket
 import pytest
 
 from gateway.net.pace import PIECES_A_TURN, TURN_S, Pace
+from tests.gateway.net.loop import WITHIN_S
 
 
 class Clock:
@@ -123,7 +124,7 @@ async def test_those_whose_sockets_hear_are_woken_a_few_a_turn() -> None:
     for _, other in pairs:
         other.send(b"x")
     most = before = 0
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(WITHIN_S):
         while woken < len(pairs):
             await _turns()
             most, before = max(most, woken - before), woken

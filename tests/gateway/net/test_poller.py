@@ -12,6 +12,7 @@ from gateway.net.poller import IN, OUT, Poller, Strand, current, deadline, latel
 from gateway.net.sockets import reset_on_close
 from gateway.net.waits import EVENT, arrival, ready, receive
 from gateway.tasks import spawn
+from tests.gateway.asked import open_descriptors
 from tests.gateway.net.carrying import carried
 from tests.gateway.net.leaps import Leaps
 from tests.gateway.net.loop import WITHIN_S, until
@@ -145,10 +146,10 @@ async def test_a_number_that_changes_hands_tells_nothing_of_its_last_owner() -> 
         await ready(first, IN)
         strand.cancel()
         number = second.fileno()
-        second.close()
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as another:
+            second.close()
+            sock = socket.socket(fileno=os.dup2(another.fileno(), number, inheritable=False))
         made.append(sock)
-        assert sock.fileno() == number
         sock.bind(("127.0.0.1", 0))
         sock.listen()  # nobody comes: not ready, whatever was said of its number
         current().wait_for(sock)
@@ -159,12 +160,14 @@ async def test_a_number_that_changes_hands_tells_nothing_of_its_last_owner() -> 
         await ready(second, IN)
         told.append("two")
 
-    poller.start(one(), lambda strand, failure: None)
+    waits = poller.start(one(), lambda strand, failure: None)
     strand = poller.start(two(), lambda strand, failure: None)
     other_first.send(b"x")
     other_second.send(b"x")
+    await until(lambda: made)
     await asyncio.sleep(0.05)
     assert told == []
+    assert poller.live == {waits}
     poller.close()
     for sock in (first, other_first, other_second, *made):
         sock.close()
@@ -378,10 +381,10 @@ async def test_closing_cancels_what_is_under_way() -> None:
 
     for _ in range(3):
         poller.start(waits(), lambda strand, failure: ends.append(failure))
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     poller.close()
     assert [type(failure) for failure in ends] == [asyncio.CancelledError] * 3
-    assert len(os.listdir("/proc/self/fd")) == before - 1
+    assert open_descriptors() == before - 1
 
 
 async def _woken_by(sock: socket.socket, into: bytearray, at_least: int) -> int:

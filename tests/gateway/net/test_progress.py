@@ -8,6 +8,7 @@ import pytest
 
 from gateway.net.progress import Progress
 from tests.gateway.net.carrying import carried
+from tests.gateway.net.loop import WITHIN_S
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def descriptor() -> Iterator[int]:
 
 
 async def _waits(progress: Progress, number: int) -> "asyncio.Task[bool]":
-    task = asyncio.get_running_loop().create_task(carried(progress.reaches(number, 5)))
+    task = asyncio.get_running_loop().create_task(carried(progress.reaches(number, WITHIN_S)))
     await asyncio.sleep(0)
     return task
 

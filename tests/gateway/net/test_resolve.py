@@ -17,7 +17,7 @@ from gateway.flow import Endpoint
 from gateway.net import resolve
 from gateway.net.resolve import ResolveError, Resolver, ResolveTimeout
 from tests.gateway.dns_server import Asked, DnsServer, reply, serving
-from tests.gateway.net.attempts import hurried, patient
+from tests.gateway.net.attempts import disappointed, hurried, patient
 
 NAME = "api.openai.com"
 GOOD = f"{NAME}. 60 IN A 203.0.113.9"
@@ -191,9 +191,10 @@ async def test_a_forgery_is_passed_over_and_the_answer_taken(forge: Callable[[As
 async def test_forgeries_alone_are_a_timeout(
     forge: Callable[[Asked], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resolve, "ATTEMPT_S", 0.03)
+    disappointed(monkeypatch)
     with serving(lambda asked: [forge(asked)]) as server, pytest.raises(ResolveTimeout):
         await _ask(server)
+    assert len(server.asked) == resolve.ATTEMPTS
 
 
 async def test_a_packet_from_elsewhere_is_passed_over() -> None:

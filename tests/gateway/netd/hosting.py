@@ -68,10 +68,14 @@ def rules(family: Family) -> list[str]:
 def given_up_when(
     monkeypatch: pytest.MonkeyPatch, stuck: Callable[[], bool], hangs: Callable[[], bool]
 ) -> None:
-    """Have who waits for a process at work lose patience soon after that ``hangs``, where it is to be ``stuck``; else wait as long as ever."""
+    """Have who waits for a process at work lose patience soon after that ``hangs``, where it is to be ``stuck``; once, for what then takes it back
+    may take as long as ever."""
+    patient = True
 
     def recv_fds(sock: socket.socket, *more: int) -> Any:
-        if stuck():
+        nonlocal patient
+        if patient and stuck():
+            patient = False
             while not hangs():
                 time.sleep(0.01)
             sock.settimeout(0.2)
@@ -82,7 +86,7 @@ def given_up_when(
 
 def awaited(met: Callable[[], bool]) -> None:
     """A look is a second away, or a little more."""
-    give_up = time.monotonic() + 20
+    give_up = time.monotonic() + 60
     while not met():
         assert time.monotonic() < give_up
         time.sleep(0.05)

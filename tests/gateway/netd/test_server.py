@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -59,7 +60,9 @@ def machine() -> list[str]:
     said = [Path("/proc/net/ip_tables_names").read_text()]
     for words in ("addr", "rule", "route show table all"):
         done = subprocess.run(["ip", "-o", *words.split()], capture_output=True, text=True, check=True)
-        said.append("\n".join(line for line in done.stdout.splitlines() if "cache" not in line))
+        # Of what a router or a DHCP server lends, each line says for how long still.
+        lines = [re.sub(r"\d+sec\b", "", line) for line in done.stdout.splitlines()]
+        said.append("\n".join(line for line in lines if "cache" not in line))
     return said
 
 

@@ -88,8 +88,9 @@ def stuck(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def said(stuck: Path, on_host: None, tmp_path: Path) -> Iterator[Path]:
-    """What netd says, which has a cell with an uplink."""
+def said(stuck: Path, on_host: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """What netd says, which has a cell with an uplink. After a look that took long it rests no longer than after any."""
+    monkeypatch.setattr(watch, "MOST_SHARE", float("inf"))
     path, before = tmp_path / "said", os.dup(2)
     with path.open("w") as file:
         os.dup2(file.fileno(), 2)

@@ -14,6 +14,7 @@ from tests.netns.attacker.wire import (
     HELLO,
     HOST,
     HOST_PORT,
+    PATIENCE_S,
     QUERY,
     RESOLVER,
     WAIT_S,
@@ -157,7 +158,10 @@ def other_transports() -> object:
 @attempt
 def tcp_anywhere() -> object:
     ports = (1, 7, 22, 53, 80, 443, 7001, 8080, 8443, 65535)
-    return any_of(*(lambda p=port: stream((FAR, p)) for port in ports), lambda: stream((FAR, 0)))
+    return any_of(
+        *(lambda p=port: stream((FAR, p), wait_s=PATIENCE_S if p == 80 else WAIT_S) for port in ports),
+        lambda: stream((FAR, 0)),
+    )
 
 
 @attempt
@@ -304,7 +308,7 @@ def firewall_tables() -> object:
 def said(*argv: str) -> str:
     """The command and what it said, if it ended well and did not complain."""
     paths = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=5, env={"PATH": paths})
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=20, env={"PATH": paths})
     return f"{' '.join(argv)}: {done.stdout}" if done.returncode == 0 and not done.stderr else ""
 
 

@@ -12,6 +12,7 @@ from tests.netns.attacker.wire import (
     HOST,
     HOST6,
     HOST_PORT,
+    PATIENCE_S,
     QUERY,
     RESOLVER6,
     WAIT_S,
@@ -28,7 +29,10 @@ IPV6_RTHDR, IPV6_HOPOPTS, IPV6_DSTOPTS = 57, 54, 59  # linux/in6.h
 @attempt
 def tcp_anywhere() -> object:
     ports = (1, 7, 22, 53, 80, 443, 7001, 8080, 65535)
-    return any_of(*(lambda p=port: stream((FAR6, p)) for port in ports), lambda: stream((FAR6, 443), HELLO))
+    return any_of(
+        *(lambda p=port: stream((FAR6, p), wait_s=PATIENCE_S if p == 80 else WAIT_S) for port in ports),
+        lambda: stream((FAR6, 443), HELLO),
+    )
 
 
 @attempt

@@ -16,6 +16,7 @@ import pytest
 from tests.lab import places
 from tests.lab.lab import ROOT, Lab
 from tests.lab.sandboxed import Outcome, egress_argv, egress_run, new_audit_dir
+from tests.netns.test_run import comm, wait_for
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(150)]
 
@@ -57,15 +58,8 @@ def got_through(name: str, outcome: Outcome) -> list[Any]:
 
 def strays(lab: Lab) -> list[object]:
     """What arrived, or was on the wire at all, but for what the two ends of the wire say to each other."""
-    packets = [
-        packet
-        for packet in lab.capture.packets()
-        if packet.proto != "0x0806"
-        and not packet.src.startswith(("fe80:", "::"))
-        and not packet.dst.startswith(("fe80:", "ff02:"))
-    ]
     assert lab.capture.lost() == 0
-    return [*lab.far.entries(), *packets]
+    return [*lab.far.entries(), *lab.capture.beyond()]
 
 
 class Services:
@@ -170,6 +164,7 @@ def test_a_proc_of_the_machine_mounted_elsewhere_is_hidden(
         stdout=subprocess.DEVNULL,
     )
     try:
+        wait_for(lambda: comm(victim.pid) == "sleep")
         argv = egress_argv(
             new_audit_dir(lab),
             program("doors", doors(services, suid)),
@@ -262,7 +257,8 @@ def test_no_packet_leaves_that_the_policy_did_not_open(
 def test_under_full_egress_the_machine_itself_stays_out_of_reach(
     lab: Lab, attack: Path, machine: list[str], name: str, link: str
 ) -> None:
-    outcome = egress_run(lab, program(name, FAR_SIDE), cwd=attack, options=["--link", link], timeout=120)
+    told = {**FAR_SIDE, "patience_s": "20"}
+    outcome = egress_run(lab, program(name, told), cwd=attack, options=["--link", link], timeout=120)
     lines = {found: (got, said) for found, got, said in map(json.loads, outcome.stdout.splitlines())}
     assert not lines["services_of_the_machine"][0], lines["services_of_the_machine"]
     assert lines["tcp_anywhere"][0], "it is full egress: the attempts are real"

@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 Attempt = Callable[[], object]
 ATTEMPTS: list[Attempt] = []
 arguments: dict[str, str] = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}

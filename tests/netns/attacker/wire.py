@@ -15,6 +15,8 @@ HOST_PORT = int(arguments["host_port"])
 """A service of the machine, on loopback and on its own address."""
 WAIT_S = 0.5
 """An answer that comes later is seen on the far side."""
+PATIENCE_S = float(arguments.get("patience_s", WAIT_S))
+"""With port 80, whose answer is to show that an attempt does get through."""
 QUERY = b"\x12\x34\x01\0\0\1\0\0\0\0\0\0\7blocked\4test\0\0\1\0\1"
 HELLO = bytes.fromhex("16030100050100000100")
 IP_OPTIONS = 4  # linux/in.h
@@ -51,12 +53,12 @@ def datagram(
 
 
 def stream(to: tuple[str, int], data: bytes = b"GET / HTTP/1.0\r\n\r\n", *, source: tuple[str, int] | None = None, protocol: int = 0,
-           options: bytes = b"") -> bytes:  # fmt: skip
+           options: bytes = b"", wait_s: float = WAIT_S) -> bytes:  # fmt: skip
     """The first bytes of an answer. A TLS alert and a refusal in HTTP are the gateway's own and no evidence."""
     with socket.socket(
         socket.AF_INET6 if ":" in to[0] else socket.AF_INET, socket.SOCK_STREAM, protocol
     ) as sock:
-        sock.settimeout(WAIT_S)
+        sock.settimeout(wait_s)
         if options:
             sock.setsockopt(socket.SOL_IP, IP_OPTIONS, options)
         if source:

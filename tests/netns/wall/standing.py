@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ SO_RCVBUFFORCE = 33
 COMMAND = ["/bin/sh", "-c", "echo ready; exec cat"]
 HEARD_S = 0.3
 """After the last frame: everything that is answered at once has been."""
+FOUND_S = 20.0
 
 
 class Standing:
@@ -82,7 +83,7 @@ class Standing:
         return read_records(self.audit)
 
     def await_records(
-        self, count: int, layer: str = "kernel", timeout_s: float = 10.0
+        self, count: int, layer: str = "kernel", timeout_s: float = 30.0
     ) -> list[dict[str, Any]]:
         """Those of ``layer``, once they stand for so many attempts."""
         give_up = time.monotonic() + timeout_s
@@ -93,9 +94,12 @@ class Standing:
             time.sleep(0.05)
 
     def pid_of(self, role: str) -> int:
-        """``netd``, ``worker`` or ``gateway``."""
+        """``netd``, ``worker`` or ``gateway``; LookupError where there is none, and none comes."""
         if role == "gateway":
             return self.gateway
+        return _found(lambda: self._child(role), role)
+
+    def _child(self, role: str) -> int | None:
         ours = os.stat(f"/proc/{self.gateway}/ns/net").st_ino
         for pid in children(self.gateway):
             with contextlib.suppress(OSError):  # it ended meanwhile
@@ -104,7 +108,7 @@ class Standing:
                 unprivileged = "\nUid:\t65534" in Path(f"/proc/{pid}/status").read_text()
                 if os.stat(f"/proc/{pid}/ns/net").st_ino == ours and unprivileged is (role == "worker"):
                     return pid
-        raise LookupError(role)
+        return None
 
     def kill(self, role: str) -> None:
         """SIGKILL, to nobody else."""
@@ -183,11 +187,29 @@ class Standing:
 
 def _last_descendant(pid: int) -> int:
     """The command: behind bubblewrap and its pid 1."""
-    sandboxed = [one for one in children(pid) if Path(f"/proc/{one}/comm").read_text().strip() == "bwrap"]
-    while sandboxed:
-        pid = sandboxed[0]
-        sandboxed = children(pid)
+    pid = _found(lambda: next((one for one in children(pid) if _name(one) == "bwrap"), None), "command")
+    while below := children(pid):
+        pid = below[0]
     return pid
+
+
+def _found(look: Callable[[], int | None], what: str) -> int:
+    """A process, once there is one: a list of children that is read while one of them ends may lack others too (proc(5)), and in the place of one
+    that was killed another comes in a moment."""
+    give_up = time.monotonic() + FOUND_S
+    while (pid := look()) is None:
+        if time.monotonic() > give_up:
+            raise LookupError(what)
+        time.sleep(0.01)
+    return pid
+
+
+def _name(pid: int) -> str:
+    """Of its program; nothing where it ended meanwhile, as what looks after the records soon does."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _taken(wire: socket.socket) -> Iterator[Seen]:

@@ -55,7 +55,7 @@ for work in (lambda: tls("allowed.test", good), lambda: tls("blocked.test", evil
     threading.Thread(target=work, daemon=True).start()
 print("ready", flush=True)
 while not select.select([sys.stdin], [], [], 0.05)[0]:
-    print(done[0], flush=True)
+    print(time.monotonic(), done[0], flush=True)
 """
 
 
@@ -85,7 +85,7 @@ def test_whoever_is_killed_when_nothing_forbidden_leaves(lab: Lab) -> None:
     assert lab.capture.lost() == 0
     with Standing(lab, allow=[f"{GOOD_IP}:9"], deny=["0.0.0.0/0"]):
         pass
-    give_up = time.monotonic() + 10
+    give_up = time.monotonic() + 60
     while (after := host_state(lab)) != before and time.monotonic() < give_up:
         time.sleep(0.1)
     assert {key: value for key, value in after.items() if value != before[key]} == {}, f"seed {seed}"
@@ -93,21 +93,22 @@ def test_whoever_is_killed_when_nothing_forbidden_leaves(lab: Lab) -> None:
 
 
 def progresses(sandbox: Standing) -> bool:
-    """Whether more allowed connections succeed than had a moment after the kill."""
+    """Whether more allowed connections succeed than had by now, and than one that may have been served before."""
     assert sandbox.process.stdout is not None
-    time.sleep(0.1)
-    first = None
-    give_up = time.monotonic() + 10
+    since, first = time.monotonic(), None
+    give_up = since + 60
     while time.monotonic() < give_up:
-        count = int(sandbox.process.stdout.readline())
+        at, count = sandbox.process.stdout.readline().split()
+        if float(at) < since:  # told before, and not read yet
+            continue
         if first is None:
-            first = count
-        if count > first + 3:
+            first = int(count)
+        if int(count) > first + 3:
             return True
     return False
 
 
-def all_end(pids: list[int], timeout_s: float = 10) -> bool:
+def all_end(pids: list[int], timeout_s: float = 60) -> bool:
     """Whether they do."""
     give_up = time.monotonic() + timeout_s
     while time.monotonic() < give_up:
