@@ -45,7 +45,7 @@ STAGES: Final = (
     ("connect", ("connect:", "session:_connect")),
     ("relay", ("relay:", "direction:", "pipes:", "handshake:", "session:_watching")),
     ("close", ("session:close",)),
-    ("driver", ("poller:", "waits:")),
+    ("driver", ("poller:", "strand:", "waits:")),
     ("other", ("",)),
 )  # fmt: skip
 """By the compiled code that runs, or that called what runs: modules, or functions of one; the first that fits is taken."""

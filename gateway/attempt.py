@@ -13,7 +13,7 @@ from audit.record import EndedBy, Phase, moment
 from gateway.decide import Decision, Verdict, refuse
 from gateway.flow import Flow, IPAddress
 from gateway.journal import Journal
-from gateway.net.poller import now_ns
+from gateway.net.clock import now_ns
 from gateway.net.relay import Counts, Ended, Relayed
 from gateway.net.sockets import Sock
 from gateway.reasons import Reason

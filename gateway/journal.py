@@ -11,7 +11,7 @@ from gateway.burial import Notes
 from gateway.decide import refuse
 from gateway.dns.budget import Bucket
 from gateway.flow import Endpoint, Flow
-from gateway.net.poller import now
+from gateway.net.clock import now
 from gateway.net.progress import Progress
 from gateway.reasons import Reason
 from gateway.sums import REFUSALS, Sums

@@ -9,7 +9,7 @@ from typing import Final
 
 from gateway.decide import CompiledPolicy, Decision, bind, decide, settle
 from gateway.flow import Endpoint, Flow, IPAddress
-from gateway.net.poller import lately
+from gateway.net.strand import lately
 from gateway.sniff.result import Refused, Sniffed
 
 KEPT_S: Final = 0.5

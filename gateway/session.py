@@ -20,11 +20,12 @@ from gateway.decide import (
     unresolved,
 )
 from gateway.flow import Flow, IPAddress
+from gateway.net.clock import NEVER, now, now_ns
 from gateway.net.connect import connect
-from gateway.net.poller import NEVER, Expired, current, deadline, lately, now, now_ns
 from gateway.net.relay import relay
 from gateway.net.resolve import ResolveError, ResolveLimit, Resolver, ResolveTimeout
 from gateway.net.sockets import Sock, received, reset_on_close
+from gateway.net.strand import Expired, current, deadline, lately
 from gateway.net.waits import arrival, receive
 from gateway.reasons import Reason
 from gateway.refusal import refusal

@@ -29,10 +29,11 @@ from gateway.hindsight import decide_packet, explains, still_allowed
 from gateway.journal import Counting, Journal
 from gateway.kernel import Judge, KernelRecords, OwnOrLocal
 from gateway.net.local import LocalAddresses
-from gateway.net.poller import Poller, Strand
+from gateway.net.poller import Poller
 from gateway.net.progress import Progress
 from gateway.net.resolve import Resolver
 from gateway.net.sockets import Listener, Sock, destination, reset_on_close, set_for_accepted
+from gateway.net.strand import Strand
 from gateway.packets import Packet
 from gateway.reasons import Reason
 from gateway.session import Gate, House, run_session

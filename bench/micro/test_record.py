@@ -21,7 +21,7 @@ from gateway.decide import Decision, Target, Verdict, refuse
 from gateway.dns.budget import Bucket
 from gateway.flow import Flow
 from gateway.journal import Journal
-from gateway.net.poller import now
+from gateway.net.clock import now
 from gateway.reasons import Reason
 from gateway.sniff.result import Sniffed
 from gateway.wording import decision_record

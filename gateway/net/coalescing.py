@@ -10,8 +10,10 @@ Where there is none, because the sink is full, nobody can use what comes, and no
 import socket
 from typing import Final
 
-from gateway.net.poller import BYTES, PRI, current, now
+from gateway.net.clock import now
+from gateway.net.events import BYTES, PRI
 from gateway.net.sockets import Sock
+from gateway.net.strand import current
 
 GATHER_BYTES: Final = 4 * 1024 * 1024
 """Told before ``LATER_S`` if so much has come: 32 Gbit/s."""

@@ -6,8 +6,10 @@ import socket
 from typing import Any, Final
 
 from gateway.flow import IPAddress
-from gateway.net.poller import END, OUT, RDHUP, current, deadline, now
+from gateway.net.clock import now
+from gateway.net.events import END, OUT, RDHUP
 from gateway.net.sockets import Sock, sent
+from gateway.net.strand import current, deadline
 from gateway.net.waits import EVENT, ready
 
 _new_socket: Final = Sock

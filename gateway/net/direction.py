@@ -13,9 +13,9 @@ import os
 import socket
 from typing import Final, Protocol
 
+from gateway.net.clock import NEVER, now
 from gateway.net.coalescing import Coalescing
 from gateway.net.pipes import Pipe, put_back, take
-from gateway.net.poller import NEVER, now
 from gateway.net.sockets import Sock
 
 READ_BYTES: Final = 64 * 1024

@@ -4,7 +4,8 @@ import asyncio
 import os
 from collections import deque
 
-from gateway.net.poller import deadline, now
+from gateway.net.clock import now
+from gateway.net.strand import deadline
 
 
 class Progress:

@@ -10,9 +10,11 @@ import socket
 from enum import Enum, auto
 from typing import Final
 
+from gateway.net.clock import NEVER, now
 from gateway.net.direction import Direction, Failed, Watch
-from gateway.net.poller import ANYTHING, END, ERROR, HEARING, IN, NEVER, OUT, PRI, RDHUP, current, now
+from gateway.net.events import ANYTHING, END, ERROR, HEARING, IN, OUT, PRI, RDHUP
 from gateway.net.sockets import Sock, reset_on_close
+from gateway.net.strand import current
 from gateway.net.waits import EVENT
 
 LOOK_S: Final = 15.0

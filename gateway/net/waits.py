@@ -4,8 +4,9 @@ import socket
 from collections.abc import Generator
 from typing import Final
 
-from gateway.net.poller import END, EVERYTHING, HEARING, IN, OUT, RDHUP, current
+from gateway.net.events import END, EVERYTHING, HEARING, IN, OUT, RDHUP
 from gateway.net.sockets import received
+from gateway.net.strand import current
 
 
 class Event:

@@ -20,8 +20,8 @@ from gateway.flow import Endpoint, Flow, IPAddress
 from gateway.net import relay
 from gateway.net.connect import connect
 from gateway.net.direction import Direction
-from gateway.net.poller import Ear, Strand
 from gateway.net.sockets import Sock
+from gateway.net.strand import Ear, Strand
 from gateway.session import Gate, House, run_session
 from gateway.sniff.handshake import Handshake
 from gateway.sniff.requests import Requests

@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from gateway.net.poller import Poller, Strand
+from gateway.net.poller import Poller
+from gateway.net.strand import Strand
 
 T = TypeVar("T")
 

@@ -4,16 +4,16 @@ from types import ModuleType
 
 import pytest
 
-from gateway.net import poller
+from gateway.net import clock, poller, strand
 
 
 class Leaps:
     """In place of ``now``, in the driver and in whatever else asks for the time."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *modules: ModuleType) -> None:
-        self._real = poller.now
+        self._real = clock.now
         self._ahead_s = 0.0
-        for module in (poller, *modules):
+        for module in (poller, strand, *modules):
             monkeypatch.setattr(module, "now", self)
         monkeypatch.setattr(poller, "REST_S", 0.0)  # a loop's timer knows nothing of leaps
 

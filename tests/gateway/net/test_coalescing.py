@@ -12,7 +12,9 @@ import pytest
 
 from gateway.net import coalescing, poller
 from gateway.net.coalescing import GATHER_BYTES
+from gateway.net.events import HEARING, IN
 from gateway.net.relay import Counts, Ended, Relayed, relay
+from gateway.net.strand import Ear, current
 from gateway.net.waits import ready
 from tests.gateway.net.carrying import carried
 from tests.gateway.net.loop import WITHIN_S, until
@@ -239,7 +241,7 @@ async def test_it_is_woken_seldom(gathering: Transfer, monkeypatch: pytest.Monke
     turns = 0
     hear_later = poller.Poller.hear_later
 
-    def counting(self: poller.Poller, ear: poller.Ear) -> None:
+    def counting(self: poller.Poller, ear: Ear) -> None:
         nonlocal turns
         turns += 1
         hear_later(self, ear)
@@ -263,19 +265,19 @@ async def test_a_descriptor_that_changed_hands_is_not_told_for_the_one_before() 
     woken: list[str] = []
 
     async def asks() -> None:
-        strand = poller.current()
-        strand.wait_for(one, poller.HEARING)
+        strand = current()
+        strand.wait_for(one, HEARING)
         strand.hear_later(one)
         strand.forget(one)
         made.start(waits(), lambda strand, failure: None)
 
     async def waits() -> None:
-        await ready(other, poller.IN)
+        await ready(other, IN)
         woken.append("told")
 
     with one, other:
         strand = made.start(asks(), lambda strand, failure: None)
-        made._later = {other.fileno(): poller.Ear(other, other.fileno(), strand, 0, poller.HEARING)}
+        made._later = {other.fileno(): Ear(other, other.fileno(), strand, 0, HEARING)}
         await asyncio.sleep(0.02)
         assert not made._later
         assert not woken

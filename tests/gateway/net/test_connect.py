@@ -15,7 +15,8 @@ import pytest
 from gateway.flow import IPAddress
 from gateway.net import connect as module
 from gateway.net.connect import connect
-from gateway.net.poller import OUT, current
+from gateway.net.events import OUT
+from gateway.net.strand import current
 from gateway.net.waits import ready
 from gateway.tasks import spawn
 from tests.gateway.net.carrying import carried

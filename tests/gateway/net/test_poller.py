@@ -8,8 +8,12 @@ from itertools import chain
 import pytest
 
 from gateway.net import poller as module
-from gateway.net.poller import IN, OUT, Poller, Strand, current, deadline, lately, now
+from gateway.net import strand as strands
+from gateway.net.clock import now
+from gateway.net.events import IN, OUT
+from gateway.net.poller import Poller
 from gateway.net.sockets import reset_on_close
+from gateway.net.strand import Strand, current, deadline, lately
 from gateway.net.waits import EVENT, arrival, ready, receive
 from gateway.tasks import spawn
 from tests.gateway.asked import open_descriptors
@@ -511,7 +515,7 @@ async def test_the_time_is_asked_for_once_each_time_that_a_strand_is_resumed(
         return first, same, lately()
 
     with monkeypatch.context() as patched:
-        patched.setattr(module, "now", clock)
+        patched.setattr(strands, "now", clock)
         first, same, later = await carried(work())
         assert first == same < later
         assert {first, later} <= set(asked)
