@@ -51,7 +51,7 @@ class Attempt:
     @property
     def command(self) -> list[str]:
         """The command line inside the sandbox."""
-        return ["curl", "-sS", "--max-time", "8", "-w", r"\n%{http_code}", *self.arguments]
+        return ["curl", "-sS", "--max-time", "30", "-w", r"\n%{http_code}", *self.arguments]
 
 
 ATTEMPTS = (

@@ -34,8 +34,8 @@ client, _ = server.accept()
 client.settimeout(30)
 got = client.recv(65536)
 print("begun", flush=True)
-client.sendall(bytes.fromhex(sys.argv[3]))
 try:
+    client.sendall(bytes.fromhex(sys.argv[3]))
     while chunk := client.recv(65536):
         got += chunk
 except OSError:
