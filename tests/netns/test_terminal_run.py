@@ -6,6 +6,7 @@ import pty
 import select
 import shlex
 import signal
+import termios
 import time
 from pathlib import Path
 
@@ -58,6 +59,10 @@ class Terminal:
             except OSError:
                 break
         assert text in self.seen, self.seen
+
+    def await_shell(self) -> None:
+        """Until a shell reads a line: it takes keys as they come then (readline). What is typed before, while it changes that, may lose a key."""
+        wait_for(lambda: not termios.tcgetattr(self.master)[3] & termios.ICANON)
 
     def end(self) -> int:
         """The exit status."""
@@ -283,6 +288,7 @@ def test_jobs_of_a_shell(lab: Lab, starter: int | None) -> None:
     others = [pid for pid in children(children(terminal.pid)[0]) if comm(pid) != "bwrap"]
     # The worker: nothing is carried while nobody keeps records. It was told to stop, and does when it next has the processor.
     wait_for(lambda: [state(pid) for pid in others].count("T") == 1)
+    terminal.await_shell()
     terminal.type("echo shell-$((1+1)); fg; echo a-status-$?\n")
     terminal.wait_for("shell-2\r\n")
     terminal.type("3\n")
@@ -309,10 +315,12 @@ def test_jobs_of_a_shell(lab: Lab, starter: int | None) -> None:
     terminal.type("\x1a")
     terminal.wait_for("Stopped")
     terminal.seen = ""
+    terminal.await_shell()
     terminal.type("fg\n")
     terminal.wait_for("tick\r\n")
     terminal.type("\x03")
     terminal.wait_for("c-4\r\n")
+    terminal.await_shell()
     terminal.type("echo shell-$((2+2))\n")
     terminal.wait_for("shell-4\r\n")
     terminal.type("exit\nexit\n")

@@ -45,7 +45,8 @@ class Front:
         self.udp.setblocking(False)
         self.address: tuple[str, int] = self.tcp.getsockname()
         self.sink = Sink()
-        self.resolver = Resolver(resolver)
+        # Its clock stands: what it is asked for late has the TTL that it came with.
+        self.resolver = Resolver(resolver, lambda: 1000.0)
         self.query_records = QueryRecords(self.sink, "agent-1", resolver)
         self.forwarder = DnsForwarder(self.udp, self.tcp, self.resolver, by, self.query_records)
         self.forwarder.start()

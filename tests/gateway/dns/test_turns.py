@@ -129,7 +129,6 @@ async def test_those_who_wait_for_one_answer_are_answered_a_few_a_turn(
     desk: Desk, turns: Turns, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """Whoever asks after the answer has it at once, and is bounded where queries are read: so it comes when all have asked."""
-    monkeypatch.setattr(tellings_module, "HOLDS_S", 3600.0)
     all_wait = threading.Event()
     with many(number) as answering:
         front = desk.front(lambda asked: answering(asked) if all_wait.wait(10) else [])

@@ -299,7 +299,7 @@ async def test_nothing_is_refused_while_a_family_may_still_bring_an_address(
 
 async def test_what_the_sandbox_was_told_is_what_is_dialled() -> None:
     with serving(lambda asked: [reply(asked, f"{NAME}. 0 IN A 203.0.113.{len(server.asked)}")]) as server:
-        resolver = Resolver(server.endpoint)
+        resolver = Resolver(server.endpoint, Clock())
         (told,) = (await resolver.ask(NAME, 1)).addresses
         assert await resolver.addresses(NAME) == (told,)
         assert len(server.asked) == 1
