@@ -31,6 +31,10 @@ class Terminal:
             egress_argv(new_audit_dir(lab, uid), command, allow=ALLOW, uid=uid) if egress else list(command)
         )
         self.master, slave = pty.openpty()
+        # A key that sends a signal would have the kernel throw away what is on its way, after it has sent it: the program's answer too (termios(3)).
+        modes = termios.tcgetattr(slave)
+        modes[3] |= termios.NOFLSH
+        termios.tcsetattr(slave, termios.TCSANOW, modes)
         # Not the leader of a group yet, or setsid would fork.
         self.process = lab.popen(
             ["setsid", "--ctty", *argv],
@@ -123,20 +127,24 @@ def takes_sigint(pid: int) -> bool:
 
 def test_a_shell_has_the_terminal(lab: Lab, starter: int | None) -> None:
     terminal = Terminal(lab, "bash", "--norc", "-i", uid=starter)
+    terminal.await_shell()
     terminal.type("PS1=; [ -t 0 ] && echo is-a-$((1+1))-tty; stty size; tty\n")
     terminal.wait_for("is-a-2-tty")
     assert "no job control" not in terminal.seen
+    terminal.await_shell()
     terminal.type("sh -c 'echo goes-$((1+1)); exec sleep 50'\n")
     terminal.wait_for("goes-2")
     terminal.type("\x03")
+    terminal.await_shell()
     terminal.type("echo still-$((1+1))\n")
     terminal.wait_for("still-2")
+    terminal.await_shell()
     terminal.type("sh -c 'echo goes-$((1+2)); exec sleep 40'\n")
     terminal.wait_for("goes-3")
     terminal.type("\x1a")
     terminal.wait_for("Stopped")
-    terminal.type("kill %1; exit 6\n")
-    terminal.type("exit 6\n")
+    terminal.await_shell()
+    terminal.type("kill %1; exit 6; exit 6\n")
     assert terminal.end() == 6
 
 
@@ -146,18 +154,22 @@ def test_ctrl_z_stops_all_and_it_goes_on_afterwards(lab: Lab) -> None:
     script = "echo u''p; while [ ! -e go ]; do sleep 0.02; done; echo d''one; exit 4"
     line = egress_argv(new_audit_dir(lab), ["sh", "-c", script], allow=ALLOW)
     terminal = Terminal(lab, "bash", "--norc", "-i", egress=False)
+    terminal.await_shell()
     terminal.type(f"PS1=; {shlex.join(map(str, line))}\n")
     terminal.wait_for("up\r\n")
     terminal.type("\x1a")
     terminal.wait_for("Stopped")
     go.touch()
     time.sleep(0.8)
+    terminal.await_shell()
     terminal.type("echo shell-$((1+1))\n")
     terminal.wait_for("shell-2")
     assert "done\r\n" not in terminal.seen
+    terminal.await_shell()
     terminal.type("fg; echo status-$?\n")
     terminal.wait_for("done\r\n")
     terminal.wait_for("status-4")
+    terminal.await_shell()
     terminal.type("exit\n")
     terminal.end()
     go.unlink()
@@ -234,7 +246,6 @@ def test_a_command_that_asks_for_the_terminal_gets_it(lab: Lab, starter: int | N
     assert "got one" in terminal.seen
     terminal.type("two")
     terminal.wait_for("got tw, raw")
-    terminal.type("\n")
     terminal.wait_for("and o")
     terminal.type("\x03")
     terminal.wait_for("SIGINT")
@@ -277,8 +288,11 @@ def test_jobs_of_a_shell(lab: Lab, starter: int | None) -> None:
         return shlex.join(map(str, argv))
 
     terminal = Terminal(lab, "bash", "--norc", "-i", egress=False, uid=starter)
-    terminal.type("PS1=; stty -echo\n")
+    terminal.await_shell()
+    terminal.type("PS1=; stty -echo; echo shell-$((0+1))\n")
+    terminal.wait_for("shell-1\r\n")
     # It has read, and is stopped while it waits for more: the shell has the terminal, and gives it again.
+    terminal.await_shell()
     terminal.type(line("echo a-1; read x; echo a-$x; read x; echo a-$x; exit 4") + "\n")
     terminal.wait_for("a-1\r\n")
     terminal.type("2\n")
@@ -295,20 +309,28 @@ def test_jobs_of_a_shell(lab: Lab, starter: int | None) -> None:
     terminal.wait_for("a-3\r\n")
     terminal.wait_for("a-status-4\r\n")
     # In the background it runs until it reads, and is then stopped until the shell gives it the terminal.
+    terminal.await_shell()
     terminal.type(line("echo b-1; read x; echo b-$x; exit 5") + " &\n")
     terminal.wait_for("b-1\r\n")
     terminal.seen = ""
     while "Stopped" not in terminal.seen:
+        terminal.await_shell()
         terminal.type("jobs; echo shell-$((1+2))\n")
         terminal.wait_for("shell-3\r\n")
         terminal.seen = terminal.seen.replace("shell-3", "")
-    terminal.type("fg; echo b-status-$?\n2\n")
+    terminal.await_shell()
+    terminal.type("echo shell-$((2+3)); fg; echo b-status-$?\n")
+    terminal.wait_for("shell-5\r\n")
+    terminal.type("2\n")
     terminal.wait_for("b-2\r\n")
     terminal.wait_for("b-status-5\r\n")
     # In a pipeline the rest of it has the terminal, and Ctrl-C and Ctrl-Z are everybody's.
     reader = """sh -c 'trap "" INT; read x </dev/tty; echo "c-$x"; cat'"""
     loop = "trap 'echo c-4; exit 6' INT; echo c-3; while :; do echo tick; sleep 0.05; done"
-    terminal.type(f"{line(loop)} | {reader}\n2\n")
+    terminal.await_shell()
+    terminal.type(f"echo shell-$((3+3)); {line(loop)} | {reader}\n")
+    terminal.wait_for("shell-6\r\n")
+    terminal.type("2\n")
     terminal.wait_for("c-2\r\n")
     terminal.wait_for("c-3\r\n")
     terminal.seen = ""
@@ -323,5 +345,6 @@ def test_jobs_of_a_shell(lab: Lab, starter: int | None) -> None:
     terminal.await_shell()
     terminal.type("echo shell-$((2+2))\n")
     terminal.wait_for("shell-4\r\n")
-    terminal.type("exit\nexit\n")
+    terminal.await_shell()
+    terminal.type("exit; exit\n")
     terminal.end()
